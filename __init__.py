@@ -1,0 +1,1 @@
+"""dynvid: an ONNX/TensorRT deployment toolchain for dynamic-inference video networks."""

@@ -1,0 +1,1 @@
+"""Measurements: accuracy, average FLOPs and time, side by side."""

@@ -1,0 +1,1 @@
+"""Thresholds from scores of every exit."""

@@ -1,0 +1,1 @@
+"""The vocabulary: grid, cells, checkpoints, route, ports, manifest and bundle. Standard library only."""

@@ -1,0 +1,125 @@
+"""Every error that a user can cause or meet: one class per cause, with the exit code of the command line.
+
+Each message says the value, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class DynvidError(Exception):
+    """Base of all errors that dynvid raises on purpose; ``exit_code`` is the command line's."""
+
+    exit_code = 70
+
+
+# 2: wrong use of the command or of the API
+
+
+class UsageError(DynvidError):
+    """An argument or a configuration value is not usable."""
+
+    exit_code = 2
+
+
+class RouteError(UsageError):
+    """A route steps back, leaves the grid, or puts a checkpoint where no head is."""
+
+
+class NetworkError(UsageError):
+    """A network name or configuration is unknown, or a network breaks the protocol of ``models``."""
+
+
+# 3: input refused
+
+
+class InputRefusedError(DynvidError):
+    """An input file cannot be used."""
+
+    exit_code = 3
+
+
+class TrainingCheckpointError(InputRefusedError):
+    """A file is not a training checkpoint, or not one that dynvid can read."""
+
+
+class UnsafeTrainingCheckpointError(TrainingCheckpointError):
+    """A training checkpoint wants to run code, or holds tensors that are not plain dense ones."""
+
+
+class LayoutError(TrainingCheckpointError):
+    """Keys of a training checkpoint are missing, unexpected or misshapen, or its layout is another."""
+
+
+class NonFiniteWeightsError(TrainingCheckpointError):
+    """A training checkpoint holds NaN or infinite weights."""
+
+
+class VideoError(InputRefusedError):
+    """A video cannot be read at all."""
+
+
+class FramesError(InputRefusedError):
+    """Frames given as an array have the wrong shape, dtype or values."""
+
+
+class ListError(InputRefusedError):
+    """A LIST of videos (CSV) cannot be used."""
+
+
+class ThresholdsError(InputRefusedError):
+    """A thresholds file is malformed or its thresholds do not fit the route."""
+
+
+# 4: integrity or version
+
+
+class IntegrityError(DynvidError):
+    """Something written by dynvid is not what it was."""
+
+    exit_code = 4
+
+
+class ManifestError(IntegrityError):
+    """A manifest is missing, malformed, or of an unknown version."""
+
+
+class HashError(IntegrityError):
+    """A file of a bundle has changed since it was exported."""
+
+
+class StaleThresholdsError(IntegrityError):
+    """A thresholds file belongs to another bundle."""
+
+
+class LintError(IntegrityError):
+    """An exported graph holds something that a bundle must not hold."""
+
+
+class ProofError(IntegrityError):
+    """The split network does not compute what the whole network computes."""
+
+
+# 5: environment or backend
+
+
+class EnvironmentFaultError(DynvidError):
+    """A package or a device that this command needs is not there."""
+
+    exit_code = 5
+
+
+class MissingPackageError(EnvironmentFaultError):
+    """A Python package is not installed."""
+
+
+class BackendError(EnvironmentFaultError):
+    """A backend cannot run here, or failed while it ran."""
+
+
+# 6: resources
+
+
+class ResourceError(DynvidError):
+    """Disk or memory is exhausted."""
+
+    exit_code = 6

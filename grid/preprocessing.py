@@ -1,0 +1,61 @@
+"""How frames are chosen and prepared: data that travels in the training checkpoint and in the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import UsageError
+
+
+def sample_frames(num_frames: int, num_samples: int) -> list[int]:
+    """Return the indices of ``num_samples`` evenly spread frames of a video, in temporal order.
+
+    Each is the centre of one of ``num_samples`` equal parts, ``((2i + 1) * num_frames) // (2 * num_samples)``
+    (paper, section 4.2: "evenly sampled"; TSN's test-time sampling). A video shorter than ``num_samples``
+    repeats frames.
+
+    Raises:
+        UsageError: If either number is below 1.
+    """
+    if num_frames < 1 or num_samples < 1:
+        raise UsageError(
+            f"cannot sample {num_samples} frames from a video of {num_frames}: both must be at least 1"
+        )
+    return [((2 * i + 1) * num_frames) // (2 * num_samples) for i in range(num_samples)]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """Resize, crop and normalisation of one frame.
+
+    The frame is rotated as its file says, resized so that its short side is ``short_side`` (bilinear, the
+    long side rounded), cropped to ``crop`` x ``crop`` at offset ``(size - crop) // 2``, scaled to [0, 1],
+    then normalised per RGB channel with ``mean`` and ``std``.
+    """
+
+    short_side: int = 256
+    crop: int = 224
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and scales that no frame can have."""
+        if not 1 <= self.crop <= self.short_side <= 4096:
+            raise UsageError(
+                f"crop {self.crop} and short_side {self.short_side}: expected 1 <= crop <= short_side <= 4096"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
+            raise UsageError(
+                f"mean {self.mean} and std {self.std}: expected three values each, every std above 0"
+            )
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return (height, width) in pixels after the resize of a frame of ``height`` x ``width`` pixels.
+
+        Integers throughout, halves rounded up, so that every machine agrees.
+        """
+        short = min(height, width)
+        return (
+            (2 * height * self.short_side + short) // (2 * short),
+            (2 * width * self.short_side + short) // (2 * short),
+        )

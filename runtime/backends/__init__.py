@@ -1,0 +1,1 @@
+"""Backends that execute the subgraphs of a bundle, behind one protocol."""

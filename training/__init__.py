@@ -1,0 +1,1 @@
+"""The paper's training recipe and the generator of the demonstration clips."""
