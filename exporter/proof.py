@@ -1,0 +1,348 @@
+"""The proof of an export: the split network computes what the plain PyTorch network computes on one video alone.
+
+Differences are measured in standard deviations: of a video's logits over the classes (their mean over the clips), or
+of the tensor itself for a subgraph. Everything runs on onnxruntime's CPU provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..calibration.thresholds import exits, geometric_thresholds
+from ..grid.bundle import Bundle
+from ..grid.errors import ProofError
+from ..grid.manifest import Precision
+from ..grid.route import Route
+from ..grid.topology import Cell
+from ..models.network import VideoNetwork
+from ..runtime.backends.base import Backend, Program
+from ..runtime.executor import Executor, PreparedSegment
+from ..runtime.session import ArraySource, Session
+from .subgraphs import Subgraph
+
+BOUND: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
+SEES = 10.0  # a lost state must exceed this many bounds
+PROOF_CLIPS = 8
+PROOF_Q = 1.2
+# sizes other than the export's example, each (batch, frames)
+SIZES = ((1, 1), (5, 2), (2, 4))
+
+Floats = NDArray[np.float32]
+Report = Callable[[str], None]
+
+
+def prove(
+    network: VideoNetwork,
+    subgraphs: Mapping[Precision, list[Subgraph]],
+    bundle: Bundle,
+    backend: Backend,
+    clips: Floats,
+    report: Report,
+) -> dict[str, Any]:
+    """Return the figures of the proof, as the manifest holds them.
+
+    Args:
+        network: the whole network in eval mode, fp32, with the bundle's route.
+        subgraphs: the modules that were exported, by precision.
+        bundle: the bundle; need not be on disk.
+        backend: onnxruntime on the CPU.
+        clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop], all different.
+        report: gets a line about each step.
+
+    Raises:
+        ProofError: Naming the first figure that exceeds its bound.
+    """
+    reference = _reference(network, clips, report)  # [clips, checkpoints, classes]
+    scale = reference.std(axis=2).mean(axis=0)  # [checkpoints]
+    figures: dict[str, Any] = {
+        "clips": len(clips),
+        "logit_std": _rounded(scale),
+        "reference": "PyTorch, fp32, each video alone",
+        "executor": "onnxruntime CPUExecutionProvider, all graph optimisations",
+    }
+    ordered = clips[:, list(network.grid.frame_order)]
+    for precision, parts in subgraphs.items():
+        bound = BOUND[precision]
+        report(f"{precision}: every subgraph at {len(SIZES)} sizes")
+        programs = {
+            part.name: backend.load(
+                bundle.read(v := bundle.manifest.subgraph(part.name).variant(precision)), v, part.name
+            )
+            for part in parts
+        }
+        per_subgraph = prove_subgraphs(subgraphs["fp32"], parts, programs, backend, ordered, SIZES, precision)
+        report(f"{precision}: whole route, {len(clips)} clips")
+        session = Session(bundle, backend, precision=precision)
+        logits = _traced(session, clips)
+        error = np.abs(logits - reference).max(axis=(0, 2)) / scale
+        _require(float(error.max()) <= bound, f"{precision} route", float(error.max()), bound)
+        agreement = _agreement(reference, logits)
+        if precision == "fp32":
+            _require(agreement["exits"] == 1.0 and agreement["classes"] == 1.0, "fp32 exits and classes", agreement, 1.0)
+        figures[precision] = {
+            "bound": bound,
+            "subgraphs": per_subgraph,
+            "checkpoints": _rounded(error),
+            "agreement_at_q": {"q": PROOF_Q, **agreement},
+            "drift": _rounded(_drift(network, bundle, backend, precision, clips[0])),
+        }
+    report("fp32: every state lost in turn, and time reversed")
+    figures["sees"] = _prove_sight(network, bundle, backend, clips[0], scale[-1])
+    return figures
+
+
+def _reference(network: VideoNetwork, clips: Floats, report: Report) -> Floats:
+    order = list(network.grid.frame_order)
+    logits = []
+    for index, clip in enumerate(clips, 1):
+        report(f"PyTorch reference {index}/{len(clips)}")
+        with torch.no_grad():
+            logits.append(torch.cat(network(torch.from_numpy(clip[order])[None])).numpy())
+    return np.stack(logits)
+
+
+def _traced(session: Session, clips: Floats) -> Floats:
+    return np.stack([np.stack(session.classify(ArraySource(clip), trace=True).logits) for clip in clips])
+
+
+def _agreement(reference: Floats, logits: Floats) -> dict[str, float]:
+    """Return the shares of clips with the same exit, and with the same class there, at thresholds for PROOF_Q."""
+    confidence, confidence_split = (_softmax(z).max(axis=2).T for z in (reference, logits))
+    thresholds = geometric_thresholds(confidence, PROOF_Q)
+    left, right = exits(confidence, thresholds), exits(confidence_split, thresholds)
+    clips = np.arange(len(reference))
+    same = reference[clips, left].argmax(axis=1) == logits[clips, right].argmax(axis=1)
+    return {"exits": float((left == right).mean()), "classes": float(same.mean())}
+
+
+def _softmax(logits: Floats) -> Floats:
+    result: Floats = torch.softmax(torch.from_numpy(logits), dim=-1).numpy()
+    return result
+
+
+def prove_subgraphs(
+    modules: Sequence[Subgraph],
+    parts: Sequence[Subgraph],
+    programs: Mapping[str, Program],
+    backend: Backend,
+    clips: Floats,
+    sizes: Sequence[tuple[int, int]],
+    precision: Precision,
+) -> dict[str, float]:
+    """Return the largest error of every subgraph against its fp32 module, in standard deviations of the tensor.
+
+    Also compares, bit by bit, one call with a chain of one-frame calls, and each video alone with itself among others.
+    States and features are real ones: those of the frames before, and of the block before.
+
+    Args:
+        modules: the fp32 subgraphs; ``parts``: those that were exported, in the same order.
+        programs: of ``parts``, by name.
+        backend: what runs them.
+        clips: preprocessed videos in permuted order, [clips, l, 3, crop, crop].
+        sizes: (batch, frames) of the calls.
+        precision: of ``parts``.
+
+    Raises:
+        ProofError: At the first difference beyond its bound.
+    """
+    worst: dict[str, float] = {}
+    for batch, frames in sizes:
+        videos = clips[np.arange(batch) % len(clips)]
+        states: dict[str, dict[str, Tensor]] = {}
+        # the first pass makes the states that the second one starts from
+        for begin in (0, frames):
+            positions = (begin + np.arange(frames)) % clips.shape[1]
+            features: dict[str, Tensor] = {"frames": torch.from_numpy(videos[:, positions])}
+            for reference, part in zip(modules, parts, strict=True):
+                inputs: dict[str, Tensor] = {}
+                ports = {state.input: state.output for state in part.states}
+                for spec in part.inputs:
+                    shape = spec.concrete(batch, frames)
+                    if spec.name in ports:
+                        inputs[spec.name] = states.get(part.name, {}).get(ports[spec.name], torch.zeros(shape))
+                    elif spec.name == "frame_weights":
+                        inputs[spec.name] = torch.full(shape, 1 / shape[-1])
+                    else:
+                        inputs[spec.name] = features[spec.name]
+                with torch.no_grad():
+                    outputs = reference.module(*inputs.values())
+                named = dict(zip((spec.name for spec in part.outputs), outputs, strict=True))
+                error = _compare(part, programs[part.name], backend, inputs, named, batch, frames, precision)
+                worst[part.name] = max(worst.get(part.name, 0.0), error)
+                states[part.name] = named
+                features.update(named)
+    return {name: float(f"{error:.3g}") for name, error in worst.items()}
+
+
+def _compare(
+    part: Subgraph,
+    program: Program,
+    backend: Backend,
+    inputs: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    batch: int,
+    frames: int,
+    precision: Precision,
+) -> float:
+    types = {spec.name: spec.dtype for spec in part.inputs}
+    feeds = {name: value.numpy().astype(types[name]) for name, value in inputs.items()}
+    got = run(part, program, backend, feeds, batch, frames)
+    error = 0.0
+    for name, value in expected.items():
+        difference = float(np.abs(got[name].astype(np.float64) - value.double().numpy()).max())
+        spread = float(value.std()) if name != "logits" else float(value.std(dim=1).mean())
+        error = max(error, difference / spread if difference else 0.0)
+    where = f"{part.name} ({precision}, batch {batch}, {frames} frames)"
+    _require(error <= BOUND[precision], where, error, BOUND[precision])
+    alone = [
+        run(part, program, backend, {name: value[row : row + 1] for name, value in feeds.items()}, 1, frames)
+        for row in range(batch)
+    ]
+    rows = {name: np.concatenate([a[name] for a in alone]) for name in got}
+    _require_bits(rows, got, f"{where}: a video alone and among others")
+    chained = _chain(part, program, backend, feeds, batch, frames)
+    _require_bits(chained, {name: got[name] for name in chained}, f"{where}: one-frame calls and one call")
+    return error
+
+
+def run(
+    part: Subgraph, program: Program, backend: Backend, feeds: Mapping[str, Any], batch: int, frames: int
+) -> dict[str, NDArray[Any]]:
+    """Return every output of one call of a subgraph, by name."""
+    inputs, outputs = {}, {}
+    for spec in part.inputs:
+        inputs[spec.name] = backend.zeros(spec.concrete(batch, frames), spec.dtype)
+        backend.write(inputs[spec.name], feeds[spec.name])
+    for spec in part.outputs:
+        outputs[spec.name] = backend.zeros(spec.concrete(batch, frames), spec.dtype)
+    program.prepare(inputs, outputs)()
+    return {name: backend.read(value) for name, value in outputs.items()}
+
+
+def _chain(
+    part: Subgraph, program: Program, backend: Backend, feeds: Mapping[str, Any], batch: int, frames: int
+) -> dict[str, NDArray[Any]]:
+    """Return the outputs after one call a frame: features joined, states and answers of the last call."""
+    dynamic = {spec.name for spec in (*part.inputs, *part.outputs) if "frames" in spec.shape}
+    current = dict(feeds)
+    pieces: list[dict[str, NDArray[Any]]] = []
+    for t in range(frames):
+        call = {name: value[:, t : t + 1] if name in dynamic else value for name, value in current.items()}
+        pieces.append(run(part, program, backend, call, batch, 1))
+        current |= {state.input: pieces[-1][state.output] for state in part.states}
+    joined = {name: np.concatenate([p[name] for p in pieces], axis=1) for name in pieces[0] if name in dynamic}
+    return {**pieces[-1], **joined}
+
+
+def _drift(network: VideoNetwork, bundle: Bundle, backend: Backend, precision: Precision, clip: Floats) -> list[float]:
+    """Return the error of the last block's features, input set by input set: how it grows along the chain.
+
+    In standard deviations of the reference's features; the chain runs free, from its own states.
+    """
+    captured: list[Tensor] = []
+    last = max(network.route.head_blocks)
+    handle = network.blocks[last].register_forward_hook(lambda _m, _i, out: captured.append(out[-1]))
+    order = list(network.grid.frame_order)
+    try:
+        with torch.no_grad():
+            network(torch.from_numpy(clip[order])[None])
+    finally:
+        handle.remove()
+    reference = captured[0].numpy()  # [l, channels, height, width]
+    steps = tuple(Cell(n, last) for n in range(network.route.cells[-1].input_set + 1))
+    executor = Executor(bundle, backend, precision, _other_route(network, steps))
+    errors = []
+    for index, segment in enumerate(executor.segments, 1):
+        _write_frames(executor, segment, clip)
+        executor.run_spans(segment)
+        found = executor.last_features(index)
+        if found is not None:
+            start, stop, value = found
+            errors.append(float(np.abs(value - reference[start:stop]).max() / reference.std()))
+    return errors
+
+
+def _prove_sight(network: VideoNetwork, bundle: Bundle, backend: Backend, clip: Floats, spread: float) -> dict[str, Any]:
+    """Show that the proof sees: each state lost in turn, and the frames reversed, must exceed ten bounds.
+
+    The route is one on which every block and every head is called at least twice, so that every state is handed on.
+    """
+    final, cells = network.route.cells[-1].input_set, []
+    for place, block in enumerate(network.route.head_blocks):
+        cells += [Cell(min(place + step, final), block) for step in (0, 1)]
+    cells.append(network.route.cells[-1])
+    route = _other_route(network, tuple(dict.fromkeys(cells)))
+    executor = Executor(bundle, backend, route=route)
+    limit = SEES * BOUND["fp32"]
+    plain = _all_logits(executor, clip, None)
+    lost = {}
+    handed_on = executor.handed_on()
+    for key in sorted(handed_on):
+        effect = np.abs(_all_logits(executor, clip, key) - plain).max() / spread
+        lost[f"{key[0]}:{key[1]}"] = float(effect)
+    reversed_error = float(np.abs(_all_logits(executor, clip[::-1], None) - plain).max() / spread)
+    for name, effect in (*lost.items(), ("frames reversed", reversed_error)):
+        _require(effect > limit, f"the proof is blind to {name}", effect, limit, at_least=True)
+    least = min(lost, key=lost.__getitem__) if lost else None
+    return {
+        "states": len(lost),
+        "never_handed_on": len(set(executor.states) - handed_on),
+        "least_effect": None if least is None else float(f"{lost[least]:.3g}"),
+        "least_state": least,
+        "frames_reversed": float(f"{reversed_error:.3g}"),
+        "required": limit,
+    }
+
+
+def _other_route(network: VideoNetwork, cells: tuple[Cell, ...]) -> Route:
+    """Return a route for a proof: ``cells``, or the network's own where its linear layers belong to checkpoints."""
+    return Route(network.grid, cells) if network.config.head.share_classifier else network.route
+
+
+def _write_frames(executor: Executor, segment: PreparedSegment, clip: Floats) -> None:
+    if segment.frames is not None:
+        order = list(executor.bundle.manifest.grid.frame_order)
+        executor.backend.write(segment.frames, clip[order[segment.start : segment.stop]][None])
+
+
+def _all_logits(executor: Executor, clip: Floats, lost: tuple[int, str] | None) -> Floats:
+    """Return the logits of every checkpoint, [checkpoints, classes], with one state zeroed after every call."""
+    logits = []
+    for segment in executor.segments:
+        _write_frames(executor, segment, clip)
+        for call in (*segment.spans, segment.head):
+            call()
+            for value in () if lost is None else executor.states[lost]:
+                executor.backend.write(value, np.zeros_like(executor.backend.read(value)))
+        logits.append(executor.backend.read(segment.logits)[0].copy())
+    return np.stack(logits)
+
+
+def _require(
+    holds: bool, what: str, value: Any, bound: float, at_least: bool = False
+) -> None:
+    if not holds:
+        raise ProofError(
+            f"proof failed: {what}: {value}, expected {'above' if at_least else 'at most'} {bound} (standard deviations, or "
+            "shares that agree). The bundle was not written; this is a fault of the network's blocks or of dynvid."
+        )
+
+
+def _require_bits(left: Mapping[str, NDArray[Any]], right: Mapping[str, NDArray[Any]], what: str) -> None:
+    for name in left:
+        if not np.array_equal(left[name], right[name], equal_nan=True):
+            different = int((left[name] != right[name]).sum())
+            raise ProofError(
+                f"proof failed: {what} differ in {different} of {left[name].size} values of {name}, expected none. An operator "
+                "of this block depends on how many rows it gets."
+            )
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{float(v):.3g}") for v in values]

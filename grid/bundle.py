@@ -1,0 +1,150 @@
+"""The bundle: a folder with a manifest and one ONNX file a unique subgraph, written whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import HashError, InputRefusedError, ManifestError, ResourceError
+from .manifest import Manifest, Variant, read_manifest
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. ``sha256`` is that of its manifest and so identifies every byte of it."""
+
+    root: Path
+    manifest: Manifest
+    sha256: str
+
+    @classmethod
+    def open(cls, root: Path) -> Bundle:
+        """Return the bundle in the folder ``root``; graphs are read and checked when they are needed.
+
+        Raises:
+            ManifestError: If there is no readable manifest.
+            HashError: If the manifest has changed.
+        """
+        try:
+            text = _read(root / MANIFEST)
+        except OSError as error:
+            raise ManifestError(
+                f"{str(root)!r} is not a bundle: {MANIFEST} cannot be read ({error.strerror}). Give a folder that "
+                "'dynvid export' wrote."
+            ) from None
+        return cls(root, read_manifest(text, str(root)), hashlib.sha256(text).hexdigest())
+
+    def read(self, variant: Variant) -> bytes:
+        """Return the bytes of a subgraph's file, after comparing their size and sha256 with the manifest.
+
+        Raises:
+            HashError: If the file is missing, is a link, or differs.
+        """
+        try:
+            content = _read(self.root / variant.file)
+        except OSError as error:
+            raise HashError(
+                f"bundle {str(self.root)!r}: {variant.file} cannot be read ({error.strerror}). Run 'dynvid export' again."
+            ) from None
+        found = hashlib.sha256(content).hexdigest()
+        if found != variant.sha256 or len(content) != variant.bytes:
+            raise HashError(
+                f"bundle {str(self.root)!r}: {variant.file} has changed since export (sha256 {found[:8]}… instead of "
+                f"{variant.sha256[:8]}…, {len(content)} bytes instead of {variant.bytes}). Run 'dynvid export' again."
+            )
+        return content
+
+    def verify(self) -> int:
+        """Read every file once; return their number.
+
+        Raises:
+            HashError: If one is missing or differs.
+        """
+        files = [variant for s in self.manifest.subgraphs for variant in s.variants.values()]
+        for variant in files:
+            self.read(variant)
+        return len(files)
+
+
+def _read(path: Path) -> bytes:
+    """Return the bytes of a regular file; never follows a link."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return file.read()
+
+
+def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle to ``root``, or leave what was there: the old bundle, or nothing.
+
+    Everything goes to a temporary sibling and to the disk, the manifest last; then the sibling takes the name in
+    one step, by exchange where a bundle is already there.
+
+    Raises:
+        InputRefusedError: If ``root`` exists and is not a bundle, or cannot be exchanged.
+        ResourceError: If the disk is full or not writable.
+    """
+    if root.exists() and not (root / MANIFEST).is_file() and (not root.is_dir() or any(root.iterdir())):
+        raise InputRefusedError(f"{str(root)!r} exists and is not a bundle: give another -o")
+    temporary: Path | None = None
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+        for name, content in (*sorted(files.items()), (MANIFEST, manifest.to_bytes())):
+            _write(temporary / name, content)
+        temporary.chmod(0o755)
+        _sync(temporary)
+        if root.exists():
+            _exchange(temporary, root)
+        else:
+            temporary.rename(root)
+        _sync(root.parent)
+    except OSError as error:
+        raise ResourceError(
+            f"bundle {str(root)!r} could not be written ({error.strerror}); what was there before is untouched. Free some "
+            "space or give another -o."
+        ) from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)  # after an exchange: the old bundle
+    return Bundle.open(root)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Exchange two folders in one step (Linux renameat2), so that no moment is without a bundle."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    at_cwd, exchange = -100, 2
+    if rename is None or rename(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) != 0:
+        code = ctypes.get_errno()
+        if rename is None or code in (errno.EINVAL, errno.ENOSYS):
+            raise InputRefusedError(
+                f"{str(other)!r} exists, and this file system cannot exchange two folders: remove it first, or give "
+                "another -o"
+            )
+        raise OSError(code, os.strerror(code))

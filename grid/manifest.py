@@ -1,0 +1,182 @@
+"""The manifest of a bundle: everything the runtime knows of a network besides the graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .cost import Costs
+from .errors import DynvidError, HashError, ManifestError
+from .preprocessing import Preprocessing
+from .route import Route
+from .strict_json import StrictJsonError, dumps, loads, parse
+from .tensors import StatePort, TensorSpec
+from .topology import Cell, Grid
+
+FORMAT = "dynvid.bundle"
+MAJOR, MINOR = 1, 0
+Precision = Literal["fp32", "fp16"]
+_FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\.onnx")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One precision of a subgraph: its file, and its ports in order."""
+
+    file: str
+    sha256: str
+    bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """One unique subgraph; every cell of its block runs it. ``range`` is its largest measured activation."""
+
+    name: str
+    kind: Literal["block", "head"]
+    block: int
+    states: tuple[StatePort, ...]
+    variants: dict[str, Variant]
+    range: float
+
+    def variant(self, precision: Precision) -> Variant:
+        """Return the variant of ``precision``."""
+        return self.variants[precision]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of ``manifest.json``.
+
+    Attributes:
+        network: name, options, heads, shift and head configuration, as a training checkpoint holds them.
+        cells: the subgraph of cell (n, m) at ``cells[n][m]``; None for blocks that the route never reaches.
+        heads: the subgraph that answers at each checkpoint.
+        fp32_only: subgraphs whose measured range keeps them in fp32 also where fp16 is asked for.
+        source_sha256: of the training checkpoint.
+        proof: the figures of the export's proof (exporter.proof).
+    """
+
+    network: dict[str, Any]
+    classes: int
+    labels: tuple[str, ...] | None
+    parameters: int
+    grid: Grid
+    route_cells: tuple[tuple[int, int], ...]
+    preprocessing: Preprocessing
+    costs: Costs
+    subgraphs: tuple[Subgraph, ...]
+    cells: tuple[tuple[str | None, ...], ...]
+    heads: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    fp32_only: tuple[str, ...]
+    opset: int
+    source_sha256: str
+    versions: dict[str, str]
+    proof: dict[str, Any]
+
+    @property
+    def route(self) -> Route:
+        """The checkpoint route."""
+        return Route(self.grid, tuple(Cell(n, m) for n, m in self.route_cells))
+
+    def subgraph(self, name: str) -> Subgraph:
+        """Return the subgraph called ``name``."""
+        return next(s for s in self.subgraphs if s.name == name)
+
+    def label(self, class_index: int) -> str:
+        """Return the name of a class; its number where the bundle has no names."""
+        return str(class_index) if self.labels is None else self.labels[class_index]
+
+    def to_bytes(self) -> bytes:
+        """Return ``manifest.json``: canonical JSON that carries the sha256 of its own other contents."""
+        content = {"format": FORMAT, "version": [MAJOR, MINOR], **dataclasses.asdict(self)}
+        return _sealed(content)
+
+
+def _sealed(content: dict[str, Any]) -> bytes:
+    return dumps({**content, "sha256": hashlib.sha256(dumps(content)).hexdigest()})
+
+
+def read_manifest(text: bytes, where: str) -> Manifest:
+    """Return the manifest that ``text`` holds; ``where`` names it in errors.
+
+    Raises:
+        ManifestError: If it is malformed, of another version, or does not fit together.
+        HashError: If a byte has changed since it was written.
+    """
+
+    def refuse(reason: str) -> ManifestError:
+        return ManifestError(f"manifest of bundle {where!r} is malformed: {reason}. Run 'dynvid export' again.")
+
+    try:
+        content = loads(text)
+    except StrictJsonError as error:
+        raise refuse(str(error)) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise refuse(f"its format is not {FORMAT!r}")
+    version = content.get("version")
+    if not (isinstance(version, list) and len(version) == 2 and all(type(v) is int for v in version)):
+        raise refuse(f"version {version!r}, expected two numbers")
+    if version[0] != MAJOR:
+        raise ManifestError(
+            f"bundle {where!r} has version {version[0]}.{version[1]}, this dynvid reads {MAJOR}.x: install the dynvid "
+            "that exported it, or export again"
+        )
+    content.pop("sha256", None)
+    if _sealed(content) != text:
+        raise HashError(
+            f"manifest of bundle {where!r} has changed since export (its sha256 does not fit). Run 'dynvid export' again."
+        )
+    del content["format"], content["version"]
+    try:
+        manifest = parse(Manifest, content, ignore_unknown=version[1] > MINOR)
+        _check(manifest)
+    except (StrictJsonError, DynvidError) as error:
+        raise refuse(str(error)) from None
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Check what types cannot say: the parts of a manifest refer to one another."""
+
+    def require(condition: bool, reason: str) -> None:
+        if not condition:
+            raise StrictJsonError(reason)
+
+    route, grid = manifest.route, manifest.grid
+    names = [s.name for s in manifest.subgraphs]
+    require(len(set(names)) == len(names), "two subgraphs share a name")
+    require(len(manifest.cells) == grid.input_sets, f"cells: {len(manifest.cells)} rows, expected {grid.input_sets}")
+    for row in manifest.cells:
+        require(len(row) == grid.blocks, f"cells: {len(row)} blocks, expected {grid.blocks}")
+        for block, name in enumerate(row):
+            needed = block <= max(route.head_blocks)
+            require((name is not None) == needed, f"cells: block {block} has subgraph {name!r}")
+            fits = name is None or (name in names and manifest.subgraph(name).block == block)
+            require(fits, f"cells: {name!r} is no subgraph of block {block}")
+    require(len(manifest.heads) == len(route.cells), "heads: one a checkpoint expected")
+    for name, cell in zip(manifest.heads, route.cells, strict=True):
+        fits = name in names and manifest.subgraph(name).kind == "head" and manifest.subgraph(name).block == cell.block
+        require(fits, f"heads: {name!r} is no head of block {cell.block}")
+    require("fp32" in manifest.precisions, "precisions: fp32 is missing")
+    require(manifest.labels is None or len(manifest.labels) == manifest.classes, "labels: one a class expected")
+    for cost in dataclasses.astuple(manifest.costs):
+        require(len(cost) == grid.blocks, "costs: one a block expected")
+    files = []
+    for subgraph in manifest.subgraphs:
+        require(set(subgraph.variants) == set(manifest.precisions), f"{subgraph.name}: variants {list(subgraph.variants)}")
+        for variant in subgraph.variants.values():
+            files.append(variant.file)
+            require(_FILE_NAME.fullmatch(variant.file) is not None, f"file name {variant.file!r}")
+            inputs, outputs = {s.name for s in variant.inputs}, {s.name for s in variant.outputs}
+            for state in subgraph.states:
+                require(
+                    state.input in inputs and state.output in outputs, f"{subgraph.name}: state {state} has no port"
+                )
+    require(len(set(files)) == len(files), "two subgraphs share a file")

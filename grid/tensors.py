@@ -1,0 +1,34 @@
+"""Tensors and state ports of a subgraph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DType = Literal["float32", "float16"]
+Dimension = int | Literal["batch", "frames"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output of a subgraph: its name, dtype and dimensions, ``"batch"`` and ``"frames"`` dynamic."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dimension, ...]
+
+    def concrete(self, batch: int, frames: int) -> tuple[int, ...]:
+        """Return the shape in numbers."""
+        sizes = {"batch": batch, "frames": frames}
+        return tuple(sizes[d] if isinstance(d, str) else d for d in self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class StatePort:
+    """A declared pair: what a call writes to ``output``, the next call of the same video reads from ``input``.
+
+    Zeros at the start of a video.
+    """
+
+    input: str
+    output: str

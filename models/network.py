@@ -1,0 +1,231 @@
+"""A dynamic-inference video network: a backbone cut into blocks, and the heads of its checkpoints.
+
+A new network joins by giving a ``Backbone``: its blocks, which of them may carry a head, and what a head
+embeds. Everything else (shift, heads, checkpoints, the split, the cost) is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..grid.errors import NetworkError
+from ..grid.preprocessing import Preprocessing
+from ..grid.route import Route
+from ..grid.topology import Cell, Grid
+from .shift import Shift, ShiftConfig, WholeShift
+
+Features = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """The heads of a network.
+
+    Attributes:
+        style: ``conv``: two convolutions 3x3, stride 2, then the global mean; ``linear``: the global mean only.
+        width: channels of the convolutions; None for the network's own default.
+        share_classifier: checkpoints on one block share the whole head; if False, its embedding only.
+        dropout: probability in training, before the linear layer.
+    """
+
+    style: Literal["conv", "linear"] = "conv"
+    width: int | None = None
+    share_classifier: bool = True
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse unknown styles."""
+        if self.style not in ("conv", "linear"):
+            raise NetworkError(f"head style {self.style!r}: expected 'conv' or 'linear'")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Everything besides the weights that a training checkpoint says of its network.
+
+    ``heads`` are the blocks that carry a head; ``options`` belong to the registered ``network`` alone.
+    """
+
+    network: str
+    classes: int
+    grid: Grid
+    route: tuple[Cell, ...]
+    heads: tuple[int, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    shift: ShiftConfig = ShiftConfig()
+    head: HeadConfig = HeadConfig()
+    preprocessing: Preprocessing = Preprocessing()
+    labels: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse class counts and labels that disagree."""
+        if self.classes < 2:
+            raise NetworkError(f"{self.classes} classes: expected at least 2")
+        if self.labels is not None and len(self.labels) != self.classes:
+            raise NetworkError(f"{len(self.labels)} labels for {self.classes} classes: give one label a class")
+
+
+class Backbone(Protocol):
+    """What a network brings: blocks, the blocks that may carry a head, and what a head embeds.
+
+    A block is a module ``block(features, shift) -> features``. ``features`` is a tuple of tensors
+    [batch * frames, channels, height, width], the frames of a video together and in order; the first block
+    gets one, the preprocessed frames. ``shift(rows, point)`` returns ``rows`` after the online temporal shift;
+    a block calls it with a name of its own for each layer that may be shifted. A block may look at no other
+    frame, and at no other video.
+    """
+
+    blocks: nn.ModuleList
+    head_blocks: tuple[int, ...]
+
+    def embedding(self, block: int, head: HeadConfig) -> tuple[nn.Module, int]:
+        """Return a module from a block's last feature to [batch * frames, width], and the width."""
+        ...
+
+    def paper_macs(self, crop: int, classes: int) -> tuple[int, ...] | None:
+        """Return the one-frame cost of blocks 0..m as the paper counts it; None: the blocks' convolutions."""
+        ...
+
+
+class Head(nn.Module):
+    """Embedding of one block's features and the linear layers of the checkpoints on that block."""
+
+    def __init__(self, embed: nn.Module, width: int, classes: int, names: Sequence[str], dropout: float) -> None:
+        super().__init__()
+        self.embed = embed
+        self.width = width
+        self.dropout = nn.Dropout(dropout)
+        self.classifiers = nn.ModuleDict({name: nn.Linear(width, classes) for name in names})
+
+
+class VideoNetwork(nn.Module):
+    """The whole network: every checkpoint's logits from all frames at once. The reference of every proof."""
+
+    def __init__(self, config: NetworkConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = config.grid
+        self.route = Route(config.grid, config.route)
+        self.blocks = backbone.blocks
+        self.paper_macs = backbone.paper_macs
+        self.head_blocks = backbone.head_blocks
+        if len(self.blocks) != config.grid.blocks:
+            raise NetworkError(
+                f"network {config.network!r} has {len(self.blocks)} blocks, its grid {config.grid.blocks}: they must agree"
+            )
+        self.heads = nn.ModuleDict()
+        for block in config.heads:
+            if block not in backbone.head_blocks:
+                raise NetworkError(
+                    f"network {config.network!r} has no head on block {block}; it has on {backbone.head_blocks}"
+                )
+            embed, width = backbone.embedding(block, config.head)
+            names = [self.classifier_name(k) for k, cell in enumerate(config.route, 1) if cell.block == block]
+            self.heads[str(block)] = Head(
+                embed, width, config.classes, list(dict.fromkeys(names)) or ["shared"], config.head.dropout
+            )
+
+    def classifier_name(self, checkpoint: int) -> str:
+        """Return the name of the linear layer of a checkpoint (1-based) within its block's head."""
+        return "shared" if self.config.head.share_classifier else f"checkpoint{checkpoint}"
+
+    def head(self, block: int) -> Head:
+        """Return the head on ``block``."""
+        head = self.heads[str(block)]
+        assert isinstance(head, Head)
+        return head
+
+    def with_route(self, route: Route) -> VideoNetwork:
+        """Make ``route`` this network's, heads unchanged; return the network.
+
+        Raises:
+            NetworkError: If every checkpoint has a linear layer of its own, so that the route is fixed.
+        """
+        if not self.config.head.share_classifier and route.cells != self.route.cells:
+            raise NetworkError(
+                "this network was trained with one linear layer a checkpoint (share_classifier false): its route "
+                f"is {' '.join(map(str, self.route.cells))}. Leave out --route."
+            )
+        self.route = route
+        return self
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        """Return the logits of every checkpoint of the route, each [batch, classes].
+
+        Args:
+            frames: preprocessed frames in permuted order, [batch, l, 3, height, width].
+        """
+        batch, num_frames = frames.shape[:2]
+        size = self.grid.frames_per_set
+        border = None if self.grid.border is None else self.grid.border * size
+        features: Features = (frames.flatten(0, 1),)
+        logits: dict[int, Tensor] = {}
+        for block in range(max(self.route.head_blocks) + 1):
+            shift: Shift = WholeShift(self.config.shift, block, num_frames, border)
+            features = self.blocks[block](features, shift)
+            here = [c for c in self.route.checkpoints if c.cell.block == block]
+            if not here:
+                continue
+            head = self.head(block)
+            seen = (here[-1].cell.input_set + 1) * size  # frames that any checkpoint on this block sees
+            rows = features[-1].unflatten(0, (batch, num_frames))[:, :seen].flatten(0, 1)
+            embeddings = head.embed(rows).unflatten(0, (batch, seen))  # [batch, seen, width]
+            for checkpoint in here:
+                mean = embeddings[:, : (checkpoint.cell.input_set + 1) * size].mean(dim=1)
+                linear = head.classifiers[self.classifier_name(checkpoint.index)]
+                logits[checkpoint.index] = linear(head.dropout(mean))
+        return [logits[checkpoint.index] for checkpoint in self.route.checkpoints]
+
+
+def conv_embedding(channels: int, width: int) -> nn.Module:
+    """Return two convolutions 3x3, stride 2, each with BatchNorm and ReLU, then the global mean."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+
+
+def linear_embedding() -> nn.Module:
+    """Return the global mean."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@torch.no_grad()
+def initialise(network: VideoNetwork, seed: int) -> VideoNetwork:
+    """Give an untrained network weights through which signal survives, and return it in eval mode.
+
+    He fan-in for convolutions and linear layers, zero biases, BatchNorm statistics measured on one batch of
+    noise. With PyTorch's defaults every single state of MSDNet-38 could be lost unnoticed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            gain = 2.0 if isinstance(module, nn.Conv2d) else 1.0
+            std = (gain / module.weight[0].numel()) ** 0.5
+            module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * std)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the cumulative mean: the one batch alone
+    crop = network.config.preprocessing.crop
+    noise = torch.randn(2, network.grid.num_frames, 3, crop, crop, generator=generator)
+    # slow pans of smooth noise: neighbouring frames differ, as real ones do
+    smooth = nn.functional.avg_pool2d(noise.flatten(0, 1), 5, 1, 2).unflatten(0, noise.shape[:2])
+    network.train()
+    network(smooth / smooth.std())
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+    return network.eval()

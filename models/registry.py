@@ -1,0 +1,69 @@
+"""The networks that dynvid knows by name; a user's own joins here or through the entry points ``dynvid.networks``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from ..grid.errors import NetworkError
+from .msdnet import MSDNet, MSDNetOptions
+from .network import Backbone, NetworkConfig, VideoNetwork
+from .resnet import ResNet, ResNetOptions
+
+BackboneFactory = Callable[..., Backbone]
+
+_FACTORIES: dict[str, BackboneFactory] = {
+    "msdnet": lambda **options: MSDNet(MSDNetOptions(**options)),
+    "msdnet38": lambda: MSDNet(MSDNetOptions()),
+    "resnet": lambda **options: ResNet(ResNetOptions(**options)),
+    "resnet50": lambda: ResNet(ResNetOptions((3, 4, 6, 3))),
+    "resnet101": lambda: ResNet(ResNetOptions((3, 4, 23, 3))),
+}
+
+
+def register(name: str, factory: BackboneFactory) -> None:
+    """Make ``factory(**options)``, which returns a ``Backbone``, known as ``name``.
+
+    Raises:
+        NetworkError: If the name is taken.
+    """
+    if name in _FACTORIES:
+        raise NetworkError(f"network {name!r} is already registered: choose another name")
+    _FACTORIES[name] = factory
+
+
+def registered() -> dict[str, BackboneFactory]:
+    """Return every known network: the built-in ones, the registered ones, those of installed packages."""
+    found = dict(_FACTORIES)
+    for entry in entry_points(group="dynvid.networks"):
+        if entry.name not in found:
+            found[entry.name] = lambda _entry=entry, **options: _entry.load()(**options)
+    return found
+
+
+def build_backbone(name: str, options: Mapping[str, Any]) -> Backbone:
+    """Return the backbone registered as ``name``.
+
+    Raises:
+        NetworkError: If the name is unknown or the options do not fit.
+    """
+    known = registered()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise NetworkError(f"network {name!r}: expected one of {', '.join(sorted(known))}.{hint}")
+    try:
+        return known[name](**options)
+    except TypeError as error:
+        raise NetworkError(f"options {dict(options)} do not fit network {name!r}: {error}") from None
+
+
+def build(config: NetworkConfig) -> VideoNetwork:
+    """Return the network that ``config`` describes, with PyTorch's initial weights.
+
+    Raises:
+        NetworkError: If the name is unknown or the configuration does not fit.
+    """
+    return VideoNetwork(config, build_backbone(config.network, config.options))

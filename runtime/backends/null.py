@@ -1,0 +1,63 @@
+"""A backend that counts calls and computes nothing, so that routes and schedules are tested without arithmetic."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...grid.manifest import Variant
+from ...grid.tensors import DType
+from .base import Call, require_ports
+
+
+class NullBackend:
+    """Every output keeps what it held. ``launches`` counts calls by subgraph and frames."""
+
+    name = "null"
+
+    def __init__(self) -> None:
+        self.launches: Counter[tuple[str, int]] = Counter()
+
+    def load(self, model: bytes, variant: Variant, name: str) -> NullProgram:
+        """Return a program that only counts."""
+        return NullProgram(self, variant, name)
+
+    def zeros(self, shape: tuple[int, ...], dtype: DType) -> NDArray[Any]:
+        """Return a new array of zeros."""
+        return np.zeros(shape, dtype)
+
+    def frames(self, value: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+        """Return frames ``[start, stop)`` of an array [1, frames, ...]."""
+        return value[:, start:stop]
+
+    def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
+        """Check that the shapes agree."""
+        if value.shape != array.shape:
+            raise ValueError(f"array {array.shape} does not fit a tensor {value.shape}")
+
+    def read(self, value: NDArray[Any]) -> NDArray[Any]:
+        """Return ``value`` itself."""
+        return value
+
+
+class NullProgram:
+    """One subgraph that is never computed."""
+
+    def __init__(self, backend: NullBackend, variant: Variant, name: str) -> None:
+        self._backend = backend
+        self._variant = variant
+        self._name = name
+
+    def prepare(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
+        """Return a call that counts itself."""
+        require_ports(self._name, self._variant, inputs, outputs)
+        frames = inputs[self._variant.inputs[0].name].shape[1]
+
+        def call() -> None:
+            self._backend.launches[self._name, frames] += 1
+
+        return call

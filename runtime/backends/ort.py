@@ -1,0 +1,132 @@
+"""onnxruntime on the CPU: tensors are numpy arrays, bound by address, so that no call copies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...grid.errors import BackendError, MissingPackageError
+from ...grid.manifest import Variant
+from ...grid.tensors import DType
+from .base import Call, require_ports
+
+_pool_threads: int | None = None  # of this process; onnxruntime takes the size once
+
+
+class OnnxRuntimeBackend:
+    """onnxruntime's CPU execution provider.
+
+    All sessions of a process share one thread pool: with a pool each, idle pools spin against the one at work and
+    cost a quarter of the time.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingPackageError(
+                f"backend 'onnxruntime' cannot run: {error}. Install it: pip install 'dynvid[cpu]'"
+            ) from None
+        self._ort = onnxruntime
+        onnxruntime.set_default_logger_severity(3)
+        self.threads = _share_pool(onnxruntime, threads)
+
+    def load(self, model: bytes, variant: Variant, name: str) -> OrtProgram:
+        """Return the program of ``model``.
+
+        Raises:
+            BackendError: If onnxruntime refuses the model, or takes another provider than the CPU's.
+        """
+        options = self._ort.SessionOptions()
+        options.use_per_session_threads = False
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        try:
+            session = self._ort.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"], enable_fallback=False
+            )
+        except self._ort_errors() as error:
+            raise BackendError(
+                f"onnxruntime {self._ort.__version__} cannot load {name}: {_first_line(error)}. Run 'dynvid doctor'."
+            ) from None
+        if session.get_providers()[0] != "CPUExecutionProvider":
+            raise BackendError(f"onnxruntime runs {name} on {session.get_providers()[0]} instead of the CPU")
+        return OrtProgram(session, variant, name, self._ort_errors())
+
+    def zeros(self, shape: tuple[int, ...], dtype: DType) -> NDArray[Any]:
+        """Return a new array of zeros."""
+        return np.zeros(shape, dtype)
+
+    def frames(self, value: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+        """Return frames ``[start, stop)`` of an array [1, frames, ...], as a contiguous view."""
+        return value[:, start:stop]
+
+    def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
+        """Copy ``array`` into ``value``."""
+        np.copyto(value, array, casting="same_kind")
+
+    def read(self, value: NDArray[Any]) -> NDArray[Any]:
+        """Return ``value`` itself."""
+        return value
+
+    def _ort_errors(self) -> tuple[type[BaseException], ...]:
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
+        return (RuntimeError, ValueError, *(getattr(state, name) for name in names if hasattr(state, name)))
+
+
+class OrtProgram:
+    """One subgraph as an onnxruntime session."""
+
+    def __init__(self, session: Any, variant: Variant, name: str, errors: tuple[type[BaseException], ...]) -> None:
+        self._session = session
+        self._variant = variant
+        self._name = name
+        self._errors = errors
+
+    def prepare(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
+        """Return a call on these arrays; they must stay where they are, and the call keeps them alive."""
+        require_ports(self._name, self._variant, inputs, outputs)
+        binding = self._session.io_binding()
+        for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+            for port, array in arrays.items():
+                if not array.flags.c_contiguous:
+                    raise BackendError(f"{self._name}: tensor of port {port} is not contiguous")
+                bind(port, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        kept = (dict(inputs), dict(outputs))
+
+        def call() -> None:
+            try:
+                self._session.run_with_iobinding(binding)
+            except self._errors as error:
+                shapes = {port: array.shape for port, array in kept[0].items()}
+                raise BackendError(
+                    f"onnxruntime failed in {self._name} on {shapes}: {_first_line(error)}. Run 'dynvid verify'."
+                ) from None
+
+        return call
+
+
+def _share_pool(ort: Any, threads: int | None) -> int:
+    global _pool_threads
+    wanted = threads or len(os.sched_getaffinity(0))
+    if _pool_threads is None:
+        ort.set_global_thread_pool_sizes(wanted, 1)
+        _pool_threads = wanted
+    elif threads is not None and threads != _pool_threads:
+        raise BackendError(
+            f"{threads} threads: this process already computes with {_pool_threads}, and onnxruntime takes the number once. "
+            "Start another process."
+        )
+    return _pool_threads
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:300]

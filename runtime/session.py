@@ -1,0 +1,175 @@
+"""A session classifies videos one after the other, each along the route until a checkpoint is confident."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..grid.bundle import Bundle
+from ..grid.errors import FramesError
+from ..grid.manifest import Precision
+from ..grid.route import Route
+from ..grid.thresholds import check_thresholds
+from .backends.base import Backend
+from .executor import Executor
+from .frames import FrameSource
+
+Status = Literal["ok", "numeric_error"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a session says of one video.
+
+    Attributes:
+        status: ``ok``, or ``numeric_error`` where a checkpoint gave NaN or infinity: then no class is named.
+        class_index: the predicted class, and ``confidence`` its probability.
+        checkpoint: the one that answered, 1-based.
+        gmacs: multiply-adds spent until then, in 1e9; ``fraction`` of the full route's.
+        latency_ms: compute until then; ``decode_ms``: reading, decoding and preparing frames.
+        frames_decoded: frames that the decoder went through; ``frames_total``: that the video holds.
+        damaged: whether something of the video is missing or wrong; ``warnings`` says what.
+        logits: of the checkpoints that were run, each [classes].
+    """
+
+    status: Status
+    class_index: int | None
+    confidence: float | None
+    checkpoint: int
+    gmacs: float
+    fraction: float
+    latency_ms: float
+    decode_ms: float
+    frames_decoded: int
+    frames_total: int
+    damaged: bool
+    warnings: tuple[str, ...]
+    logits: tuple[NDArray[np.float32], ...]
+
+
+class ArraySource:
+    """Frames that are already preprocessed: float32 [l, 3, crop, crop] in temporal order, finite."""
+
+    def __init__(self, frames: NDArray[np.float32]) -> None:
+        if frames.dtype != np.float32 or frames.ndim != 4 or not np.isfinite(frames).all():
+            raise FramesError(
+                f"frames {frames.dtype} {list(frames.shape)}: expected finite float32 [l, 3, height, width] in temporal order"
+            )
+        self._frames = frames
+        self.frames_total = len(frames)
+        self.frames_decoded = 0
+        self.damaged = False
+        self.warnings: list[str] = []
+        self.decode_ms = 0.0
+
+    def read(self, samples: Sequence[int]) -> NDArray[np.float32]:
+        """Return [frames, 3, height, width] of temporal sample numbers."""
+        self.frames_decoded += len(samples)
+        return self._frames[list(samples)]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> ArraySource:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self.close()
+
+
+class Session:
+    """A bundle on a backend, ready to classify.
+
+    Args:
+        bundle: the bundle.
+        backend: what computes.
+        thresholds: one a checkpoint, the last None; None: every video runs to the end of its route.
+        precision: of the subgraphs.
+        route: another route over the bundle's blocks and heads; None for the bundle's own.
+
+    Raises:
+        ThresholdsError: If the thresholds do not fit the route.
+        UsageError, HashError, BackendError: As ``Executor``.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        thresholds: Sequence[float | None] | None = None,
+        precision: Precision = "fp32",
+        route: Route | None = None,
+    ) -> None:
+        self.executor = Executor(bundle, backend, precision, route)
+        self.route = self.executor.route
+        self.thresholds = (
+            None if thresholds is None else check_thresholds(tuple(thresholds), len(self.route.cells), "given")
+        )
+        costs = bundle.manifest.costs
+        self._macs = [costs.checkpoint(self.route, k) for k in range(1, len(self.route.cells) + 1)]
+        self._full_macs = costs.checkpoint(self.route.full, 1)
+        self._order = bundle.manifest.grid.frame_order
+
+    def classify(self, source: FrameSource, trace: bool = False) -> Prediction:
+        """Return the prediction for one video.
+
+        Frames are asked for segment by segment, so a video that exits early is not read to its end.
+
+        Args:
+            source: the video's frames, by temporal sample number.
+            trace: run every checkpoint to the end; the figures stay those of the deciding one.
+
+        Raises:
+            VideoError: If a frame that is needed cannot be decoded.
+            BackendError: If the backend fails.
+        """
+        compute_ms, decided, logits = 0.0, None, []
+        for index, segment in enumerate(self.executor.segments, 1):
+            if segment.frames is not None:
+                frames = source.read(self._order[segment.start : segment.stop])
+                self._write(segment.frames, frames)
+            started = time.perf_counter()
+            self.executor.run_spans(segment)
+            z, probabilities = self.executor.answer(segment)
+            finite = bool(np.isfinite(z).all() and np.isfinite(probabilities).all())
+            confidence = float(probabilities.max())
+            compute_ms += (time.perf_counter() - started) * 1e3
+            logits.append(z.copy())
+            if decided is None and (not finite or self._exits(index, confidence)):
+                decided = Prediction(
+                    status="ok" if finite else "numeric_error",
+                    class_index=int(probabilities.argmax()) if finite else None,
+                    confidence=confidence if finite else None,
+                    checkpoint=index,
+                    gmacs=self._macs[index - 1] / 1e9,
+                    fraction=self._macs[index - 1] / self._full_macs,
+                    latency_ms=compute_ms,
+                    decode_ms=source.decode_ms,
+                    frames_decoded=source.frames_decoded,
+                    frames_total=source.frames_total,
+                    damaged=source.damaged,
+                    warnings=tuple(source.warnings),
+                    logits=(),
+                )
+                if not trace:
+                    break
+        assert decided is not None  # the last checkpoint always answers
+        return replace(decided, logits=tuple(logits))
+
+    def _exits(self, index: int, confidence: float) -> bool:
+        if index == len(self.route.cells):
+            return True
+        if self.thresholds is None:
+            return False
+        threshold = self.thresholds[index - 1]
+        assert threshold is not None
+        return confidence > threshold
+
+    def _write(self, tensor: object, frames: NDArray[np.float32]) -> None:
+        self.executor.backend.write(tensor, frames[None])
+
