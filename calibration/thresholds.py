@@ -21,7 +21,8 @@ def exit_quotas(q: float, num_exits: int, num_videos: int) -> NDArray[np.int64]:
         raise UsageError(f"q {q}: expected a positive ratio")
     weights = q ** np.arange(1, num_exits + 1, dtype=np.float64)
     cumulative = np.floor(num_videos * np.cumsum(weights) / weights.sum() + 1e-9).astype(np.int64)
-    return np.diff(cumulative, prepend=0)
+    quotas: NDArray[np.int64] = np.diff(cumulative, prepend=0)
+    return quotas
 
 
 def geometric_thresholds(confidences: NDArray[np.float32], q: float) -> tuple[float | None, ...]:
@@ -32,6 +33,7 @@ def geometric_thresholds(confidences: NDArray[np.float32], q: float) -> tuple[fl
 
     Args:
         confidences: the highest probability of every exit and video, [exits, videos].
+        q: ratio of one exit's share to the share before; above 1 favours late exits.
     """
     num_exits, num_videos = confidences.shape
     staying = np.ones(num_videos, bool)
@@ -54,4 +56,5 @@ def exits(confidences: NDArray[np.float32], thresholds: tuple[float | None, ...]
     limits = np.array([np.inf if t is None else t for t in thresholds])
     passed = confidences.astype(np.float64) > limits[:, None]
     passed[-1] = True
-    return passed.argmax(axis=0)
+    first: NDArray[np.int64] = passed.argmax(axis=0)
+    return first

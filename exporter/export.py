@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import onnx
 from numpy.typing import NDArray
 
-from ..grid.bundle import Bundle, write_bundle
+from ..grid.bundle import Bundle, require_target, write_bundle
+from ..grid.errors import HashError
 from ..grid.manifest import Manifest, Precision, Variant
 from ..grid.manifest import Subgraph as ManifestSubgraph
 from ..models.config_json import to_json
 from ..models.cost import measure_costs
-from ..models.network import VideoNetwork
+from ..models.layouts import load_training_checkpoint
+from ..models.network import NetworkConfig, VideoNetwork
 from ..runtime.backends.base import open_backend
-from .onnx_graph import OPSET, to_onnx
+from ..runtime.decoder import Decoder
+from ..runtime.video_list import read_list
+from .onnx_graph import OPSET, lint, to_onnx
 from .proof import PROOF_CLIPS, prove
 from .proof_clips import proof_clips
-from .ranges import FP16_LIMIT, measure_ranges
+from .reference import FP16_LIMIT, observe
 from .subgraphs import Subgraph, head_name, split
 
 Report = Callable[[str], None]
@@ -66,12 +70,12 @@ def export(
         LintError, ProofError: If the export is not what it should be; nothing is written then.
         ResourceError, InputRefusedError: If ``root`` cannot be written.
     """
+    require_target(root)
     config = network.config
     clips = proof_clips(PROOF_CLIPS, config.grid.num_frames, config.preprocessing)
-    ranges: dict[str, float] = {}
-    if "fp16" in precisions:
-        report("ranges of activations")
-        ranges = measure_ranges(network, map(torch.from_numpy, clips if range_clips is None else range_clips))
+    reference, ranges = observe(network, clips, report)
+    if range_clips is not None:
+        ranges = observe(network, range_clips, report)[1]
     fp32_only = sorted(name for name, value in ranges.items() if value > FP16_LIMIT)
     parts: dict[Precision, list[Subgraph]] = {}
     files: dict[str, bytes] = {}
@@ -119,7 +123,66 @@ def export(
         proof={},
     )
     figures: dict[str, Any] = prove(
-        network, parts, UnwrittenBundle(manifest, files), open_backend("onnxruntime"), clips, report
+        network, parts, UnwrittenBundle(manifest, files), open_backend("onnxruntime"), clips, reference, report
     )
     report("writing")
     return write_bundle(root, replace(manifest, proof=figures), files)
+
+
+def prove_again(bundle: Bundle, training_checkpoint: Path, report: Report) -> dict[str, Any]:
+    """Return the figures of a new proof of ``bundle`` against the training checkpoint that it was exported from.
+
+    Raises:
+        HashError: If it was exported from another training checkpoint.
+        ProofError: If the bundle does not compute what the network computes.
+    """
+    manifest = bundle.manifest
+    found = sha256_of(training_checkpoint)
+    if found != manifest.source_sha256:
+        raise HashError(
+            f"bundle {str(bundle.root)!r} was exported from the training checkpoint with sha256 {manifest.source_sha256[:8]}…, "
+            f"{str(training_checkpoint)!r} has {found[:8]}…: give that one, or export again"
+        )
+    network = load_training_checkpoint(
+        training_checkpoint,
+        route=" ".join(f"{n},{m}" for n, m in manifest.route_cells),
+        shift=bool(manifest.network["shift"]["enabled"]),
+        num_frames=manifest.grid.num_frames,
+    ).network
+    clips = proof_clips(PROOF_CLIPS, manifest.grid.num_frames, manifest.preprocessing)
+    reference, _ = observe(network, clips, report)
+    parts = {precision: split(network, precision, manifest.fp32_only) for precision in manifest.precisions}
+    return prove(network, parts, bundle, open_backend("onnxruntime"), clips, reference, report)
+
+
+def verify_structure(bundle: Bundle) -> None:
+    """Check every graph of ``bundle`` as the export did: its operators, and its ports against the manifest.
+
+    Raises:
+        LintError: Naming the subgraph and what was found.
+    """
+    for subgraph in bundle.manifest.subgraphs:
+        for precision, variant in subgraph.variants.items():
+            model = onnx.load_model_from_string(bundle.read(variant))
+            lint(model, f"{subgraph.name} {precision}", variant.inputs, variant.outputs)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_clips(path: Path, config: NetworkConfig, report: Report) -> NDArray[np.float32]:
+    """Return the videos of the LIST at ``path``, preprocessed, in temporal order, [videos, l, 3, crop, crop].
+
+    Raises:
+        ListError, VideoError: If the list or one of its videos cannot be read.
+    """
+    clips = []
+    with Decoder() as decoder:
+        for index, video in enumerate(read_list(path), 1):
+            report(f"decoding {index}")
+            with decoder.open(video.path, config.preprocessing, config.grid.num_frames) as source:
+                clips.append(source.read(range(config.grid.num_frames)))
+    return np.stack(clips)

@@ -112,13 +112,17 @@ def lint(model: onnx.ModelProto, name: str, inputs: Sequence[TensorSpec], output
             )
     for kind, values, specs in (("input", model.graph.input, inputs), ("output", model.graph.output, outputs)):
         have = [
-            (v.name, v.type.tensor_type.elem_type, tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim))
+            (
+                v.name,
+                v.type.tensor_type.elem_type,
+                tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim),
+            )
             for v in values
         ]
         want = [(s.name, _ONNX[s.dtype], s.shape) for s in specs]
         if have != want:
-            odd = [(h, w) for h, w in zip(have, want, strict=False) if h != w] or [(have, want)]
-            raise LintError(f"{name}: {kind} {odd[0][0]} instead of {odd[0][1]}: the export changed a port")
+            odd = next(((h, w) for h, w in zip(have, want, strict=False) if h != w), (len(have), len(want)))
+            raise LintError(f"{name}: {kind} {odd[0]} instead of {odd[1]}: the export changed a port")
     passed_through = {v.name for v in model.graph.input} & {v.name for v in model.graph.output}
     produced = {out for node in model.graph.node for out in node.output}
     if passed_through or not {v.name for v in model.graph.output} <= produced:

@@ -9,9 +9,7 @@ from ..grid.preprocessing import Preprocessing
 from ..runtime.frames import normalise
 
 
-def proof_clips(
-    count: int, num_frames: int, preprocessing: Preprocessing, seed: int = 0
-) -> NDArray[np.float32]:
+def proof_clips(count: int, num_frames: int, preprocessing: Preprocessing, seed: int = 0) -> NDArray[np.float32]:
     """Return preprocessed clips in temporal order, [count, num_frames, 3, crop, crop].
 
     Textures of several scales pan over one another at speeds of their own, under noise that differs in every frame.

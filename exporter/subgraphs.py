@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -106,11 +107,11 @@ def split(network: VideoNetwork, precision: Precision, fp32_only: Sequence[str] 
     network = copy.deepcopy(network).eval()
     fold_batchnorm(network)
     last = max(network.route.head_blocks)
-    precisions: list[Precision] = [
-        "fp32" if f"block{block}" in fp32_only else precision for block in range(last + 1)
-    ]
+    precisions: list[Precision] = ["fp32" if f"block{block}" in fp32_only else precision for block in range(last + 1)]
     crop = network.config.preprocessing.crop
-    features = (TensorSpec("frames", DTYPES[precisions[0]], ("batch", "frames", 3, crop, crop)),)
+    features: tuple[TensorSpec, ...] = (
+        TensorSpec("frames", DTYPES[precisions[0]], ("batch", "frames", 3, crop, crop)),
+    )
     found: list[Subgraph] = []
     for block, own in enumerate(precisions):
         reader = precisions[min(block + 1, last)]
@@ -193,7 +194,7 @@ def fold_batchnorm(module: nn.Module) -> None:
         if not isinstance(child, nn.Sequential):
             continue
         parts = list(child.named_children())
-        for (name, conv), (after, norm) in zip(parts, parts[1:], strict=False):
+        for (name, conv), (after, norm) in pairwise(parts):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(child, name, fuse_conv_bn_eval(conv, norm))
                 setattr(child, after, nn.Identity())

@@ -85,6 +85,16 @@ def _read(path: Path) -> bytes:
         return file.read()
 
 
+def require_target(root: Path) -> None:
+    """Check that a bundle may be written to ``root``: nothing is there, or a bundle, or an empty folder.
+
+    Raises:
+        InputRefusedError: If something else is there.
+    """
+    if root.exists() and not (root / MANIFEST).is_file() and (not root.is_dir() or any(root.iterdir())):
+        raise InputRefusedError(f"{str(root)!r} exists and is not a bundle: give another -o")
+
+
 def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """Write a bundle to ``root``, or leave what was there: the old bundle, or nothing.
 
@@ -95,8 +105,7 @@ def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         InputRefusedError: If ``root`` exists and is not a bundle, or cannot be exchanged.
         ResourceError: If the disk is full or not writable.
     """
-    if root.exists() and not (root / MANIFEST).is_file() and (not root.is_dir() or any(root.iterdir())):
-        raise InputRefusedError(f"{str(root)!r} exists and is not a bundle: give another -o")
+    require_target(root)
     temporary: Path | None = None
     try:
         root.parent.mkdir(parents=True, exist_ok=True)

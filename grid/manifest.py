@@ -170,7 +170,9 @@ def _check(manifest: Manifest) -> None:
         require(len(cost) == grid.blocks, "costs: one a block expected")
     files = []
     for subgraph in manifest.subgraphs:
-        require(set(subgraph.variants) == set(manifest.precisions), f"{subgraph.name}: variants {list(subgraph.variants)}")
+        require(
+            set(subgraph.variants) == set(manifest.precisions), f"{subgraph.name}: variants {list(subgraph.variants)}"
+        )
         for variant in subgraph.variants.values():
             files.append(variant.file)
             require(_FILE_NAME.fullmatch(variant.file) is not None, f"file name {variant.file!r}")

@@ -18,9 +18,7 @@ def sample_frames(num_frames: int, num_samples: int) -> list[int]:
         UsageError: If either number is below 1.
     """
     if num_frames < 1 or num_samples < 1:
-        raise UsageError(
-            f"cannot sample {num_samples} frames from a video of {num_frames}: both must be at least 1"
-        )
+        raise UsageError(f"cannot sample {num_samples} frames from a video of {num_frames}: both must be at least 1")
     return [((2 * i + 1) * num_frames) // (2 * num_samples) for i in range(num_samples)]
 
 
@@ -45,9 +43,7 @@ class Preprocessing:
                 f"crop {self.crop} and short_side {self.short_side}: expected 1 <= crop <= short_side <= 4096"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
-            raise UsageError(
-                f"mean {self.mean} and std {self.std}: expected three values each, every std above 0"
-            )
+            raise UsageError(f"mean {self.mean} and std {self.std}: expected three values each, every std above 0")
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) in pixels after the resize of a frame of ``height`` x ``width`` pixels.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from .errors import RouteError
 from .topology import Cell, Grid
@@ -63,7 +64,7 @@ class Route:
                     f"checkpoint {index} at {cell} lies outside the grid of {self.grid.input_sets} input sets x "
                     f"{self.grid.blocks} blocks (zero-based). Change --route."
                 )
-        for index, (before, cell) in enumerate(zip(self.cells, self.cells[1:], strict=False), 2):
+        for index, (before, cell) in enumerate(pairwise(self.cells), 2):
             if cell.input_set < before.input_set or cell.block < before.block or cell == before:
                 raise RouteError(
                     f"checkpoint {index} at {cell} comes after {before}: neither the input set nor the block may "

@@ -102,7 +102,7 @@ def _parse_dataclass(kind: Any, value: Any, place: str, lax: bool) -> Any:
 def _require(value: Any, kind: type, place: str) -> Any:
     if type(value) is not kind:  # bool is no int here
         raise StrictJsonError(f"{place}: {str(value)[:60]!r}, expected {kind.__name__}")
-    if kind is float and not math.isfinite(value):
+    if type(value) is float and not math.isfinite(value):
         raise StrictJsonError(f"{place}: {value}, expected a finite number")
     return value
 

@@ -54,9 +54,7 @@ def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int) -> Thresho
     return Thresholds(found.bundle_sha256, check_thresholds(found.thresholds, checkpoints, str(path)), found.q)
 
 
-def check_thresholds(
-    thresholds: tuple[float | None, ...], checkpoints: int, where: str
-) -> tuple[float | None, ...]:
+def check_thresholds(thresholds: tuple[float | None, ...], checkpoints: int, where: str) -> tuple[float | None, ...]:
     """Return ``thresholds`` if they are one a checkpoint in [0, 1], the last None.
 
     Raises:

@@ -45,9 +45,7 @@ class Grid:
                 "every number must be at least 1"
             )
         if self.permutation not in get_args(Permutation):
-            raise UsageError(
-                f"permutation {self.permutation!r}: expected one of {', '.join(get_args(Permutation))}"
-            )
+            raise UsageError(f"permutation {self.permutation!r}: expected one of {', '.join(get_args(Permutation))}")
 
     @property
     def num_frames(self) -> int:

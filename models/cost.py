@@ -73,7 +73,7 @@ def op_counter(backbone: Backbone, crop: int, classes: int) -> tuple[int, ...]:
     def watched(module: nn.Module) -> nn.Module:
         module = copy.deepcopy(module).to("meta").eval()
         for part in module.modules():
-            part.register_forward_hook(count)  # type: ignore[arg-type]
+            part.register_forward_hook(count)
         return module
 
     features: Features = (torch.empty(1, 3, crop, crop, device="meta"),)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -166,7 +167,7 @@ class FirstLayer(nn.Module):
             )
         else:
             stem = ConvBasic(3, widths[0])
-        coarser = [ConvBasic(a, b, 3, 2) for a, b in zip(widths, widths[1:], strict=False)]
+        coarser = [ConvBasic(a, b, 3, 2) for a, b in pairwise(widths)]
         self.layers = nn.ModuleList([stem, *coarser])
 
     def forward(self, features: Features, shift: Shift) -> Features:
@@ -195,9 +196,7 @@ class MSDNetLayer(nn.Module):
                 self.layers.append(ConvNormal(width, out, bottlenecks[scale]))
             else:
                 finer = channels * factors[scale - 1]
-                self.layers.append(
-                    ConvDownNormal(finer, width, out, bottlenecks[scale - 1], bottlenecks[scale])
-                )
+                self.layers.append(ConvDownNormal(finer, width, out, bottlenecks[scale - 1], bottlenecks[scale]))
 
     def forward(self, features: Features, shift: Shift, point: str) -> Features:
         """Return one tensor a scale that is left, finest first; the coarsest one's own input is shifted."""

@@ -57,9 +57,9 @@ class NetworkConfig:
     route: tuple[Cell, ...]
     heads: tuple[int, ...]
     options: dict[str, Any] = field(default_factory=dict)
-    shift: ShiftConfig = ShiftConfig()
-    head: HeadConfig = HeadConfig()
-    preprocessing: Preprocessing = Preprocessing()
+    shift: ShiftConfig = field(default_factory=ShiftConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -30,9 +30,7 @@ class ResNetOptions:
         """Take lists as JSON gives them, and refuse empty stages."""
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers or min(self.layers) < 1 or self.width < 1:
-            raise NetworkError(
-                f"ResNet layers {self.layers}, width {self.width}: expected at least 1 everywhere"
-            )
+            raise NetworkError(f"ResNet layers {self.layers}, width {self.width}: expected at least 1 everywhere")
 
 
 class Stem(nn.Module):
@@ -71,9 +69,14 @@ class Bottleneck(nn.Module):
         )
         self.downsample: nn.Sequential | None = None
         if stride != 1 or channels != out:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """The last BatchNorm of the residual path."""
+        last = self.residual[-1]
+        assert isinstance(last, nn.BatchNorm2d)
+        return last
 
     def forward(self, x: Tensor, shift: Shift, point: str) -> Tensor:
         """Return [rows, 4 * width, height / stride, width / stride]; only the residual path is shifted."""
@@ -104,6 +107,10 @@ class ResNet:
             modules += [Bottleneck(width * EXPANSION, width, 1) for _ in range(count - 1)]
             self.blocks.append(Stage(modules))
             self.channels.append(width * EXPANSION)
+        # training starts near the identity, so that depth does not multiply small differences (Zhang et al., 2019)
+        for module in self.blocks.modules():
+            if isinstance(module, Bottleneck):
+                nn.init.constant_(module.norm.weight, sum(options.layers) ** -0.5)
         self.head_blocks = tuple(range(len(self.blocks)))[-3:]
 
     def embedding(self, block: int, head: HeadConfig) -> tuple[nn.Module, int]:

@@ -119,9 +119,7 @@ class StatefulShift(Shift):
     def before(self, name: str, moving: Tensor) -> Tensor:
         """Return the state, then all but the last ``stride`` frames, which become the new state."""
         if name in self.states_out:
-            raise NetworkError(
-                f"shift point {name} is used twice in one pass: give every shifted layer its own name"
-            )
+            raise NetworkError(f"shift point {name} is used twice in one pass: give every shifted layer its own name")
         if self.states_in is None:  # the first frames of a video
             state = torch.zeros_like(moving[:, :1]).repeat(1, self.config.stride, 1, 1, 1)
         else:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import struct
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +65,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     if not path.is_file():
         raise TrainingCheckpointError(f"training checkpoint {str(path)!r} is not a file: give a .pth or .safetensors")
     content, native = (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
         raise TrainingCheckpointError(
             f"training checkpoint {str(path)!r} holds no tensors: expected a state_dict of weights"
         )
     _require_dense(tensors, path)
-    bad = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    # as float32, which float64 may exceed
+    bad = [key for key, value in tensors.items() if value.is_floating_point() and not value.float().isfinite().all()]
     if bad:
         raise NonFiniteWeightsError(
             f"training checkpoint {str(path)!r} has NaN or infinite weights in {_some(bad)}: training diverged; "
@@ -88,21 +91,29 @@ def load_native(path: Path, tensors: Mapping[str, Tensor], native: Mapping[str, 
     return load_weights(build(from_json(native)), tensors, path)
 
 
-def load_weights(network: VideoNetwork, tensors: Mapping[str, Tensor], path: Path) -> VideoNetwork:
-    """Copy ``tensors`` into ``network`` if every key and shape agrees; return it in eval mode.
+def load_weights(
+    network: VideoNetwork, tensors: Mapping[str, Tensor], path: Path, file_key: Callable[[str], str] = str
+) -> VideoNetwork:
+    """Give ``network`` its weights if every key and shape agrees; return it in eval mode.
+
+    Args:
+        network: with parameters anywhere, ``meta`` too; afterwards they are on the CPU, in their own dtype.
+        tensors: by the file's keys.
+        path: of the file, for messages.
+        file_key: gives the file's name of one of the network's keys.
 
     Raises:
-        LayoutError: Listing every missing, unexpected and misshapen key.
+        LayoutError: Listing every missing, unexpected and misshapen key as the file has it.
     """
-    own = network.state_dict()
+    own = {file_key(key): value for key, value in network.state_dict().items()}
     # counters of BatchNorm that old files lack and inference never reads
     optional = {key for key in own if key.endswith("num_batches_tracked")}
     missing = sorted(set(own) - set(tensors) - optional)
     unexpected = sorted(set(tensors) - set(own))
     misshapen = sorted(
-        f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}"
+        f"{key} {_kind(tensors[key])} instead of {_kind(own[key])}"
         for key in set(own) & set(tensors)
-        if own[key].shape != tensors[key].shape
+        if tensors[key].shape != own[key].shape or (key not in optional and not tensors[key].is_floating_point())
     )
     if missing or unexpected or misshapen:
         parts = [
@@ -114,8 +125,15 @@ def load_weights(network: VideoNetwork, tensors: Mapping[str, Tensor], path: Pat
             f"training checkpoint {str(path)!r} does not fit network {network.config.network!r}; "
             f"{'; '.join(parts)}. Check --network, --layout and --classes."
         )
-    network.load_state_dict(dict(tensors), strict=False)
+    state = network.state_dict()
+    for key, value in state.items():
+        state[key] = tensors.get(file_key(key), torch.zeros(())).to(value.dtype)
+    network.load_state_dict(state, assign=True)
     return network.eval()
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -132,16 +150,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None
 
 def _read_pth(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # such as that of an uncommon pickle protocol
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path) or "weights_only" in str(error).lower() and "global" in str(error).lower():
+        if zipfile.is_zipfile(path) or ("weights_only" in str(error).lower() and "global" in str(error).lower()):
             reason = str(error).split("\n")[0]
             raise UnsafeTrainingCheckpointError(
                 f"training checkpoint {str(path)!r} holds more than tensors and would have to run code to load. "
                 f"Save its state_dict alone with torch.save, or as .safetensors. (torch: {reason})"
             ) from None
         raise TrainingCheckpointError(_no_checkpoint(path)) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError):
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error):
         # torch's readers raise any of these on bytes that are not theirs
         raise TrainingCheckpointError(_no_checkpoint(path)) from None
     if not isinstance(content, dict):
@@ -154,9 +173,7 @@ def _read_pth(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
 
 def _no_checkpoint(path: Path) -> str:
-    return (
-        f"{str(path)!r} is not a training checkpoint: expected a file written by torch.save (.pth) or safetensors"
-    )
+    return f"{str(path)!r} is not a training checkpoint: expected a file written by torch.save (.pth) or safetensors"
 
 
 def _configuration(content: Mapping[str, Any], path: Path) -> dict[str, Any] | None:

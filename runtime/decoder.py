@@ -1,16 +1,10 @@
-"""Videos decoded in a child process, so that one that crashes, hangs or bloats the decoder hurts itself only."""
+"""Videos decoded in a child process, so that one that crashes, hangs or bloats it hurts itself only."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
-import json
 import os
-import select
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -21,14 +15,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.errors import EnvironmentFaultError, UsageError, VideoError
+from ..grid.errors import UsageError, VideoError
 from ..grid.preprocessing import Preprocessing
-from .decoder_child import LENGTH
+from .decoder_child import Child, ChildFailure
 from .frames import FrameArray, FrameSource, SampledFrames, regular_file
-
-_START_S = 60.0  # for Python, numpy and PyAV to load, from a cold disk
-_MAX_REPLY_BYTES = 1 << 20
-_PIPE_BYTES = 1 << 20
 
 
 class Decoder:
@@ -39,9 +29,7 @@ class Decoder:
     A process that was forked off starts a child of its own.
     """
 
-    def __init__(
-        self, *, timeout_s: float = 30.0, memory_bytes: int = 4 << 30, files_per_child: int = 1000
-    ) -> None:
+    def __init__(self, *, timeout_s: float = 30.0, memory_bytes: int = 4 << 30, files_per_child: int = 1000) -> None:
         """Configure the children.
 
         Args:
@@ -54,12 +42,12 @@ class Decoder:
         """
         if min(timeout_s, memory_bytes, files_per_child) <= 0:
             raise UsageError(
-                f"timeout {timeout_s} s, memory {memory_bytes} bytes, {files_per_child} files a decoder process: "
+                f"timeout {timeout_s} s, memory {memory_bytes} bytes, {files_per_child} files a child: "
                 "expected numbers above 0"
             )
         self.timeout_s, self.memory_bytes, self.files_per_child = timeout_s, memory_bytes, files_per_child
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._closed = False
 
     @property
@@ -67,9 +55,7 @@ class Decoder:
         """Process id of the child, None before the first video."""
         return None if self._child is None else self._child.process.pid
 
-    def open(
-        self, path: str | os.PathLike[str], preprocessing: Preprocessing, num_samples: int
-    ) -> FrameSource:
+    def open(self, path: str | os.PathLike[str], preprocessing: Preprocessing, num_samples: int) -> FrameSource:
         """Return the frames of a video file, or of a ``.npy``, which is read in this process.
 
         Raises:
@@ -97,7 +83,7 @@ class Decoder:
     ) -> None:
         self.close()
 
-    def _living_child(self, *, recycle: bool) -> _Child:
+    def _living_child(self, *, recycle: bool) -> Child:
         if self._closed:
             raise UsageError("the decoder is closed: open the video with another one")
         child = self._child
@@ -106,75 +92,87 @@ class Decoder:
         if child is not None:
             child.stop()
         self._child = None
-        self._child = _Child(self.memory_bytes, self.timeout_s)
+        self._child = Child(self.memory_bytes, self.timeout_s)
         return self._child
 
 
-class _Child:
-    """One child process and the pipes to it."""
+class _ChildVideo(SampledFrames):
+    """A video that is open in a child."""
 
-    def __init__(self, memory_bytes: int, timeout_s: float) -> None:
-        self.files = 0
-        self._owner = os.getpid()
-        self._timeout_s = timeout_s
-        # -P: a file av.py in the current folder must not be imported. Its own session: Ctrl-C is the parent's.
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-c",
-                f"from {__package__}.decoder_child import main; main()",
-                str(memory_bytes),
-                str(int(timeout_s) + 5),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,
-            env=os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path),
-                "OPENBLAS_NUM_THREADS": "1",  # else every core reserves address space
-                "OMP_NUM_THREADS": "1",
-            },
+    _numbers = itertools.count()
+
+    def __init__(
+        self, decoder: Decoder, path: str | os.PathLike[str], preprocessing: Preprocessing, num_samples: int
+    ) -> None:
+        super().__init__(preprocessing, num_samples)
+        started = time.perf_counter()
+        self._decoder = decoder
+        self._name, self._path = f"video '{path}'", regular_file(path)
+        self._number = next(self._numbers)
+        self._child: Child | None = None
+        self._earlier = 0  # frames decoded for it in children that are gone
+        self._refused = ""
+        self._ask(None, recycle=True)
+        self.decode_ms = (time.perf_counter() - started) * 1e3
+
+    def pixels(self, samples: Sequence[int]) -> NDArray[np.uint8]:
+        """Return RGB frames [frames, crop, crop, 3] of temporal sample numbers; errors as ``read``."""
+        self.check(samples)
+        crop = self.preprocessing.crop
+        pixels = np.empty((len(samples), crop, crop, 3), np.uint8)
+        request = {"do": "read", "video": self._number, "samples": [int(sample) for sample in samples]}
+        self._ask(request, pixels)
+        return pixels
+
+    def close(self) -> None:
+        """Let the child close the file."""
+        super().close()
+        with self._decoder._lock:
+            child, self._child = self._child, None
+            if child is not None and child.alive():
+                with contextlib.suppress(ChildFailure):  # the next video starts another child
+                    child.call({"do": "close", "video": self._number})
+
+    def _ask(
+        self,
+        request: dict[str, Any] | None,
+        pixels: NDArray[np.uint8] | None = None,
+        *,
+        recycle: bool = False,
+    ) -> None:
+        """Open the video where the child does not know it yet, then send a request, if there is one."""
+        if self._refused:
+            raise VideoError(f"{self._name} {self._refused}")
+        with self._decoder._lock:
+            child = self._decoder._living_child(recycle=recycle)
+            try:
+                if child is not self._child:
+                    self._open(child)
+                if request is not None:
+                    self._note(child.call(request, pixels))
+            except ChildFailure as failure:
+                self._refused = f"cannot be decoded: the decoder process {failure}. Leave it out, or repair it."
+                raise VideoError(f"{self._name} {self._refused}") from None
+
+    def _open(self, child: Child) -> None:
+        self._child, self._earlier, known = child, self.frames_decoded, self.frames_total
+        child.files += 1
+        self._note(
+            child.call(
+                {
+                    "do": "open",
+                    "video": self._number,
+                    "path": self._path,
+                    "preprocessing": asdict(self.preprocessing),
+                    "num_samples": self.num_samples,
+                }
+            )
         )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._requests, self._replies = self.process.stdin, self.process.stdout
-        with contextlib.suppress(OSError, AttributeError):  # AttributeError: not Linux
-            fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        try:
-            self._reply(time.monotonic() + _START_S)
-        except _ChildFailure as failure:
-            raise EnvironmentFaultError(
-                f"the decoder process {failure} while it started. Expected '{sys.executable}' to load av and numpy "
-                "there; run 'dynvid doctor'."
-            ) from None
+        if known and known != self.frames_total:
+            raise VideoError(f"{self._name} changed from {known} to {self.frames_total} frames while it was open.")
 
-    def alive(self) -> bool:
-        """Return whether requests can be sent from this process."""
-        return self._owner == os.getpid() and self.process.poll() is None
-
-    def call(self, request: dict[str, Any], pixels: NDArray[np.uint8] | None = None) -> dict[str, Any]:
-        """Return the reply to a request, and fill ``pixels`` with the bytes that follow it.
-
-        Raises:
-            VideoError: As the child found it.
-            _ChildFailure: If the child died, hung, or answered nonsense; it is gone then.
-        """
-        deadline = time.monotonic() + self._timeout_s
-        try:
-            body = json.dumps(request).encode()
-            self._requests.write(LENGTH.pack(len(body)) + body)
-            reply = self._reply(deadline)
-            if "error" not in reply and pixels is not None:
-                self._fill(memoryview(pixels).cast("B"), deadline)
-        except OSError:
-            raise self._failure() from None
-        except BaseException:  # Ctrl-C too: what is still in the pipe would be taken for the next reply
-            self.stop(at_once=True)
-            raise
-        if "error" in reply:
-            raise VideoError(str(reply["error"]))
-        return reply
+    def _note(self, reply: dict[str, Any]) -> None:
+        self.frames_total = int(reply["frames_total"])
+        self.frames_decoded = self._earlier + int(reply["frames_decoded"])
+        for warning in reply["warnings"]:
+            self.doubt(str(warning), damaged=bool(reply["damaged"]))

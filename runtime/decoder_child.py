@@ -1,25 +1,166 @@
-"""The child process in which videos are decoded; ``decoder`` starts it and explains why.
+"""The child process in which videos are decoded: both ends of its pipes. ``decoder`` says why.
 
-Requests come on stdin, replies go to stdout: a little-endian uint32, so many bytes of JSON, then, in a reply
-to ``read``, the RGB bytes [frames, crop, crop, 3]. The process ends when stdin does.
+Requests come on its stdin, replies go to its stdout: a little-endian uint32, so many bytes of JSON, then, in
+a reply to ``read``, the RGB bytes [frames, crop, crop, 3]. It ends when its stdin does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import resource
+import select
 import signal
 import struct
+import subprocess
 import sys
+import time
 from io import RawIOBase
 from typing import Any
 
-from ..grid.errors import VideoError
+import numpy as np
+from numpy.typing import NDArray
+
+from ..grid.errors import EnvironmentFaultError, VideoError
 from ..grid.preprocessing import Preprocessing
 from .video import VideoFile
 
-LENGTH = struct.Struct("<I")
+_LENGTH = struct.Struct("<I")
+_START_S = 60.0  # for Python, numpy and PyAV to load, from a cold disk
+_MAX_REPLY_BYTES = 1 << 20
+_PIPE_BYTES = 1 << 20
+_NO_PIXELS = memoryview(b"")
+
+
+class ChildFailure(Exception):
+    """What a child did instead of answering."""
+
+
+class Child:
+    """The parent's end: one child process and the pipes to it."""
+
+    def __init__(self, memory_bytes: int, timeout_s: float) -> None:
+        """Start the process and wait until it is ready.
+
+        Raises:
+            EnvironmentFaultError: If it does not start.
+        """
+        self.files = 0
+        self._owner = os.getpid()
+        self._timeout_s = timeout_s
+        # -P: not the current folder's av.py, if there is one. Its own session: Ctrl-C is for the parent.
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-P",
+                "-c",
+                f"from {__name__} import main; main()",
+                str(memory_bytes),
+                str(int(timeout_s) + 5),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path),
+                "OPENBLAS_NUM_THREADS": "1",  # else every core reserves address space
+                "OMP_NUM_THREADS": "1",
+            },
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._requests, self._replies = self.process.stdin, self.process.stdout
+        with contextlib.suppress(OSError, AttributeError):  # AttributeError: not Linux
+            fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        try:
+            self._reply(time.monotonic() + _START_S)
+        except ChildFailure as failure:
+            raise EnvironmentFaultError(
+                f"the decoder process {failure} while it started. Expected '{sys.executable}' to load "
+                "av and numpy; run 'dynvid doctor'."
+            ) from None
+
+    def alive(self) -> bool:
+        """Return whether requests can be sent from this process."""
+        return self._owner == os.getpid() and self.process.poll() is None
+
+    def call(self, request: dict[str, Any], pixels: NDArray[np.uint8] | None = None) -> dict[str, Any]:
+        """Return the reply to a request, and fill ``pixels`` with the bytes that follow it.
+
+        Raises:
+            VideoError: As the child found it.
+            ChildFailure: If the child died, hung, or answered nonsense; it is gone then.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            body = json.dumps(request).encode()
+            self._requests.write(_LENGTH.pack(len(body)) + body)
+            reply = self._reply(deadline)
+            if "error" not in reply and pixels is not None:
+                self._fill(pixels.data.cast("B"), deadline)
+        except OSError:  # it has closed its end
+            raise self._death() from None
+        except BaseException:  # Ctrl-C too: what is still in the pipe would be taken for the next reply
+            self.stop(at_once=True)
+            raise
+        if "error" in reply:
+            raise VideoError(str(reply["error"]))
+        return reply
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """End the process; where it was forked from elsewhere, only let go of the pipes."""
+        own = self._owner == os.getpid()
+        if own and at_once:
+            self.process.kill()
+        self._requests.close()  # it ends when its stdin does
+        self._replies.close()
+        if own:
+            try:
+                self.process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        else:
+            self.process.returncode = 0  # the process that started it waits for it
+
+    def _reply(self, deadline: float) -> dict[str, Any]:
+        length = bytearray(_LENGTH.size)
+        self._fill(memoryview(length), deadline)
+        size = _LENGTH.unpack(length)[0]
+        header = bytearray(min(size, _MAX_REPLY_BYTES))
+        self._fill(memoryview(header), deadline)
+        try:
+            reply = json.loads(header)
+        except ValueError:  # also where the reply is over the cap
+            reply = None
+        if not isinstance(reply, dict):
+            self.stop(at_once=True)
+            raise ChildFailure("gave no valid answer and was killed")
+        return reply
+
+    def _fill(self, view: memoryview, deadline: float) -> None:
+        """Read until ``view`` is full."""
+        poll = select.poll()
+        poll.register(self._replies, select.POLLIN)
+        while view:
+            left_ms = (deadline - time.monotonic()) * 1e3
+            if left_ms <= 0 or not poll.poll(left_ms):
+                self.stop(at_once=True)
+                raise ChildFailure(f"did not answer within {self._timeout_s:g} s and was killed")
+            got = os.readv(self._replies.fileno(), [view])
+            if not got:
+                raise self._death()
+            view = view[got:]
+
+    def _death(self) -> ChildFailure:
+        self.stop()
+        code = self.process.returncode
+        return ChildFailure(f"died ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
 
 
 def main() -> None:
@@ -37,8 +178,8 @@ def main() -> None:
         resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
     _send(replies, {"ready": True})
     videos: dict[int, VideoFile] = {}
-    while header := requests.read(LENGTH.size):
-        request = json.loads(requests.read(LENGTH.unpack(header)[0]))
+    while header := requests.read(_LENGTH.size):
+        request = json.loads(requests.read(_LENGTH.unpack(header)[0]))
         signal.alarm(alarm_s)  # ends this process even if the parent is gone
         try:
             _send(replies, *_answer(videos, request))
@@ -48,7 +189,7 @@ def main() -> None:
 
 
 def _answer(videos: dict[int, VideoFile], request: dict[str, Any]) -> tuple[dict[str, Any], memoryview]:
-    number, pixels = request["video"], memoryview(b"")
+    number, pixels = request["video"], _NO_PIXELS
     if request["do"] == "close":
         if number in videos:
             videos.pop(number).close()
@@ -62,8 +203,8 @@ def _answer(videos: dict[int, VideoFile], request: dict[str, Any]) -> tuple[dict
     return {name: getattr(videos[number], name) for name in known}, pixels
 
 
-def _send(replies: RawIOBase, reply: dict[str, Any], pixels: memoryview = memoryview(b"")) -> None:
+def _send(replies: RawIOBase, reply: dict[str, Any], pixels: memoryview = _NO_PIXELS) -> None:
     header = json.dumps(reply).encode()
-    for part in (memoryview(LENGTH.pack(len(header)) + header), pixels):
+    for part in (memoryview(_LENGTH.pack(len(header)) + header), pixels):
         while part:
             part = part[replies.write(part) :]

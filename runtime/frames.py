@@ -12,7 +12,6 @@ from typing import Protocol, Self
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 from ..grid.errors import FramesError, InputRefusedError, UsageError, VideoError
@@ -20,8 +19,6 @@ from ..grid.preprocessing import Preprocessing, sample_frames
 
 MAX_PIXELS = 4096 * 4096
 MAX_FRAMES = 1_000_000
-# swscale's rounding in C, so that every machine agrees; here its SIMD gives the same bytes in the same time.
-_SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 class FrameSource(Protocol):
@@ -84,10 +81,7 @@ def regular_file(path: str | os.PathLike[str], refusal: type[InputRefusedError] 
 
 def fits(height: int, width: int, preprocessing: Preprocessing) -> bool:
     """Return whether a frame of this size is within ``MAX_PIXELS``, before and after its resize."""
-    return (
-        min(height, width) > 0
-        and max(height * width, math.prod(preprocessing.resized(height, width))) <= MAX_PIXELS
-    )
+    return min(height, width) > 0 and max(height * width, math.prod(preprocessing.resized(height, width))) <= MAX_PIXELS
 
 
 def cropped(frame: av.VideoFrame, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -96,7 +90,7 @@ def cropped(frame: av.VideoFrame, preprocessing: Preprocessing) -> NDArray[np.ui
     Whole quarter turns only: any other rotation is taken to the nearest.
     """
     height, width = preprocessing.resized(frame.height, frame.width)
-    rgb = frame.to_ndarray(width=width, height=height, format="rgb24", interpolation=_SCALING, threads=1)
+    rgb = frame.to_ndarray(width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
     image = np.rot90(rgb, round(frame.rotation / 90))  # both counterclockwise
     top, left = ((size - preprocessing.crop) // 2 for size in image.shape[:2])
     return image[top : top + preprocessing.crop, left : left + preprocessing.crop].astype(np.uint8)
@@ -113,6 +107,7 @@ class SampledFrames:
         self.decode_ms = 0.0
         self.preprocessing = preprocessing
         self.num_samples = num_samples
+        self.closed = False
 
     def read(self, samples: Sequence[int]) -> NDArray[np.float32]:
         """Return preprocessed frames [frames, 3, crop, crop] of temporal sample numbers, in the order asked.
@@ -132,11 +127,11 @@ class SampledFrames:
         raise NotImplementedError
 
     def check(self, samples: Sequence[int]) -> None:
-        """Raise ``UsageError`` unless every sample number is good."""
+        """Raise ``UsageError`` unless the source is open and every sample number is good."""
+        if self.closed:
+            raise UsageError("the video is closed: open it again")
         if not samples or not all(0 <= sample < self.num_samples for sample in samples):
-            raise UsageError(
-                f"samples {list(samples)}: expected one or more numbers in [0, {self.num_samples})"
-            )
+            raise UsageError(f"samples {list(samples)}: expected one or more numbers in [0, {self.num_samples})")
 
     def doubt(self, warning: str, *, damaged: bool = True) -> None:
         """Keep a warning, once."""
@@ -156,6 +151,7 @@ class SampledFrames:
 
     def close(self) -> None:
         """Let go of the video."""
+        self.closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -185,8 +181,7 @@ class FrameArray(SampledFrames):
         if self._raw:
             if not 1 <= len(array) <= MAX_FRAMES or not fits(array.shape[1], array.shape[2], preprocessing):
                 raise FramesError(
-                    f"{found}. Expected 1 to {MAX_FRAMES} frames "
-                    f"of 1 to {MAX_PIXELS} pixels, also once resized."
+                    f"{found}. Expected 1 to {MAX_FRAMES} frames of 1 to {MAX_PIXELS} pixels, also once resized."
                 )
         elif array.dtype != np.float32 or array.shape != prepared_shape:
             raise FramesError(f"{found}. {wanted}")

@@ -51,16 +51,18 @@ def index_packets(
     """
     kind, codec = container.format.name.split(",")[0], stream.codec_context.codec.canonical_name
     exact = kind in _INDEXED_CONTAINERS and codec in (_INDEXED_IN_AVI if kind == "avi" else _INDEXED_CODECS)
-    declared = len(stream.index_entries) if kind == "mov" else 0  # without those that an edit list cuts off
+    # In MP4 the index leaves out what an edit list cuts off; for AVI libavformat makes one up if it is lost.
+    declared = {"mov": len(stream.index_entries), "avi": stream.frames}.get(kind, 0)
     times: list[int] = []
     keys: list[tuple[int, int]] = []
-    last_times: dict[int, int] = {}  # by stream
+    others_end: dict[int, int] = {}  # by stream
     count = 0
     for packet in packets:
         pts = packet.pts
-        if pts is not None:
-            last_times[packet.stream_index] = max(pts, last_times.get(packet.stream_index, pts))
         if packet.stream_index != stream.index:
+            if pts is not None:
+                end = pts + 2 * (packet.duration or 0)  # the header may count an encoder's padding
+                others_end[packet.stream_index] = max(end, others_end.get(packet.stream_index, end))
             continue
         count += 1
         exact &= pts is not None and (kind != "avi" or packet.size > _PLACEHOLDER_BYTES)
@@ -73,11 +75,14 @@ def index_packets(
             break
     times.sort()
     keys.sort()
+    settled = times[:-_REORDERED_FRAMES]
+    if kind == "avi" and settled:  # times are frame numbers there, and dropped frames have no packets
+        declared -= settled[-1] - settled[0] + 1 - len(settled)
     lost = ""
     if declared > count:
         lost = f"truncated: {count} of {declared} declared frames are there"
-    elif kind in ("matroska", "avi", "flv") and times:
-        lost = _lost(container, stream, times, last_times, from_zero=kind == "avi")
+    elif kind in ("matroska", "flv") and times:
+        lost = _lost(container, stream, times, others_end)
     if not exact or any(before == after for before, after in itertools.pairwise(times)):
         times, keys = [], []
     return PacketIndex(count, times, keys, lost)
@@ -87,41 +92,34 @@ def _lost(
     container: av.container.InputContainer,
     stream: av.VideoStream,
     times: list[int],
-    last_times: dict[int, int],
-    *,
-    from_zero: bool,
+    others_end: dict[int, int],
 ) -> str:
-    """Compare the duration in a container's header with what is there.
+    """Compare the end that a container's header declares with what is there.
 
-    At a constant rate every lost frame shows, also where frames are stored in another order. Else the file
-    must go on to within 1.5 of the longest frame durations of its declared end.
+    At a constant rate every lost frame shows, also where frames are stored in another order. Else the streams
+    must go on to within 1.5 of the longest frame durations of the end.
     """
     tick = stream.time_base or Fraction(1)
-    end = _declared_end(container, stream, alone=len(last_times) == 1)
     intervals = [after - before for before, after in itertools.pairwise(times)]
-    steady = (
-        intervals[:-_REORDERED_FRAMES]
-        or intervals
-        or [round(1 / (stream.average_rate or _DEFAULT_RATE) / tick)]
-    )
-    if end is not None and max(steady) <= 1.25 * min(steady) + 1:
-        start = 0 if from_zero else times[0]
-        expected = round((end / tick - start) * len(steady) / max(1, sum(steady)))
-        return (
-            f"truncated: {len(times)} of about {expected} frames are there" if expected > len(times) else ""
-        )
-    ticks = [one.time_base or Fraction(0) for one in container.streams]
-    missing_s = Fraction(container.duration or 0, av.time_base) - max(
-        pts * ticks[index] for index, pts in last_times.items()
-    )
-    if missing_s > Fraction(3, 2) * max(intervals or steady) * tick:
+    intervals = intervals or [round(1 / (stream.average_rate or _DEFAULT_RATE) / tick)]
+    steady = intervals[:-_REORDERED_FRAMES] or intervals
+    declared_s = _declared_end(container, stream, alone=not others_end)
+    if declared_s is not None and max(steady) <= 1.25 * min(steady) + 1:
+        expected = round((declared_s / tick - times[0]) * len(steady) / max(1, sum(steady)))
+        return f"truncated: {len(times)} of about {expected} frames are there" if expected > len(times) else ""
+    if declared_s is None:
+        declared_s = Fraction(container.duration or 0, av.time_base)
+        ticks = [one.time_base or Fraction(0) for one in container.streams]
+        end_s = max([times[-1] * tick, *(end * ticks[index] for index, end in others_end.items())])
+    else:
+        end_s = times[-1] * tick
+    missing_s = declared_s - end_s
+    if missing_s > Fraction(3, 2) * max(intervals) * tick:
         return f"truncated: the last {float(missing_s):.3g} s of the declared duration are missing"
     return ""
 
 
-def _declared_end(
-    container: av.container.InputContainer, stream: av.VideoStream, *, alone: bool
-) -> Fraction | None:
+def _declared_end(container: av.container.InputContainer, stream: av.VideoStream, *, alone: bool) -> Fraction | None:
     """Return when the video stream ends in seconds, if the container says so."""
     hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
     minutes, _, seconds = rest.partition(":")

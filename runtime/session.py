@@ -172,4 +172,3 @@ class Session:
 
     def _write(self, tensor: object, frames: NDArray[np.float32]) -> None:
         self.executor.backend.write(tensor, frames[None])
-

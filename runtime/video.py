@@ -75,7 +75,7 @@ class VideoFile(SampledFrames):
         self._indices = self.sampled()
         self._wanted = frozenset(self._indices)
         # H.264 says which frames no other refers to: passed by, they need no decoding.
-        if self._times and self._stream.codec_context.codec.canonical_name == "h264":
+        if self._keys and self._stream.codec_context.codec.canonical_name == "h264":
             self._wanted_times = frozenset(self._times[index] for index in self._wanted)
         self.decode_ms = (time.perf_counter() - started) * 1e3
 
@@ -101,6 +101,7 @@ class VideoFile(SampledFrames):
 
     def close(self) -> None:
         """Close the file and forget its frames."""
+        super().close()
         self._container.close()
         self._passed.clear()
         self._images.clear()
@@ -118,9 +119,7 @@ class VideoFile(SampledFrames):
         self._stream = films[0]
         context = self._stream.codec_context
         if context is None:
-            raise VideoError(
-                f"{self._name} has a video stream of an unknown codec. Convert it, e.g. to H.264."
-            )
+            raise VideoError(f"{self._name} has a video stream of an unknown codec. Convert it, e.g. to H.264.")
         self._check_size(context.height, context.width)
         context.thread_type, context.thread_count = "NONE", 1
         context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -170,10 +169,10 @@ class VideoFile(SampledFrames):
             yield from context.decode(packet)
 
     def _restart(self) -> None:
-        """Go back to the first frame, for reading without seeks."""
+        """Go back to the first frame, to decode everything from there on: no seeks, nothing skipped."""
         self._container.close()
         self._open()
-        self._keys = []
+        self._keys, self._wanted_times = [], frozenset()
         self._cursor, self._sought = -1, False
         self._output = self._decode(self._demux(self._stream))
 
@@ -205,9 +204,7 @@ class VideoFile(SampledFrames):
         if index in self._passed:
             return
         if not self._keys:
-            raise VideoError(
-                f"{self._name}: frame {index} does not come out of the decoder. Repair the file."
-            )
+            raise VideoError(f"{self._name}: frame {index} does not come out of the decoder. Repair the file.")
         self._restart()
         self._fetch(index)
 
@@ -217,7 +214,7 @@ class VideoFile(SampledFrames):
             number = self._number(frame)
             if number <= self._cursor:
                 continue  # of no known time, or shown before the keyframe that was sought (open GOP)
-            if self._sought and number != self._cursor + 1:
+            if self._sought and (number != self._cursor + 1 or not frame.key_frame):
                 return
             self._look_at(frame)
             self._cursor, self._sought = number, False
@@ -254,6 +251,4 @@ class VideoFile(SampledFrames):
 
     def _refusal(self, fault: Exception) -> VideoError:
         reason = getattr(fault, "strerror", None) or type(fault).__name__
-        return VideoError(
-            f"{self._name} cannot be decoded: {reason}. Expected an intact video file; repair it."
-        )
+        return VideoError(f"{self._name} cannot be decoded: {reason}. Expected an intact video file; repair it.")

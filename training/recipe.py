@@ -157,9 +157,7 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
     for name, text in (("train", recipe.train), ("validation", recipe.validation)):
         path = config_path.parent / text
         counter = lambda done, name=name: report({"decoded": done, "list": name})  # noqa: E731
-        videos, pixels = load_pixels(
-            path, config.preprocessing, config.grid.num_frames, run / "cache", counter
-        )
+        videos, pixels = load_pixels(path, config.preprocessing, config.grid.num_frames, run / "cache", counter)
         data[name] = (
             _Frames(config, pixels),
             torch.from_numpy(class_indices(videos, config.labels, path)),
@@ -193,9 +191,7 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
         if state["fingerprint"] != fingerprint:
-            raise UsageError(
-                f"{str(run)!r} was begun with another configuration: remove it, or give another -o"
-            )
+            raise UsageError(f"{str(run)!r} was begun with another configuration: remove it, or give another -o")
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -217,7 +213,8 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
         optimizer.step()
-        average.update_parameters(network)
+        if recipe.average > 0:
+            average.update_parameters(network)
         step += 1
         if not math.isfinite(loss.item()):
             raise NetworkError(
@@ -227,7 +224,9 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
             rate = (step - seen) / (time.monotonic() - started)
             line: dict[str, Any] = {"step": step, "loss": round(loss.item(), 4), "steps_per_s": round(rate, 3)}
             if step % recipe.save_every == 0 or step == recipe.steps:
-                line["accuracy"] = [round(a, 4) for a in evaluate(_final(network, average, recipe), *data["validation"])]
+                line["accuracy"] = [
+                    round(a, 4) for a in evaluate(_final(network, average, recipe), *data["validation"])
+                ]
                 _save_state(state_path, {
                     "fingerprint": fingerprint, "step": step, "network": network.state_dict(),
                     "average": average.state_dict(), "optimizer": optimizer.state_dict(),

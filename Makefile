@@ -1,0 +1,40 @@
+# Every target sets up what it needs in .venv; `make demo` and `make test` are all a new user has to know.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test test-full lint type train-demonstration clean
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade "pip==26.3" "setuptools==84.2.1"
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[export,cpu,dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/python examples/demonstration/demo.py demo_output
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup
+	$(BIN)/mypy
+
+test: setup lint type
+	$(BIN)/pytest -m "not full and not gpu"
+
+test-full: setup
+	$(BIN)/pytest -m "full"
+
+# about an hour on one core: clips, then training; the result is committed as examples/demonstration/network.pth
+train-demonstration: setup
+	$(BIN)/python examples/demonstration/make_clips.py demo_output/train 8000 1
+	$(BIN)/python examples/demonstration/make_clips.py demo_output/validation 1000 2
+	$(BIN)/dynvid train examples/demonstration/train.toml -o demo_output/run
+	cp demo_output/run/network.pth examples/demonstration/network.pth
+
+clean:
+	rm -rf .venv build dist *.egg-info demo_output .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,85 @@
+"""Fixtures shared by all tests: routes, small networks, and exports kept by the hash of the sources that made them."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from samples import ROOT, TINY
+
+from dynvid.grid.bundle import Bundle
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available() or os.environ.get("DYNVID_REQUIRE_GPU") == "1":
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device; DYNVID_REQUIRE_GPU=1 makes this a failure"))
+
+
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for folder in ("grid", "models", "exporter", "runtime", "calibration"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class Exports:
+    """Bundles of untrained networks, exported once for each state of the sources."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def network(self, config: dict, seed: int = 0):
+        from dynvid.models.config_json import from_json
+        from dynvid.models.network import initialise
+        from dynvid.models.registry import build
+
+        return initialise(build(from_json(config)), seed)
+
+    def training_checkpoint(self, config: dict, seed: int = 0) -> Path:
+        from dynvid.models.training_checkpoint import save
+
+        path = self.folder / f"{self._key(config, seed)}.pth"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save(self.network(config, seed), path)
+        return path
+
+    def bundle(self, config: dict, precisions: tuple[str, ...] = ("fp32",), seed: int = 0) -> Bundle:
+        from dynvid.exporter.export import export, sha256_of
+        from dynvid.models.layouts import load_training_checkpoint
+
+        checkpoint = self.training_checkpoint(config, seed)
+        root = self.folder / f"{self._key(config, seed)}-{'-'.join(precisions)}"
+        if not root.exists():
+            network = load_training_checkpoint(checkpoint).network
+            export(network, root, source_sha256=sha256_of(checkpoint), precisions=precisions)
+        return Bundle.open(root)
+
+    def _key(self, config: dict, seed: int) -> str:
+        text = json.dumps([config, seed], sort_keys=True)
+        return f"{config['network']}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+@pytest.fixture(scope="session")
+def exports() -> Exports:
+    return Exports(ROOT / ".cache" / "exports" / _source_hash())
+
+
+@pytest.fixture(scope="session")
+def tiny_network(exports: Exports):
+    return exports.network(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(exports: Exports) -> Bundle:
+    return exports.bundle(TINY, ("fp32", "fp16"))

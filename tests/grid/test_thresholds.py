@@ -1,0 +1,53 @@
+import json
+
+import pytest
+
+from dynvid.grid.errors import StaleThresholdsError, ThresholdsError
+from dynvid.grid.thresholds import Thresholds, read_thresholds
+
+BUNDLE = "ab" * 32
+
+
+def test_thresholds_read_back_as_they_were_written(tmp_path):
+    written = Thresholds(BUNDLE, (0.5, 1.0, None), 1.2)
+    written.write(tmp_path / "T.json")
+    assert read_thresholds(tmp_path / "T.json", BUNDLE, 3) == written
+
+
+def test_thresholds_of_another_bundle_are_refused(tmp_path):
+    Thresholds("cd" * 32, (0.5, None)).write(tmp_path / "T.json")
+    with pytest.raises(StaleThresholdsError, match="belong to bundle cdcdcdcd…, this one is abababab…") as caught:
+        read_thresholds(tmp_path / "T.json", BUNDLE, 2)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        ([0.5, 0.5, None], "3 values for 2 checkpoints"),
+        ([None], "1 values for 2"),
+        ([0.5, 0.5], "the last null"),
+        ([1.5, None], r"checkpoint 1 has 1\.5, expected a number in \[0, 1\]"),
+        ([-0.1, None], "checkpoint 1 has -0.1"),
+        ([None, None], "checkpoint 1 has None"),
+        (["0.5", None], "expected float"),
+        ({}, "expected list"),
+    ],
+)
+def test_thresholds_that_do_not_fit_are_refused(tmp_path, thresholds, message):
+    (tmp_path / "T.json").write_text(json.dumps({"bundle_sha256": BUNDLE, "thresholds": thresholds}))
+    with pytest.raises(ThresholdsError, match=message) as caught:
+        read_thresholds(tmp_path / "T.json", BUNDLE, 2)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"thresholds": [NaN, null]}', '{"bundle_sha256": 1}'])
+def test_a_malformed_thresholds_file_is_refused(tmp_path, text):
+    (tmp_path / "T.json").write_text(text)
+    with pytest.raises(ThresholdsError, match="malformed"):
+        read_thresholds(tmp_path / "T.json", BUNDLE, 2)
+
+
+def test_a_missing_thresholds_file_is_refused(tmp_path):
+    with pytest.raises(ThresholdsError, match="cannot be read"):
+        read_thresholds(tmp_path / "T.json", BUNDLE, 2)

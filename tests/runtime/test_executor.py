@@ -1,0 +1,132 @@
+"""The route, run in pieces on a backend, computes what the whole network computes."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from samples import TINY, every_monotone_route
+
+from dynvid.exporter.proof_clips import proof_clips
+from dynvid.grid.errors import BackendError, UsageError
+from dynvid.grid.route import Route, preset
+from dynvid.grid.topology import Cell
+from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.executor import Executor
+from dynvid.runtime.session import ArraySource, Session
+
+SMALL = {**TINY, "input_sets": 3, "options": {**TINY["options"], "layers": [1, 1]}, "route": "2,0 2,1", "heads": [0, 1]}
+
+
+def clips_of(network, count=2):
+    return proof_clips(count, network.grid.num_frames, network.config.preprocessing)
+
+
+def whole(network, route, clip):
+    order = list(network.grid.frame_order)
+    with torch.no_grad():
+        return torch.cat(network.with_route(route)(torch.from_numpy(clip[order])[None])).numpy()
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["linked", "not linked"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_on_every_route_of_a_small_grid_split_equals_whole(exports, linked, stride):
+    table = {**SMALL, "groups_linked": linked, "shift": {"stride": stride}}
+    network, bundle = exports.network(table), exports.bundle(table)
+    clip, backend = clips_of(network)[1], open_backend("onnxruntime")
+    routes = every_monotone_route(network.grid)
+    assert len(routes) > 20
+    for route in routes:
+        expected = whole(network, route, clip)
+        found = Session(bundle, backend, route=route).classify(ArraySource(clip), trace=True)
+        assert np.abs(np.stack(found.logits) - expected).max() <= 1e-4 * expected.std(axis=1).mean()
+
+
+def test_a_video_leaves_nothing_for_the_next(tiny_bundle, tiny_network):
+    """Every tensor filled with NaN between two videos changes no bit: nothing is read before it is written."""
+    session = Session(tiny_bundle, open_backend("onnxruntime"))
+    first, second = clips_of(tiny_network)
+    expected = [z.tobytes() for z in session.classify(ArraySource(second), trace=True).logits]
+    session.classify(ArraySource(first))
+    executor = session.executor
+    for value in (*executor._features.values(), *(v for pair in executor.states.values() for v in pair)):
+        value.fill(np.nan)
+    found = session.classify(ArraySource(second), trace=True)
+    assert [z.tobytes() for z in found.logits] == expected
+
+
+def test_feature_memory_is_what_the_widest_segment_needs(tiny_bundle):
+    # route 1,0 1,1 2,2 3,2 with 2 frames a set: the most sets of a block that wait at once, times 2
+    executor = Executor(tiny_bundle, open_backend("null"))
+    frames = {name: value.shape[1] for name, value in executor._features.items()}
+    assert frames["frames"] == 4
+    assert frames["block0.feature0"] == 4
+    assert frames["block1.feature0"] == 6  # sets 0 and 1 wait while set 2 is added
+    assert frames["block2.feature0"] == 6
+
+
+@pytest.mark.parametrize("name", ["joint", "depth", "input", "full"])
+def test_null_backend_counts_one_launch_a_span_and_a_head(exports, name):
+    table = {
+        **TINY, "input_sets": 8, "route": "joint", "options": {**TINY["options"], "layers": [1] * 5},
+    }  # fmt: skip
+    bundle, backend = exports.bundle(table), open_backend("null")
+    grid = bundle.manifest.grid
+    route = preset(name, grid, range(5))
+    session = Session(bundle, backend, route=route)
+    clip = np.zeros((16, 3, 32, 32), np.float32)
+    session.classify(ArraySource(clip))
+    expected = Counter()
+    for segment, cell in zip(route.segments, route.cells, strict=True):
+        for span in segment.spans:
+            expected[f"block{span.block}", (span.stop - span.start) * 2] += 1
+        new = route.embedded(segment.index, cell.block) - route.embedded(segment.index - 1, cell.block)
+        expected[f"head{cell.block}", new * 2] += 1
+    assert backend.launches == expected
+
+
+def test_a_route_beyond_the_bundle_is_refused(tiny_bundle):
+    grid = tiny_bundle.manifest.grid
+    with pytest.raises(UsageError, match="0 heads on that block"):
+        Executor(Bundleless(tiny_bundle), open_backend("null"), route=Route(grid, (Cell(0, 0),)))
+
+
+class Bundleless:
+    """A bundle whose checkpoints all lie on the last block."""
+
+    def __init__(self, bundle):
+        import dataclasses
+
+        self.root = bundle.root
+        self.read = bundle.read
+        self.manifest = dataclasses.replace(bundle.manifest, route_cells=((3, 2),), heads=("head2",))
+
+
+def test_a_precision_that_the_bundle_lacks_is_refused(exports):
+    with pytest.raises(UsageError, match="holds fp32. Export again with --precision fp16"):
+        Executor(exports.bundle(SMALL), open_backend("null"), "fp16")
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(UsageError, match="backend 'tpu': expected one of onnxruntime, null"):
+        open_backend("tpu")
+
+
+def test_a_graph_that_does_not_load_is_a_backend_error(tiny_bundle):
+    variant = tiny_bundle.manifest.subgraph("block0").variant("fp32")
+    with pytest.raises(BackendError, match="cannot load block0"):
+        open_backend("onnxruntime").load(b"not an onnx file", variant, "block0")
+
+
+def test_a_call_must_name_every_port(tiny_bundle):
+    backend = open_backend("onnxruntime")
+    variant = tiny_bundle.manifest.subgraph("block0").variant("fp32")
+    program = backend.load(tiny_bundle.read(variant), variant, "block0")
+    with pytest.raises(BackendError, match="ports .*frames"):
+        program.prepare({}, {})
+
+
+def test_another_thread_count_in_one_process_is_refused():
+    backend = open_backend("onnxruntime")
+    with pytest.raises(BackendError, match="this process already computes with"):
+        open_backend("onnxruntime", backend.threads + 1)

@@ -1,0 +1,39 @@
+"""A small network and every route of small grids, for all tests."""
+
+from pathlib import Path
+
+from dynvid.grid.route import Route
+from dynvid.grid.topology import Cell, Grid
+
+ROOT = Path(__file__).parents[1]
+DEMONSTRATION = ROOT / "examples" / "demonstration"
+
+TINY = {
+    "network": "msdnet",
+    "options": {
+        "layers": [1, 1, 1], "channels": 8, "growth": 4, "growth_factors": [1, 2], "bottleneck_factors": [1, 2],
+    },
+    "classes": 5,
+    "labels": ["a", "b", "c", "d", "e"],
+    "input_sets": 4,
+    "frames_per_set": 2,
+    "route": "1,0 1,1 2,2 3,2",
+    "head": {"width": 8},
+    "preprocessing": {"short_side": 40, "crop": 32},
+}  # fmt: skip
+
+
+def every_monotone_route(grid: Grid) -> list[Route]:
+    """Return every route over ``grid``: every chain of cells in which no coordinate decreases."""
+    cells = grid.cells()
+    routes: list[tuple[Cell, ...]] = [(cell,) for cell in cells]
+    grown = routes
+    while grown:
+        grown = [
+            (*route, cell)
+            for route in grown
+            for cell in cells
+            if cell != route[-1] and cell.input_set >= route[-1].input_set and cell.block >= route[-1].block
+        ]
+        routes += grown
+    return [Route(grid, route) for route in routes]

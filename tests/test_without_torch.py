@@ -1,0 +1,63 @@
+"""The runtime installs and runs on a box with neither torch nor onnx: a virtual environment without them."""
+
+import json
+import shutil
+import subprocess
+import sys
+import venv
+
+import numpy as np
+import pytest
+from samples import ROOT
+
+ABSENT = ("torch", "onnx", "onnxscript", "safetensors")
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory):
+    """Return the Python of a new environment that holds a wheel of dynvid and its [cpu] extra."""
+    folder = tmp_path_factory.mktemp("box")
+    source = folder / "source"  # a build leaves files beside the source
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "demo_output", "*.egg-info"))
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    requirement = f"dynvid[cpu] @ file://{source}"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", requirement], check=True)
+    return python
+
+
+@pytest.mark.parametrize("package", ABSENT)
+def test_the_box_lacks_the_training_packages(box, package):
+    assert subprocess.run([box, "-c", f"import {package}"], capture_output=True).returncode != 0
+
+
+def test_the_box_classifies_as_the_full_installation_does(box, tiny_bundle, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "v.npy", rng.integers(0, 256, (20, 48, 40, 3), np.uint8))
+    command = ["-m", "dynvid.cli", "classify", tiny_bundle.root, tmp_path / "v.npy", "--json", "--trace"]
+    found = [
+        json.loads(subprocess.run([python, *command], capture_output=True, text=True, check=True).stdout)
+        for python in (box, sys.executable)
+    ]
+    for record in found:
+        assert record.pop("latency_ms") > 0 and record.pop("decode_ms") > 0
+    assert found[0] == found[1]
+    assert found[0]["status"] == "ok" and len(found[0]["logits"]) == 4
+
+
+@pytest.mark.parametrize(
+    "command", [["export", "x.pth", "-o", "b"], ["train", "x.toml", "-o", "r"], ["plan", "resnet50"]]
+)
+def test_commands_that_need_torch_say_what_to_install(box, command):
+    done = subprocess.run([box, "-m", "dynvid.cli", *command], capture_output=True, text=True)
+    assert done.returncode == 5
+    assert done.stderr.startswith("Error: this command needs the package 'torch'")
+    assert "pip install 'dynvid[export,cpu]'" in done.stderr
+
+
+def test_doctor_works_on_the_box(box):
+    done = subprocess.run([box, "-m", "dynvid.cli", "doctor", "--json"], capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    assert report["packages"]["torch"]["version"] is None
+    assert report["packages"]["torch"]["remedy"]
+    assert {b["name"]: b["works"] for b in report["backends"]} == {"onnxruntime": True, "null": True}
