@@ -6,6 +6,7 @@ of the tensor itself for a subgraph. Everything runs on onnxruntime's CPU provid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,18 +17,14 @@ from torch import Tensor
 
 from ..calibration.thresholds import exits, geometric_thresholds
 from ..grid.bundle import Bundle
-from ..grid.errors import ProofError
 from ..grid.manifest import Precision
-from ..grid.route import Route
-from ..grid.topology import Cell
 from ..models.network import VideoNetwork
 from ..runtime.backends.base import Backend, Program
-from ..runtime.executor import Executor, PreparedSegment
 from ..runtime.session import ArraySource, Session
+from .bounds import BOUND, require, require_bits, rounded
+from .sight import drift, prove_sight
 from .subgraphs import Subgraph
 
-BOUND: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
-SEES = 10.0  # a lost state must exceed this many bounds
 PROOF_CLIPS = 8
 PROOF_Q = 1.2
 # sizes other than the export's example, each (batch, frames)
@@ -63,7 +60,7 @@ def prove(
     scale = reference.std(axis=2).mean(axis=0)  # [checkpoints]
     figures: dict[str, Any] = {
         "clips": len(clips),
-        "logit_std": _rounded(scale),
+        "logit_std": rounded(scale),
         "reference": "PyTorch, fp32, each video alone",
         "executor": "onnxruntime CPUExecutionProvider, all graph optimisations",
     }
@@ -82,21 +79,19 @@ def prove(
         session = Session(bundle, backend, precision=precision)
         logits = _traced(session, clips)
         error = np.abs(logits - reference).max(axis=(0, 2)) / scale
-        _require(float(error.max()) <= bound, f"{precision} route", float(error.max()), bound)
+        require(float(error.max()) <= bound, f"{precision} route", float(error.max()), bound)
         agreement = _agreement(reference, logits)
         if precision == "fp32":
-            _require(
-                agreement["exits"] == 1.0 and agreement["classes"] == 1.0, "fp32 exits and classes", agreement, 1.0
-            )
+            require(agreement["exits"] == 1.0 and agreement["classes"] == 1.0, "fp32 exits and classes", agreement, 1.0)
         figures[precision] = {
             "bound": bound,
             "subgraphs": per_subgraph,
-            "checkpoints": _rounded(error),
+            "checkpoints": rounded(error),
             "agreement_at_q": {"q": PROOF_Q, **agreement},
-            "drift": _rounded(_drift(network, bundle, backend, precision, clips[0])),
+            "drift": rounded(drift(network, bundle, backend, precision, clips[0])),
         }
     report("fp32: every state lost in turn, and time reversed")
-    figures["sees"] = _prove_sight(network, bundle, backend, clips[0], scale[-1])
+    figures["sees"] = prove_sight(network, bundle, backend, clips[0], scale[-1])
     return figures
 
 
@@ -191,17 +186,18 @@ def _compare(
     for name, value in expected.items():
         difference = float(np.abs(got[name].astype(np.float64) - value.double().numpy()).max())
         spread = float(value.std()) if name != "logits" else float(value.std(dim=1).mean())
-        error = max(error, difference / spread if difference else 0.0)
+        relative = difference / spread if spread else math.inf  # a constant tensor has no spread
+        error = max(error, relative if difference else 0.0)
     where = f"{part.name} ({precision}, batch {batch}, {frames} frames)"
-    _require(error <= BOUND[precision], where, error, BOUND[precision])
+    require(error <= BOUND[precision], where, error, BOUND[precision])
     alone = [
         run(part, program, backend, {name: value[row : row + 1] for name, value in feeds.items()}, 1, frames)
         for row in range(batch)
     ]
     rows = {name: np.concatenate([a[name] for a in alone]) for name in got}
-    _require_bits(rows, got, f"{where}: a video alone and among others")
+    require_bits(rows, got, f"{where}: a video alone and among others")
     chained = _chain(part, program, backend, feeds, batch, frames)
-    _require_bits(chained, {name: got[name] for name in chained}, f"{where}: one-frame calls and one call")
+    require_bits(chained, {name: got[name] for name in chained}, f"{where}: one-frame calls and one call")
     return error
 
 
@@ -232,112 +228,3 @@ def _chain(
         current |= {state.input: pieces[-1][state.output] for state in part.states}
     joined = {name: np.concatenate([p[name] for p in pieces], axis=1) for name in pieces[0] if name in dynamic}
     return {**pieces[-1], **joined}
-
-
-def _drift(network: VideoNetwork, bundle: Bundle, backend: Backend, precision: Precision, clip: Floats) -> list[float]:
-    """Return the error of the last block's features, input set by input set: how it grows along the chain.
-
-    In standard deviations of the reference's features; the chain runs free, from its own states.
-    """
-    captured: list[Tensor] = []
-    last = max(network.route.head_blocks)
-    handle = network.blocks[last].register_forward_hook(lambda _m, _i, out: captured.append(out[-1]))
-    order = list(network.grid.frame_order)
-    try:
-        with torch.no_grad():
-            network(torch.from_numpy(clip[order])[None])
-    finally:
-        handle.remove()
-    reference = captured[0].numpy()  # [l, channels, height, width]
-    steps = tuple(Cell(n, last) for n in range(network.route.cells[-1].input_set + 1))
-    executor = Executor(bundle, backend, precision, _other_route(network, steps))
-    errors = []
-    for index, segment in enumerate(executor.segments, 1):
-        _write_frames(executor, segment, clip)
-        executor.run_spans(segment)
-        found = executor.last_features(index)
-        if found is not None:
-            start, stop, value = found
-            errors.append(float(np.abs(value - reference[start:stop]).max() / reference.std()))
-    return errors
-
-
-def _prove_sight(
-    network: VideoNetwork, bundle: Bundle, backend: Backend, clip: Floats, spread: float
-) -> dict[str, Any]:
-    """Show that the proof sees: each state lost in turn, and the frames reversed, must exceed ten bounds.
-
-    The route is one on which every block and every head is called at least twice, so that every state is handed on.
-    """
-    final, cells = network.route.cells[-1].input_set, []
-    for place, block in enumerate(network.route.head_blocks):
-        cells += [Cell(min(place + step, final), block) for step in (0, 1)]
-    cells.append(network.route.cells[-1])
-    route = _other_route(network, tuple(dict.fromkeys(cells)))
-    executor = Executor(bundle, backend, route=route)
-    limit = SEES * BOUND["fp32"]
-    plain = _all_logits(executor, clip, None)
-    lost = {}
-    handed_on = executor.handed_on()
-    for key in sorted(handed_on):
-        effect = np.abs(_all_logits(executor, clip, key) - plain).max() / spread
-        lost[f"{key[0]}:{key[1]}"] = float(effect)
-    reversed_error = float(np.abs(_all_logits(executor, clip[::-1], None) - plain).max() / spread)
-    for name, effect in (*lost.items(), ("frames reversed", reversed_error)):
-        _require(effect > limit, f"the proof is blind to {name}", effect, limit, at_least=True)
-    least = min(lost, key=lost.__getitem__) if lost else None
-    return {
-        "states": len(lost),
-        "never_handed_on": len(set(executor.states) - handed_on),
-        "least_effect": None if least is None else float(f"{lost[least]:.3g}"),
-        "least_state": least,
-        "frames_reversed": float(f"{reversed_error:.3g}"),
-        "required": limit,
-    }
-
-
-def _other_route(network: VideoNetwork, cells: tuple[Cell, ...]) -> Route:
-    """Return a route for a proof: ``cells``, or the network's own where its linear layers belong to checkpoints."""
-    return Route(network.grid, cells) if network.config.head.share_classifier else network.route
-
-
-def _write_frames(executor: Executor, segment: PreparedSegment, clip: Floats) -> None:
-    if segment.frames is not None:
-        order = list(executor.bundle.manifest.grid.frame_order)
-        executor.backend.write(segment.frames, clip[order[segment.start : segment.stop]][None])
-
-
-def _all_logits(executor: Executor, clip: Floats, lost: tuple[int, str] | None) -> Floats:
-    """Return the logits of every checkpoint, [checkpoints, classes], with one state zeroed after every call."""
-    logits = []
-    for segment in executor.segments:
-        _write_frames(executor, segment, clip)
-        for call in (*segment.spans, segment.head):
-            call()
-            for value in () if lost is None else executor.states[lost]:
-                executor.backend.write(value, np.zeros_like(executor.backend.read(value)))
-        logits.append(executor.backend.read(segment.logits)[0].copy())
-    return np.stack(logits)
-
-
-def _require(holds: bool, what: str, value: Any, bound: float, at_least: bool = False) -> None:
-    if not holds:
-        raise ProofError(
-            f"proof failed: {what}: {value}, expected {'above' if at_least else 'at most'} {bound} (standard deviations, or "
-            "shares that agree). Where fp16 alone fails, export with --precision fp32; else a block breaks the protocol: run "
-            "'python -m dynvid.models.conformance'."
-        )
-
-
-def _require_bits(left: Mapping[str, NDArray[Any]], right: Mapping[str, NDArray[Any]], what: str) -> None:
-    for name in left:
-        if not np.array_equal(left[name], right[name], equal_nan=True):
-            different = int((left[name] != right[name]).sum())
-            raise ProofError(
-                f"proof failed: {what} differ in {different} of {left[name].size} values of {name}, expected none. An operator "
-                "of this block depends on how many rows it gets."
-            )
-
-
-def _rounded(values: Any) -> list[float]:
-    return [float(f"{float(v):.3g}") for v in values]

@@ -57,7 +57,7 @@ def build_backbone(name: str, options: Mapping[str, Any]) -> Backbone:
     try:
         return known[name](**options)
     except TypeError as error:
-        raise NetworkError(f"options {dict(options)} do not fit network {name!r}: {error}") from None
+        raise NetworkError(f"options {dict(options)} do not fit network {name!r}: {error}") from error
 
 
 def build(config: NetworkConfig) -> VideoNetwork:

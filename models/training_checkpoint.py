@@ -7,7 +7,6 @@ import os
 import pickle
 import struct
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,7 +112,8 @@ def load_weights(
     misshapen = sorted(
         f"{key} {_kind(tensors[key])} instead of {_kind(own[key])}"
         for key in set(own) & set(tensors)
-        if tensors[key].shape != own[key].shape or (key not in optional and not tensors[key].is_floating_point())
+        if tensors[key].shape != own[key].shape
+        or (key not in optional and tensors[key].is_floating_point() != own[key].is_floating_point())
     )
     if missing or unexpected or misshapen:
         parts = [
@@ -153,7 +153,9 @@ def _read_pth(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
         with warnings.catch_warnings(action="ignore"):  # such as that of an uncommon pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path) or ("weights_only" in str(error).lower() and "global" in str(error).lower()):
+        with path.open("rb") as file:
+            zipped = file.read(4) == b"PK\x03\x04"
+        if zipped or ("weights_only" in str(error).lower() and "global" in str(error).lower()):
             reason = str(error).split("\n")[0]
             raise UnsafeTrainingCheckpointError(
                 f"training checkpoint {str(path)!r} holds more than tensors and would have to run code to load. "

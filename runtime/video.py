@@ -214,7 +214,7 @@ class VideoFile(SampledFrames):
             number = self._number(frame)
             if number <= self._cursor:
                 continue  # of no known time, or shown before the keyframe that was sought (open GOP)
-            if self._sought and (number != self._cursor + 1 or not frame.key_frame):
+            if self._sought and not frame.key_frame:
                 return
             self._look_at(frame)
             self._cursor, self._sought = number, False

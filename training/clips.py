@@ -91,7 +91,7 @@ def render(seed: int, index: int) -> tuple[Clip, NDArray[np.uint8]]:
     difficulty = float(rng.uniform())
 
     base = rng.uniform(70, 185, 3).astype(np.float32)  # the ground's colour, RGB
-    contrast = math.copysign(_between(95, 42, difficulty) * rng.uniform(0.85, 1.15), 128 - base.mean())
+    contrast = math.copysign(_between(95, 28, difficulty) * rng.uniform(0.85, 1.15), 128 - base.mean())
     colour = base + (contrast + rng.uniform(-20, 20, 3)).astype(np.float32)  # the actor's
     ground = _ground(rng, base, colour, difficulty)
 
@@ -116,7 +116,7 @@ def render(seed: int, index: int) -> tuple[Clip, NDArray[np.uint8]]:
     _paint(frames, _SHAPE_DISTANCES.get(label, lambda u, v: np.hypot(u, aspect * v) - 1), track, colour)
     light = rng.normal(0, _between(0.5, 4, difficulty), (num_frames, 1, 1, 1)).astype(np.float32)
     grain = rng.standard_normal((num_frames, SIZE, SIZE, 1), dtype=np.float32)
-    frames += light + grain * _between(1, 11, difficulty)
+    frames += light + grain * _between(1, 17, difficulty)
     clip = Clip(index, label, num_frames, event, difficulty, fps)
     return clip, np.clip(frames, 0, 255, out=frames).astype(np.uint8)
 
@@ -188,7 +188,7 @@ def _track(num_frames: int, x: _Row, y: _Row, radius: _Row, angle: _Row = 0.0, g
 
 def _trembling(rng: np.random.Generator, num_frames: int, difficulty: float) -> _Floats:
     """The track of a shape that stays about its place, in slow waves that look alike in both directions."""
-    radius = _between(14, 9.5, difficulty) * rng.uniform(0.9, 1.1)
+    radius = _between(14, 7, difficulty) * rng.uniform(0.9, 1.1)
     turns = rng.uniform(1, 3, (3, 1)) * np.linspace(0, 1, num_frames) + rng.uniform(0, 1, (3, 1))
     dx, dy, turn = np.sin(2 * np.pi * turns)
     x, y = rng.uniform(radius + 3, SIZE - radius - 3, 2)
@@ -207,7 +207,7 @@ def _progress(rng: np.random.Generator, num_frames: int, *, backwards: bool) -> 
 def _moving(rng: np.random.Generator, num_frames: int, difficulty: float, *, backwards: bool) -> _Floats:
     """The track of an ellipse that crosses a part of the picture from left to right."""
     radius = _between(11, 8.5, difficulty) * rng.uniform(0.9, 1.1)
-    distance = _between(34, 24, difficulty) * rng.uniform(0.9, 1.1)
+    distance = _between(34, 20, difficulty) * rng.uniform(0.9, 1.1)
     x = rng.uniform(9, SIZE - 9 - distance) + distance * _progress(rng, num_frames, backwards=backwards)
     return _track(num_frames, x, rng.uniform(14, SIZE - 14), radius, rng.uniform(-0.5, 0.5))
 
@@ -215,7 +215,7 @@ def _moving(rng: np.random.Generator, num_frames: int, difficulty: float, *, bac
 def _growing(rng: np.random.Generator, num_frames: int, difficulty: float, *, backwards: bool) -> _Floats:
     """The track of an ellipse that grows in its place."""
     middle = _between(10.5, 8.5, difficulty) * rng.uniform(0.9, 1.1)
-    ratio = _between(2.9, 2.2, difficulty) * rng.uniform(0.9, 1.1)
+    ratio = _between(2.9, 2.0, difficulty) * rng.uniform(0.9, 1.1)
     radius = middle * ratio ** (_progress(rng, num_frames, backwards=backwards) - 0.5)
     x, y = rng.uniform(18, SIZE - 18, 2)
     return _track(num_frames, x, y, radius, rng.uniform(-0.5, 0.5))
@@ -249,7 +249,7 @@ def _ground(rng: np.random.Generator, base: _Floats, colour: _Floats, difficulty
     places = np.linspace(0, 6, SIZE, dtype=np.float32)
     weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(7, dtype=np.float32)))  # between knots
     ground: _Floats = base + (weights @ knots @ weights.T)[..., None]
-    for _ in range(int(rng.uniform(0, 2) + 8 * difficulty)):
+    for _ in range(int(rng.uniform(0, 2) + 12 * difficulty)):
         x, y, turn, half_length, half_width = rng.uniform(
             (0, 0, 0, 0, 0.5), (SIZE, SIZE, np.pi, 9, 1.6)
         ).tolist()

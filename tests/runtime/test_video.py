@@ -204,9 +204,10 @@ GOLDEN = {
 }
 
 
+@pytest.mark.parametrize("name", ["short.mp4", "short.mkv"])
 @pytest.mark.parametrize("frames", range(1, 21))
-def test_short_clips_repeat_frames(tmp_path, frames):
-    path = encode(tmp_path / "short.mp4", "libx264", {"g": "6", "bf": "2"}, frames)
+def test_short_clips_repeat_frames(tmp_path, frames, name):
+    path = encode(tmp_path / name, "libx264", {"g": "6", "bf": "2"}, frames)
     with VideoFile(path, SMALL, SAMPLES) as source:
         numbers = [number_in(image) for pair in PERMUTED for image in source.pixels(pair)]
     order = [sample for pair in PERMUTED for sample in pair]
@@ -299,6 +300,55 @@ def test_one_lost_frame_is_noticed(clip, tmp_path, name):
     for start in starts[-12:]:
         path.write_bytes(clip(name).read_bytes()[:start])
         assert outcome(path, expected) == "damaged", start
+
+
+def test_a_fragment_that_breaks_off_is_noticed(tmp_path):
+    muxer = {"movflags": "frag_keyframe+empty_moov"}
+    path = encode(tmp_path / "fragments.mp4", "libx264", {"g": "12"}, 40, muxer=muxer)
+    _, expected = linear(path)
+    assert outcome(path, expected) == "same"
+    with av.open(path) as container:
+        last = max(packet.pos or 0 for packet in container.demux(video=0))
+    path.write_bytes(path.read_bytes()[: last + 20])
+    assert outcome(path, expected) == "damaged"
+
+
+def test_two_frames_in_one_packet_are_two_frames(tmp_path):
+    """Many old AVI files are so: a packet with a P and a B frame, then an empty one."""
+    plain = encode(tmp_path / "plain.avi", "mpeg4", {"g": "12", "bf": "1", "b": "2M"}, 61)
+    path = tmp_path / "packed.avi"
+    with av.open(plain) as source, av.open(path, "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        payloads = [bytes(packet) for packet in source.demux(video=0) if packet.size]
+        says_so = b"\0\0\1\xb2DivX503b1393p"
+        packed, rest = [says_so + payloads[0]], payloads[1:]
+        while rest:
+            both, rest = rest[:2], rest[2:]
+            packed += [b"".join(both), b"\0\0\1\xb6\x51\0\0"][: len(both)]
+        for number, payload in enumerate(packed):
+            packet = av.Packet(payload)
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.time_base, packet.is_keyframe = Fraction(1, 30), number % 12 == 0
+            out.mux(packet)
+    total, expected = linear(path)
+    assert total == 61
+    with VideoFile(path, SMALL, SAMPLES) as source:
+        assert source.frames_total == total
+    assert outcome(path, expected) == "same"
+
+
+def test_a_title_that_is_no_unicode_does_not_matter(tmp_path):
+    path = tmp_path / "title.mkv"
+    with av.open(path, "w") as out:
+        out.metadata["title"] = "PLACEHOLDER"
+        stream = out.add_stream("mjpeg", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
+        for _ in range(20):
+            out.mux(stream.encode(av.VideoFrame(96, 64, "yuvj420p")))
+        out.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"PLACEHOLDER", b"\xe9" * 11))
+    with VideoFile(path, SMALL, SAMPLES) as source:
+        assert (source.frames_total, source.warnings) == (20, [])
 
 
 def test_made_up_pictures_are_noticed(clip, tmp_path):

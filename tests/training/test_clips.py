@@ -57,9 +57,7 @@ def test_a_clip_follows_from_seed_and_index():
 
 
 def test_other_seeds_and_indices_give_other_clips():
-    records = {
-        (clip.num_frames, clip.difficulty) for clip, _ in (render(seed, i) for seed in (0, 1) for i in (0, 1))
-    }
+    records = {(clip.num_frames, clip.difficulty) for clip, _ in (render(seed, i) for seed in (0, 1) for i in (0, 1))}
     assert len(records) == 4
     assert [label_of(0, i) for i in range(13)] != [label_of(1, i) for i in range(13)]
 

@@ -1,0 +1,169 @@
+"""What an exported graph may and may not hold."""
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from samples import TINY
+
+from dynvid.exporter.onnx_graph import lint, to_onnx
+from dynvid.exporter.subgraphs import split
+from dynvid.grid.errors import LintError
+from dynvid.grid.tensors import TensorSpec
+
+X = TensorSpec("x", "float32", ("batch", 4))
+Y = TensorSpec("y", "float32", ("batch", 4))
+
+
+def value(spec, dtype=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(spec.name, dtype, list(spec.shape))
+
+
+def model(nodes, initializers=(), inputs=(X,), outputs=(Y,), **options):
+    graph = helper.make_graph(nodes, "g", [value(s) for s in inputs], [value(s) for s in outputs], list(initializers))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10, **options)
+
+
+def axes(*values):
+    return helper.make_tensor("axes", TensorProto.INT64, [len(values)], values)
+
+
+def test_a_plain_graph_passes():
+    lint(model([helper.make_node("Relu", ["x"], ["y"])]), "plain", (X,), (Y,))
+    lint(
+        model(
+            [helper.make_node("ReduceMean", ["x", "axes"], ["m"]), helper.make_node("Sub", ["x", "m"], ["y"])],
+            [axes(1)],
+        ),
+        "rows",
+        (X,),
+        (Y,),
+    )
+
+
+THEN = helper.make_graph(
+    [helper.make_node("Relu", ["x"], ["t"])], "t", [], [helper.make_tensor_value_info("t", 1, ["batch", 4])]
+)
+ELSE = helper.make_graph(
+    [helper.make_node("Abs", ["x"], ["e"])], "e", [], [helper.make_tensor_value_info("e", 1, ["batch", 4])]
+)
+COUPLING = {
+    "ReduceMean over the batch": ([helper.make_node("ReduceMean", ["x", "axes"], ["m"]), helper.make_node("Sub", ["x", "m"], ["y"])], [axes(0)], "reduces over the batch"),
+    "ReduceMax over everything": ([helper.make_node("ReduceMax", ["x"], ["m"]), helper.make_node("Sub", ["x", "m"], ["y"])], [], "reduces over the batch"),
+    "ReduceSum over the batch": ([helper.make_node("ReduceSum", ["x", "axes"], ["m"]), helper.make_node("Sub", ["x", "m"], ["y"])], [axes(1, 0)], "reduces over the batch"),
+    "ArgMax over the batch": ([helper.make_node("ArgMax", ["x"], ["m"], axis=0), helper.make_node("Cast", ["m"], ["c"], to=1), helper.make_node("Add", ["x", "c"], ["y"])], [], "reduces over the batch"),
+    "DynamicQuantizeLinear": ([helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"])], [], "operator DynamicQuantizeLinear"),
+    "If": ([helper.make_node("If", ["c"], ["y"], then_branch=THEN, else_branch=ELSE)], [helper.make_tensor("c", TensorProto.BOOL, [], [True])], "operator If"),
+    "passed through": ([helper.make_node("Relu", ["x"], ["unused"])], [], "passed through|is not output"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUPLING)
+def test_an_operator_that_couples_videos_or_hides_control_flow_is_refused(name):
+    nodes, initializers, message = COUPLING[name]
+    inputs, outputs = ((X,), (X,)) if name == "passed through" else ((X,), (Y,))
+    with pytest.raises(LintError, match=message):
+        lint(model(nodes, initializers, inputs, outputs), "coupling", inputs, outputs)
+
+
+def test_external_data_is_refused():
+    tensor = helper.make_tensor("w", TensorProto.FLOAT, [4], [1, 2, 3, 4])
+    odd = model([helper.make_node("Add", ["x", "w"], ["y"])], [tensor])
+    tensor = odd.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    with pytest.raises((LintError, onnx.checker.ValidationError)):
+        lint(odd, "external", (X,), (Y,))
+
+
+def test_a_custom_domain_is_refused():
+    odd = model([helper.make_node("Relu", ["x"], ["y"])])
+    odd.opset_import.append(helper.make_opsetid("com.custom", 1))
+    with pytest.raises(LintError, match=r"operator domain 'com\.custom'"):
+        lint(odd, "custom", (X,), (Y,))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        ((TensorSpec("z", "float32", ("batch", 4)),), (Y,)),
+        ((TensorSpec("x", "float16", ("batch", 4)),), (Y,)),
+        ((X,), (TensorSpec("y", "float32", (2, 4)),)),
+        ((X,), (TensorSpec("y", "float32", ("frames", 4)),)),
+        ((X, Y), (Y,)),
+    ],
+)
+def test_ports_other_than_the_declared_ones_are_refused(inputs, outputs):
+    with pytest.raises(LintError, match="the export changed a port"):
+        lint(model([helper.make_node("Relu", ["x"], ["y"])]), "ports", inputs, outputs)
+
+
+def test_a_block_that_couples_videos_does_not_export(tiny_network):
+    part = split(tiny_network, "fp32")[0]
+
+    class Coupling(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *tensors):
+            first, *others = self.inner(*tensors)
+            return first - first.mean(0, keepdim=True), *others
+
+    object.__setattr__(part, "module", Coupling(part.module))
+    with pytest.raises(LintError, match="reduces over the batch"):
+        to_onnx(part)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_graphs_are_typed_as_declared(tiny_bundle, precision):
+    for subgraph in tiny_bundle.manifest.subgraphs:
+        graph = onnx.load_model_from_string(tiny_bundle.read(subgraph.variant(precision))).graph
+        floats = {t.data_type for t in graph.initializer} & {TensorProto.FLOAT, TensorProto.FLOAT16}
+        if subgraph.kind == "block":
+            assert floats == {TensorProto.FLOAT if precision == "fp32" else TensorProto.FLOAT16}
+            assert not [n for n in graph.node if n.op_type == "Cast"]
+        assert not [n for n in graph.node if n.op_type == "BatchNormalization"]
+        assert all(not n.metadata_props and not n.doc_string for n in graph.node)
+
+
+def test_features_have_one_dtype_where_they_are_written_and_where_they_are_read(exports):
+    network = exports.network(TINY)
+    for kept in ((), ("block0",), ("block1",), ("block2",), ("block0", "block2"), ("head1",)):
+        written, read = {}, {}
+        for part in split(network, "fp16", kept):
+            written |= {s.name: s.dtype for s in part.outputs if "feature" in s.name}
+            for spec in part.inputs:
+                if "feature" in spec.name:
+                    assert read.setdefault(spec.name, spec.dtype) == spec.dtype
+            expected = "float32" if part.name in kept else "float16"
+            if part.kind == "block":
+                assert {s.dtype for s in part.inputs if s.name.startswith("state")} == {expected}
+        assert all(written[name] == dtype for name, dtype in read.items())
+        assert ("float32" in written.values()) == any(name.startswith("block") for name in kept)
+
+
+def test_a_subgraph_kept_in_fp32_among_half_ones_still_agrees(exports, tmp_path):
+    import numpy as np
+
+    from dynvid.exporter import reference
+    from dynvid.exporter.export import export
+
+    network = exports.network(TINY)
+    original, reference.FP16_LIMIT = reference.FP16_LIMIT, 1e4
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            ranges = {"block1": 2e4}
+            observe = reference.observe
+            patch.setattr(
+                "dynvid.exporter.export.observe",
+                lambda *args: (observe(*args)[0], {**observe(*args)[1], **ranges}),
+            )
+            bundle = export(network, tmp_path / "b", source_sha256="0" * 64)
+    finally:
+        reference.FP16_LIMIT = original
+    assert bundle.manifest.fp32_only == ("block1",)
+    variant = bundle.manifest.subgraph("block1").variant("fp16")
+    graph = onnx.load_model_from_string(bundle.read(variant)).graph
+    assert {t.data_type for t in graph.initializer} & {1, 10} == {TensorProto.FLOAT}
+    assert np.max(bundle.manifest.proof["fp16"]["checkpoints"]) <= 2e-2

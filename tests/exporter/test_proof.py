@@ -1,0 +1,165 @@
+"""The proof passes a right export and fails a wrong one: planted faults, each found."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from samples import TINY
+
+from dynvid.exporter.export import UnwrittenBundle
+from dynvid.exporter.proof import PROOF_CLIPS, prove, prove_subgraphs
+from dynvid.exporter.proof_clips import proof_clips
+from dynvid.exporter.reference import observe
+from dynvid.exporter.sight import drift
+from dynvid.exporter.subgraphs import split
+from dynvid.grid.errors import ProofError
+from dynvid.runtime.backends.base import open_backend
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return open_backend("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def clips(tiny_network):
+    return proof_clips(PROOF_CLIPS, tiny_network.grid.num_frames, tiny_network.config.preprocessing)
+
+
+@pytest.fixture(scope="module")
+def logits(tiny_network, clips):
+    return observe(tiny_network, clips, lambda _: None)[0]
+
+
+def run_proof(network, bundle, backend, clips, logits, parts=None):
+    return prove(network, {"fp32": parts or split(network, "fp32")}, bundle, backend, clips, logits, lambda _: None)
+
+
+def changed(bundle, name, change):
+    """Return the bundle with the fp32 graph of one subgraph changed."""
+    files = {v.file: bundle.read(v) for s in bundle.manifest.subgraphs for v in s.variants.values()}
+    file = bundle.manifest.subgraph(name).variant("fp32").file
+    model = onnx.load_model_from_string(files[file])
+    change(model.graph)
+    return UnwrittenBundle(bundle.manifest, {**files, file: model.SerializeToString()})
+
+
+def weights_of(graph):
+    return [t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1]
+
+
+def scale_weight(graph):
+    tensor = weights_of(graph)[-1]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.002), tensor.name))
+
+
+def lose_state(graph):
+    """Read zeros instead of the state."""
+    (port,) = [i.name for i in graph.input if i.name.startswith("state_in")]
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == port:
+                node.input[index] = f"{port}.lost"
+    zero = numpy_helper.from_array(np.float32(0), "zero")
+    graph.initializer.append(zero)
+    graph.node.insert(0, onnx.helper.make_node("Mul", [port, "zero"], [f"{port}.lost"]))
+
+
+def stale_state(graph):
+    """Hand on the state that was read, changed a little so that it is no plain pass-through."""
+    (port,) = [i.name for i in graph.input if i.name.startswith("state_in")]
+    (out,) = [o.name for o in graph.output if o.name.startswith("state_out")]
+    for node in graph.node:
+        for index, name in enumerate(node.output):
+            if name == out:
+                node.output[index] = f"{out}.unused"
+    graph.node.append(onnx.helper.make_node("Identity", [port], [out]))
+
+
+def test_a_right_export_passes(tiny_network, tiny_bundle, backend, clips, logits):
+    figures = run_proof(tiny_network, tiny_bundle, backend, clips, logits)
+    assert max(figures["fp32"]["checkpoints"]) <= 1e-4
+    assert figures["fp32"]["agreement_at_q"] == {"q": 1.2, "exits": 1.0, "classes": 1.0}
+    assert len(figures["fp32"]["drift"]) == 4
+    # three shift states and three heads' states
+    assert figures["sees"]["states"] == 6 and figures["sees"]["never_handed_on"] == 0
+
+
+@pytest.mark.parametrize("fault", [scale_weight, lose_state, stale_state])
+@pytest.mark.parametrize("name", ["block0", "block1", "block2"])
+def test_a_wrong_block_is_found(tiny_network, tiny_bundle, backend, clips, logits, name, fault):
+    with pytest.raises(ProofError, match=rf"proof failed: {name} \(fp32"):
+        run_proof(tiny_network, changed(tiny_bundle, name, fault), backend, clips, logits)
+
+
+@pytest.mark.parametrize("name", ["head0", "head1", "head2"])
+def test_a_wrong_head_is_found(tiny_network, tiny_bundle, backend, clips, logits, name):
+    with pytest.raises(ProofError, match=rf"proof failed: {name} \(fp32"):
+        run_proof(tiny_network, changed(tiny_bundle, name, scale_weight), backend, clips, logits)
+
+
+def test_another_networks_reference_is_found(tiny_network, tiny_bundle, backend, clips, logits):
+    with pytest.raises(ProofError, match="fp32 route"):
+        run_proof(tiny_network, tiny_bundle, backend, clips, logits[::-1])
+
+
+def test_a_network_that_ignores_a_state_makes_the_proof_blind_and_fails(exports, backend):
+    """Zero the weights that read a state's channels: its loss would pass unnoticed, so the proof refuses."""
+    network = exports.network(TINY)
+    layer = network.blocks[1][0].layers[-1].conv_normal.net[0]
+    with torch.no_grad():
+        layer.weight[:, : layer.in_channels // 8] = 0
+    import tempfile
+    from pathlib import Path
+
+    from dynvid.exporter.export import export
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "b"
+        with pytest.raises(ProofError, match=r"the proof is blind to 1:state_in\.1\.layer0"):
+            export(network, root, source_sha256="0" * 64, precisions=("fp32",))
+        assert not root.exists()
+
+
+def test_a_row_that_depends_on_its_neighbours_is_found(tiny_network, tiny_bundle, backend, clips, logits):
+    def couple(graph):
+        out = graph.output[0].name
+        for node in graph.node:
+            for index, name in enumerate(node.output):
+                if name == out:
+                    node.output[index] = "own"
+        graph.initializer.append(numpy_helper.from_array(np.array([0]), "batch_axis"))
+        graph.initializer.append(numpy_helper.from_array(np.float32(1e-9), "tiny"))
+        graph.node.append(onnx.helper.make_node("ReduceSum", ["own", "batch_axis"], ["sum"], keepdims=1))
+        graph.node.append(onnx.helper.make_node("Mul", ["sum", "tiny"], ["little"]))
+        graph.node.append(onnx.helper.make_node("Add", ["own", "little"], [out]))
+
+    # far below the bound, but not zero: the comparison bit by bit sees it
+    with pytest.raises(ProofError, match="a video alone and among others differ in"):
+        run_proof(tiny_network, changed(tiny_bundle, "block1", couple), backend, clips, logits)
+
+
+def test_one_call_and_a_chain_of_one_frame_calls_agree_to_the_last_bit(tiny_network, tiny_bundle, backend, clips):
+    parts = split(tiny_network, "fp32")
+    manifest = tiny_bundle.manifest
+    programs = {
+        p.name: backend.load(tiny_bundle.read(v := manifest.subgraph(p.name).variant("fp32")), v, p.name) for p in parts
+    }
+    ordered = clips[:, list(tiny_network.grid.frame_order)]
+    errors = prove_subgraphs(parts, parts, programs, backend, ordered, [(1, 8), (2, 8), (5, 8)], "fp32")
+    assert max(errors.values()) <= 1e-4
+
+
+def test_drift_is_measured_set_by_set(tiny_network, tiny_bundle, backend, clips):
+    errors = drift(tiny_network, tiny_bundle, backend, "fp32", clips[0])
+    assert len(errors) == 4 and 0 < max(errors) < 1e-3
+
+
+def test_proof_clips_differ_and_are_the_same_every_time(tiny_network):
+    config = tiny_network.config
+    one, two = (proof_clips(8, 4, config.preprocessing) for _ in range(2))
+    assert one.tobytes() == two.tobytes()
+    distances = [np.abs(one[i] - one[j]).mean() for i in range(8) for j in range(i)]
+    assert min(distances) > 0.1
+    assert np.abs(np.diff(one, axis=1)).mean(axis=(1, 2, 3, 4)).min() > 0.05
