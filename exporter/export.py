@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def export(
         fp32_only=tuple(fp32_only),
         opset=OPSET,
         source_sha256=source_sha256,
-        versions={name: version(name) for name in ("dynvid", "torch", "onnx", "onnxscript", "onnxruntime")},
+        versions=_versions(),
         proof={},
     )
     figures: dict[str, Any] = prove(
@@ -127,6 +128,14 @@ def export(
     )
     report("writing")
     return write_bundle(root, replace(manifest, proof=figures), files)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("dynvid", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def prove_again(bundle: Bundle, training_checkpoint: Path, report: Report) -> dict[str, Any]:

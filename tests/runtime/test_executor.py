@@ -126,6 +126,23 @@ def test_a_call_must_name_every_port(tiny_bundle):
         program.prepare({}, {})
 
 
+def test_sessions_share_one_thread_pool(tiny_bundle):
+    """More programs, no more threads: idle pools would spin against the one at work."""
+
+    def threads():
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("Threads:"))
+
+    backend = open_backend("onnxruntime")
+    programs = []
+    counts = []
+    for subgraph in tiny_bundle.manifest.subgraphs:
+        variant = subgraph.variant("fp32")
+        programs.append(backend.load(tiny_bundle.read(variant), variant, subgraph.name))
+        counts.append(threads())
+    assert len(programs) == 6 and counts[0] == counts[-1]
+
+
 def test_another_thread_count_in_one_process_is_refused():
     backend = open_backend("onnxruntime")
     with pytest.raises(BackendError, match="this process already computes with"):

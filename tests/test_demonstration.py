@@ -1,0 +1,113 @@
+"""The committed demonstration network: what it learnt, what the route saves, and that it needs time's order."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from samples import DEMONSTRATION
+
+from dynvid.exporter.export import export, sha256_of
+from dynvid.exporter.proof import prove_subgraphs
+from dynvid.exporter.proof_clips import proof_clips
+from dynvid.exporter.subgraphs import split
+from dynvid.grid.bundle import Bundle
+from dynvid.grid.route import preset
+from dynvid.models.layouts import load_training_checkpoint
+from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.session import ArraySource, Session
+from dynvid.training.clips import write_clips
+
+CHECKPOINT = DEMONSTRATION / "network.pth"
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    sys.path.insert(0, str(DEMONSTRATION))
+    import evaluate
+
+    yield evaluate
+    sys.path.remove(str(DEMONSTRATION))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load_training_checkpoint(CHECKPOINT).network
+
+
+@pytest.fixture(scope="module")
+def bundle(exports, network) -> Bundle:
+    root = exports.folder / f"demonstration-{sha256_of(CHECKPOINT)[:12]}"
+    if not root.exists():
+        export(network, root, source_sha256=sha256_of(CHECKPOINT))
+    return Bundle.open(root)
+
+
+def test_the_checkpoint_is_small():
+    assert CHECKPOINT.stat().st_size <= 8e6
+
+
+def test_the_export_is_proved(bundle):
+    proof = bundle.manifest.proof
+    assert max(proof["fp32"]["checkpoints"]) <= 1e-4
+    assert max(proof["fp16"]["checkpoints"]) <= 2e-2
+    assert proof["fp32"]["agreement_at_q"] == {"q": 1.2, "exits": 1.0, "classes": 1.0}
+    assert proof["sees"]["states"] == 15 and proof["sees"]["least_effect"] > proof["sees"]["required"]
+
+
+@pytest.mark.parametrize("name", ["joint", "depth", "input", "full"])
+def test_split_equals_whole_on_every_preset(network, bundle, name):
+    route = preset(name, network.grid, network.head_blocks)
+    clips = proof_clips(8, 16, network.config.preprocessing, seed=3)
+    session = Session(bundle, open_backend("onnxruntime"), route=route)
+    order = list(network.grid.frame_order)
+    with torch.no_grad():
+        expected = np.stack([torch.cat(network.with_route(route)(torch.from_numpy(c[order])[None])) for c in clips])
+    found = np.stack([np.stack(session.classify(ArraySource(c), trace=True).logits) for c in clips])
+    scale = expected.std(-1).mean(0)
+    assert (np.abs(found - expected).max((0, 2)) / scale).max() <= 1e-4
+    assert (found.argmax(-1) == expected.argmax(-1)).all()
+
+
+def test_one_call_over_all_frames_and_a_chain_of_calls_agree_to_the_last_bit(network, bundle):
+    parts, backend = split(network, "fp32"), open_backend("onnxruntime")
+    programs = {
+        p.name: backend.load(bundle.read(v := bundle.manifest.subgraph(p.name).variant("fp32")), v, p.name)
+        for p in parts
+    }
+    clips = proof_clips(5, 16, network.config.preprocessing)[:, list(network.grid.frame_order)]
+    prove_subgraphs(parts, parts, programs, backend, clips, [(1, 16), (2, 16), (5, 16)], "fp32")
+
+
+def figures(evaluation, bundle, folder, count):
+    lists = [write_clips(folder / name, count, seed) for name, seed in (("calibration", 3), ("test", 4))]
+    report, thresholds = evaluation.evaluate(bundle, *lists)
+    print(json.dumps(report, indent=1))
+    assert thresholds.bundle_sha256 == bundle.sha256
+    return report
+
+
+def test_reduced_counts(evaluation, bundle, tmp_path):
+    report = figures(evaluation, bundle, tmp_path, 260)
+    assert report["accuracy_full"] >= 0.88
+    assert report["accuracy_full"] - report["accuracy_per_checkpoint"][0] >= 0.08
+    assert report["accuracy_dynamic"] >= report["accuracy_full"] - 0.03
+    assert report["macs_ratio"] <= 0.7
+
+
+@pytest.mark.full
+def test_2000_clips(evaluation, bundle, tmp_path):
+    """The issue's figures: thresholds from 2,000 clips, 2,000 unseen ones."""
+    report = figures(evaluation, bundle, tmp_path, 2000)
+    assert report["accuracy_full"] >= 0.90
+    assert report["accuracy_full"] - report["accuracy_per_checkpoint"][0] >= 0.15
+    assert report["macs_ratio"] <= 0.60
+    assert report["accuracy_dynamic"] >= report["accuracy_full"] - 0.01
+    for accuracy, chance in report["shuffled_among_look_alikes"].values():
+        assert abs(accuracy - chance) <= 0.10
+    accuracy, chance = report["late_endings_at_checkpoint_5"]
+    assert abs(accuracy - chance) <= 0.10
+    # and the other way round: in order, and with every set seen, they are told apart
+    assert all(accuracy >= 0.85 for accuracy, _ in report["in_order_among_look_alikes"].values())
+    assert report["late_endings_at_checkpoint_6"][0] >= 0.8
