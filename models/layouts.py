@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -53,7 +54,6 @@ _WARNINGS = {  # by whether the weights were trained with a shift, and whether t
     "which came from the frame after, stays unshifted online. Fine-tune before relying on the accuracy.",
     (True, False): "the weights were trained with a temporal shift, which is off: expect a lower accuracy.",
     (False, True): "the weights were trained without a temporal shift: fine-tune before relying on the accuracy.",
-    (False, False): "",
 }
 _Reading = tuple[dict[str, Any], Callable[[str], str]]  # a configuration; the file's name of one of dynvid's keys
 
@@ -128,8 +128,8 @@ def load_training_checkpoint(
     grid = replace(grid, frames_per_set=num_frames // grid.input_sets)
     model.with_route(Route(grid, config.route) if route is None else parse_route(route, grid, config.heads))
     model.grid, model.config = grid, replace(config, grid=grid, route=model.route.cells)
-    warning = "" if native is not None else _WARNINGS[config.shift.start_fold == 1, config.shift.enabled]
-    return Loaded(model, found, (warning,) if warning else ())
+    warning = _WARNINGS.get((config.shift.start_fold == 1, config.shift.enabled)) if native is None else None
+    return Loaded(model, found, () if warning is None else (warning,))
 
 
 def _load_public(path: Path, tensors: Mapping[str, Tensor], layout: str, shift: bool | None) -> VideoNetwork:
@@ -140,7 +140,7 @@ def _load_public(path: Path, tensors: Mapping[str, Tensor], layout: str, shift: 
         read = _read_msdnet if layout == "msdnet-pytorch" else partial(_read_resnet, layout)
         data, file_key = read(tensors, prefix)
         data["shift"]["enabled"] = data["shift"]["enabled"] if shift is None else shift
-        with torch.device("meta"):  # so that a file that does not fit costs nothing
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # costs nothing, whatever the shapes
             model = build(from_json(data))
     except (LayoutError, NetworkError) as error:
         raise LayoutError(f"training checkpoint {str(path)!r}: {error}") from None

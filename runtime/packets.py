@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,8 @@ _INDEXED_IN_AVI = frozenset({"mpeg4", "mjpeg", "ffv1"})  # AVI has no pts: H.264
 _PLACEHOLDER_BYTES = 20  # a packed AVI puts two frames into one packet, then one so small
 _REORDERED_FRAMES = 16  # where a file breaks off, so many last frames may have gaps between them
 _DEFAULT_RATE = Fraction(25)  # frames per second, of a video with one frame that says nothing
+
+_DURATION = re.compile(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d{1,9})?)")  # Matroska's tag of a stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +124,7 @@ def _lost(
 
 def _declared_end(container: av.container.InputContainer, stream: av.VideoStream, *, alone: bool) -> Fraction | None:
     """Return when the video stream ends in seconds, if the container says so."""
-    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
-    minutes, _, seconds = rest.partition(":")
-    try:
-        return (int(hours) * 60 + int(minutes)) * 60 + Fraction(seconds)
-    except ValueError:
-        return Fraction(container.duration, av.time_base) if alone and container.duration else None
+    tag = _DURATION.fullmatch(stream.metadata.get("DURATION", ""))
+    if tag:
+        return (int(tag[1]) * 60 + int(tag[2])) * 60 + Fraction(tag[3])
+    return Fraction(container.duration, av.time_base) if alone and container.duration else None
