@@ -2,57 +2,107 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..grid.errors import UsageError
 
+Thresholds = tuple[float | None, ...]
+
 
 def exit_quotas(q: float, num_exits: int, num_videos: int) -> NDArray[np.int64]:
-    """Return how many of ``num_videos`` leave at each exit, [exits], where exit k gets a share of q^k.
+    """Return how many of ``num_videos`` shall leave at each exit, [exits]: exit k gets a share in proportion to q^k.
 
-    The differences of ``floor(num_videos * cumulative share)``; they sum to ``num_videos`` (MSDNet, section 4.3;
-    the paper's Table 2 is q = 1.2).
+    The differences of ``floor(num_videos * cumulative share)``, so they sum to ``num_videos`` (MSDNet's
+    adaptive inference; the paper's Table 2 is q = 1.2).
 
     Raises:
-        UsageError: If q is not positive.
+        UsageError: If q is not a positive number.
     """
-    if not q > 0:
-        raise UsageError(f"q {q}: expected a positive ratio")
+    if not 0 < q < np.inf:
+        raise UsageError(f"q {q}: expected a positive ratio, such as 1.2")
     weights = q ** np.arange(1, num_exits + 1, dtype=np.float64)
-    cumulative = np.floor(num_videos * np.cumsum(weights) / weights.sum() + 1e-9).astype(np.int64)
+    cumulative = np.floor(num_videos * (np.cumsum(weights) / weights.sum())).astype(np.int64)
+    cumulative[-1] = num_videos
     quotas: NDArray[np.int64] = np.diff(cumulative, prepend=0)
     return quotas
 
 
-def geometric_thresholds(confidences: NDArray[np.float32], q: float) -> tuple[float | None, ...]:
-    """Return one threshold an exit, the last None, so that the exits' shares follow q^k on these videos.
+@dataclass(frozen=True)
+class GeometricExits:
+    """Thresholds of one ratio q, and what they do on the videos they were chosen on.
 
-    Exit by exit, the most confident of the videos still there leave: the threshold lies midway between the last of
-    them and the next. A quota of none closes the exit (threshold 1).
+    Attributes:
+        q: ratio of one exit's share to the share before.
+        thresholds: one an exit, the last None.
+        quotas: videos that q asks for at each exit.
+        counts: videos that leave there; they differ from ``quotas`` where confidences tie.
+    """
+
+    q: float
+    thresholds: Thresholds
+    quotas: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+class RankedConfidences:
+    """The confidences of every exit, sorted once, from which the thresholds of any q follow quickly."""
+
+    def __init__(self, confidences: NDArray[np.float32]) -> None:
+        """Sort ``confidences``, the highest probability of every exit and video, [exits, videos]."""
+        self.confidences = confidences.astype(np.float64)
+        self.order = np.argsort(-self.confidences, axis=1, kind="stable")
+
+    def choose(self, q: float) -> GeometricExits:
+        """Return the thresholds whose exits' shares follow q^k on these videos.
+
+        Exit by exit, the most confident of the videos still there leave: the threshold lies midway between the last of
+        them and the next. Where these two tie, the threshold lies on that side of the tie which comes nearest to the
+        quota and still lets some video leave. A quota of none closes the exit (threshold 1).
+        """
+        num_exits, num_videos = self.confidences.shape
+        quotas = exit_quotas(q, num_exits, num_videos)
+        staying = np.ones(num_videos, bool)
+        thresholds: list[float | None] = []
+        counts: list[int] = []
+        for k in range(num_exits - 1):
+            order = self.order[k]
+            ranked = self.confidences[k, order[staying[order]]]  # of the videos still there, descending
+            threshold, count = _cut(ranked, int(quotas[k]))
+            thresholds.append(threshold)
+            counts.append(count)
+            staying &= ~(self.confidences[k] > threshold)
+        counts.append(int(staying.sum()))
+        return GeometricExits(q, (*thresholds, None), tuple(quotas.tolist()), tuple(counts))
+
+
+def _cut(ranked: NDArray[np.float64], quota: int) -> tuple[float, int]:
+    """Return a threshold that about ``quota`` of the descending values exceed, and how many do."""
+    if quota <= 0 or len(ranked) == 0:
+        return 1.0, 0
+    last = ranked[min(quota, len(ranked)) - 1]
+    above = int(np.searchsorted(-ranked, -last, side="left"))  # values above the tie with the last one that shall leave
+    through = int(np.searchsorted(-ranked, -last, side="right"))  # and with the whole tie
+    count = above if above > 0 and quota - above < through - quota else through
+    upper = ranked[count - 1]
+    lower = ranked[count] if count < len(ranked) else 0.0
+    return float((upper + lower) / 2), count
+
+
+def geometric_thresholds(confidences: NDArray[np.float32], q: float) -> Thresholds:
+    """Return one threshold an exit, the last None, so that the exits' shares follow q^k on these videos.
 
     Args:
         confidences: the highest probability of every exit and video, [exits, videos].
         q: ratio of one exit's share to the share before; above 1 favours late exits.
     """
-    num_exits, num_videos = confidences.shape
-    staying = np.ones(num_videos, bool)
-    thresholds: list[float | None] = []
-    for k, quota in enumerate(exit_quotas(q, num_exits, num_videos)[:-1]):
-        ranked = np.sort(confidences[k, staying].astype(np.float64))[::-1]
-        if quota == 0 or len(ranked) == 0:
-            threshold = 1.0
-        elif quota >= len(ranked):
-            threshold = float(np.nextafter(ranked[-1], 0.0))
-        else:
-            threshold = float((ranked[quota - 1] + ranked[quota]) / 2)
-        thresholds.append(threshold)
-        staying &= ~(confidences[k] > threshold)
-    return (*thresholds, None)
+    return RankedConfidences(confidences).choose(q).thresholds
 
 
-def exits(confidences: NDArray[np.float32], thresholds: tuple[float | None, ...]) -> NDArray[np.int64]:
-    """Return the exit of every video, [videos], zero-based: the first whose confidence exceeds its threshold."""
+def exits(confidences: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.int64]:
+    """Return the exit of every video, [videos], zero-based: the first whose confidence exceeds its threshold, strictly."""
     limits = np.array([np.inf if t is None else t for t in thresholds])
     passed = confidences.astype(np.float64) > limits[:, None]
     passed[-1] = True

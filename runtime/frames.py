@@ -93,7 +93,7 @@ def cropped(frame: av.VideoFrame, preprocessing: Preprocessing) -> NDArray[np.ui
     rgb = frame.to_ndarray(width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
     image = np.rot90(rgb, round(frame.rotation / 90))  # both counterclockwise
     top, left = ((size - preprocessing.crop) // 2 for size in image.shape[:2])
-    return image[top : top + preprocessing.crop, left : left + preprocessing.crop].astype(np.uint8)
+    return image[top : top + preprocessing.crop, left : left + preprocessing.crop].astype(np.uint8, order="C")
 
 
 class SampledFrames:

@@ -136,6 +136,8 @@ class VideoFile(SampledFrames):
             if isinstance(fault, MemoryError):
                 raise
             self.doubt(f"truncated: the file breaks off ({fault.strerror})")
+        except IndexError:  # PyAV's way to say so
+            raise VideoError(f"{self._name}: a new stream begins amid the file. Convert it to MP4.") from None
 
     def _index(self) -> None:
         """List the times and keyframes, decoding nothing."""

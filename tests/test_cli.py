@@ -185,6 +185,18 @@ def test_export_refuses_nan_weights_wrong_layout_and_a_route_that_steps_back(che
     assert not (tmp_path / "b").exists()
 
 
+def test_range_data_decides_what_may_be_half_precision(checkpoint, tmp_path):
+    """Frames a thousand times larger than any picture's push every block over the limit."""
+    np.save(tmp_path / "v.npy", 1e5 * np.random.default_rng(0).normal(size=(8, 3, 32, 32)).astype(np.float32))
+    (tmp_path / "list.csv").write_text("video\nv.npy\n")
+    ok("export", checkpoint, "-o", tmp_path / "b", "--range-data", tmp_path / "list.csv")
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_bytes())
+    assert "block0" in manifest["fp32_only"]
+    assert next(s for s in manifest["subgraphs"] if s["name"] == "block0")["range"] > 1e4
+    (tmp_path / "bad.csv").write_text("video\nmissing.npy\n")
+    refused(3, "export", checkpoint, "-o", tmp_path / "c", "--range-data", tmp_path / "bad.csv")
+
+
 def test_export_refuses_to_replace_what_is_no_bundle(checkpoint, tmp_path):
     (tmp_path / "precious").write_text("x")
     assert "exists and is not a bundle" in refused(3, "export", checkpoint, "-o", tmp_path, "--precision", "fp32")

@@ -242,23 +242,22 @@ def test_a_whole_pickled_network_is_unsafe(tmp_path: Path):
         read_tensors(pth(tmp_path, torch.nn.Linear(2, 2)))
 
 
-def odd_tensors() -> dict[str, Tensor]:
-    dense = torch.arange(1.0, 7).reshape(2, 3)
-    return {
-        "sparse": dense.to_sparse(),
-        "sparse rows": dense.to_sparse_csr(),
-        "expanded": torch.ones(1).expand(2000, 2000),
-        "transposed": dense.T,
-        "quantised": torch.quantize_per_tensor(dense, 0.1, 0, torch.qint8),
-        "complex": dense.to(torch.complex64),
-        "narrow": dense.to(torch.float8_e4m3fn),
-    }
+DENSE = torch.arange(1.0, 7).reshape(2, 3)
+ODD_TENSORS = {
+    "sparse": lambda: DENSE.to_sparse(),
+    "sparse rows": lambda: DENSE.to_sparse_csr(),
+    "expanded": lambda: torch.ones(1).expand(2000, 2000),
+    "transposed": lambda: DENSE.T,
+    "quantised": lambda: torch.quantize_per_tensor(DENSE, 0.1, 0, torch.qint8),
+    "complex": lambda: DENSE.to(torch.complex64),
+    "narrow": lambda: DENSE.to(torch.float8_e4m3fn),
+}
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
-@pytest.mark.parametrize("kind", ["sparse", "sparse rows", "expanded", "transposed", "quantised", "complex", "narrow"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, for making them
+@pytest.mark.parametrize("kind", ODD_TENSORS)
 def test_tensors_of_another_kind(tmp_path: Path, kind):
-    path = pth(tmp_path, {"state_dict": {**STATE, "layer1.0.conv1.weight": odd_tensors()[kind]}})
+    path = pth(tmp_path, {"state_dict": {**STATE, "layer1.0.conv1.weight": ODD_TENSORS[kind]()}})
     with pytest.raises(UnsafeTrainingCheckpointError, match=rf"{NOT_PLAIN} \(layer1\.0\.conv1\.weight\)"):
         read_tensors(path)
 

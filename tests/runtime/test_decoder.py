@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -96,6 +97,17 @@ def test_the_child_gives_what_the_file_gives(decoder, clips):
             assert (far.damaged, far.warnings) == (near.damaged, near.warnings) == (False, [])
         assert far.decode_ms > 0
     assert decoder.pid != os.getpid()
+
+
+def test_turned_videos_come_through(decoder, clips, tmp_path):
+    data, path = bytearray(clips[0].read_bytes()), tmp_path / "turned.mp4"
+    matrix = data.index(b"tkhd") + 44
+    data[matrix : matrix + 20] = struct.pack(">5i", 0, 1 << 16, 0, -1 << 16, 0)
+    path.write_bytes(data)
+    near = whole(VideoFile(path, SMALL, SAMPLES))
+    np.testing.assert_array_equal(whole(decoder.open(path, SMALL, SAMPLES)), near)
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(whole(decoder.open(clips[0], SMALL, SAMPLES)), near)
 
 
 def test_warnings_and_damage_come_back(decoder, clips, tmp_path):
