@@ -79,8 +79,8 @@ def plan(source: str, route: str | None, classes: int, frames: int, head: str, a
     grid = result["grid"]
     click.echo(
         f"{name}: {classes} classes, {parameters:,} parameters; {grid['input_sets']} input sets x {grid['blocks']} blocks, "
-        f"{grid['frames_per_set']} frames a set; {result['frame_gmacs']:.4f} GMACs a frame, {result['full']['gmacs']:.2f} "
-        f"in full (paper's rule: {result['full']['paper_gmacs']:.2f})"
+        f"{grid['frames_per_set']} frames a set; {result['frame_gmacs']:.4f} GMACs a frame, {result['full']['gmacs']:.4g} "
+        f"in full (paper's rule: {result['full']['paper_gmacs']:.4g})"
     )
     rows = [
         [
@@ -229,8 +229,7 @@ def classify(
                 write(json.dumps(record))
                 step(f"{done}/{len(paths)} videos")
             else:
-                _print_record(record, header)
-                header = False
+                header = _print_record(record, header)
     if failed == len(paths):
         raise InputRefusedError(f"no video could be classified ({failed} of {failed} failed, see above)")
     if failed:
@@ -345,14 +344,15 @@ def _print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) ->
     click.echo(f"{bundle.root}: {len(files)} files, {size:.1f} MB, as exported (sha256 {bundle.sha256[:12]}…)")
 
 
-def _print_record(record: dict[str, Any], header: bool) -> None:
+def _print_record(record: dict[str, Any], header: bool) -> bool:
+    """Print one record, the header first if it is due; return whether it still is."""
     form = "{:<32} {:<16} {:>6} {:>10} {:>8} {:>8} {:>9} {:>9}  {}"
+    if record["checkpoint"] is None:
+        click.echo(f"Error: {record['error']}", err=True)
+        return header
     if header:
         names = ("video", "label", "conf.", "checkpoint", "GMACs", "of full", "ms", "decode ms", "notes")
         click.echo(form.format(*names))
-    if record["checkpoint"] is None:
-        click.echo(f"Error: {record['error']}", err=True)
-        return
     notes = "; ".join(record["warnings"]) or ("numeric error: NaN or infinity" if record["status"] != "ok" else "")
     confidence = "-" if record["confidence"] is None else f"{record['confidence']:.3f}"
     figures = [
@@ -365,6 +365,7 @@ def _print_record(record: dict[str, Any], header: bool) -> None:
     click.echo(form.format(name, record["label"] or "-", confidence, record["checkpoint"], *figures, notes))
     for index, logits in enumerate(record.get("logits", []), 1):
         click.echo(f"  checkpoint {index}: " + " ".join(f"{z:.4f}" for z in logits))
+    return False
 
 
 def _table(names: list[str], rows: list[list[str]]) -> None:

@@ -192,9 +192,10 @@ MSDNETS = {
     "prune min": {"layers": [3, 3], "prune": "min", "growth_factors": [1, 2, 4], "bottleneck_factors": [1, 1, 2]},
     "prune min at once": {"layers": [1, 1], "prune": "min", "growth_factors": [1, 2, 4], "bottleneck_factors": [1, 1, 2]},
     "prune min, one scale": {"layers": [3, 3], "prune": "min", "growth_factors": [1], "bottleneck_factors": [1]},
-    "factors share a divisor": {
-        "layers": [2, 2, 3], "channels": 9, "growth": 5, "growth_factors": [2, 4, 8], "bottleneck_factors": [1, 2, 4],
+    "factors share a divisor": {  # 21 channels become 10 and 18 become 9, twice as many with half the factors
+        "layers": [2, 1, 3], "channels": 9, "growth_factors": [2, 4, 8], "bottleneck_factors": [1, 2, 4],
     },
+    "wide bottlenecks": {"layers": [1, 1], "channels": 10, "bottleneck_factors": [9, 9]},
     "factors fall": {"growth_factors": [3, 2], "bottleneck_factors": [4, 1]},
 }  # fmt: skip
 
@@ -447,12 +448,6 @@ def test_what_was_loaded_can_be_saved_as_native(tsm_file: Path, tmp_path: Path):
 # what no layout has
 
 
-def change(state: dict[str, Tensor], **replacements: str) -> dict[str, Tensor]:
-    for old, new in replacements.items():
-        state = {re.sub(old, new, key): value for key, value in state.items()}
-    return state
-
-
 @pytest.mark.parametrize(("tensors", "match"), [
     ({"encoder.0.weight": 1, "encoder.0.bias": 1}, "keys such as 'encoder.0.weight', 'encoder.0.bias' .*mmaction2"),
     ({"heads.0.classifiers.shared.weight": 1}, "keys are dynvid's, but the configuration is missing"),
@@ -516,6 +511,14 @@ def test_huge_shapes_without_weights_allocate_nothing(monkeypatch):
             state[key] = torch.empty(10**12, 0)
     with pytest.raises(LayoutError, match="no ResNet at"):
         load_tensors(monkeypatch, state)
+
+
+def test_huge_widths_allocate_nothing(monkeypatch):
+    sizes = {"conv1.weight": 1, "layer1.0.bn1.weight": 10**6, "layer1.0.conv3.weight": 1, "fc.bias": 2}
+    with pytest.raises(
+        LayoutError, match=r"missing: .*misshapen: conv1\.weight \(1,\) float32 instead of \(1000000, 3,"
+    ):
+        load_tensors(monkeypatch, {key: torch.ones(size) for key, size in sizes.items()})
 
 
 RESHAPES = [
