@@ -44,6 +44,10 @@ class Grid:
                 f"grid of {self.input_sets} input sets x {self.blocks} blocks, {self.frames_per_set} frames a set: "
                 "every number must be at least 1"
             )
+        if self.num_frames > 65536:
+            raise UsageError(
+                f"grid of {self.input_sets} input sets of {self.frames_per_set} frames: expected at most 65536 frames"
+            )
         if self.permutation not in get_args(Permutation):
             raise UsageError(f"permutation {self.permutation!r}: expected one of {', '.join(get_args(Permutation))}")
 

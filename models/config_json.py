@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..grid.errors import NetworkError, UsageError
 from ..grid.preprocessing import Preprocessing
 from ..grid.route import Route, parse_route, preset, require_heads
-from ..grid.topology import Cell, Grid
+from ..grid.strict_json import StrictJsonError, parse
+from ..grid.topology import Cell, Grid, Permutation
 from .network import HeadConfig, NetworkConfig
 from .registry import build_backbone
 from .shift import ShiftConfig
 
-_KEYS = {
-    "network", "options", "classes", "labels", "input_sets", "frames_per_set", "permutation",
-    "groups_linked", "route", "heads", "shift", "head", "preprocessing",
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Configuration:
+    """The keys of a configuration and their types."""
+
+    network: str
+    classes: int
+    options: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    input_sets: int = 8
+    frames_per_set: int = 2
+    permutation: Permutation = "evil_odious"
+    groups_linked: bool = True
+    route: str | tuple[tuple[int, int], ...] | None = None
+    heads: tuple[int, ...] | None = None
+    shift: ShiftConfig = field(default_factory=ShiftConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
 
 def to_json(config: NetworkConfig) -> dict[str, Any]:
     """Return ``config`` in plain JSON types; ``from_json`` gives it back."""
-    return {
+    table = {
         "network": config.network,
-        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in config.options.items()},
+        "options": config.options,
         "classes": config.classes,
-        "labels": None if config.labels is None else list(config.labels),
+        "labels": config.labels,
         "input_sets": config.grid.input_sets,
         "frames_per_set": config.grid.frames_per_set,
         "permutation": config.grid.permutation,
         "groups_linked": config.grid.groups_linked,
-        "route": [list(cell) for cell in config.route],
-        "heads": list(config.heads),
+        "route": config.route,
+        "heads": config.heads,
         "shift": asdict(config.shift),
         "head": asdict(config.head),
         "preprocessing": asdict(config.preprocessing),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(table))  # tuples become lists
+    return plain
 
 
 def from_json(data: Mapping[str, Any]) -> NetworkConfig:
@@ -49,47 +67,30 @@ def from_json(data: Mapping[str, Any]) -> NetworkConfig:
         NetworkError: If a key is unknown or missing, or a value does not fit.
         RouteError: If the route does not fit.
     """
-    unknown = set(data) - _KEYS
-    missing = {"network", "classes"} - set(data)
-    if unknown or missing:
-        raise NetworkError(
-            f"network configuration with unknown keys {sorted(unknown)} and missing keys {sorted(missing)}: "
-            f"expected {', '.join(sorted(_KEYS))}"
-        )
     try:
-        options = dict(data.get("options", {}))
-        backbone = build_backbone(data["network"], options)
-        grid = Grid(
-            int(data.get("input_sets", 8)),
-            len(backbone.blocks),
-            int(data.get("frames_per_set", 2)),
-            data.get("permutation", "evil_odious"),
-            bool(data.get("groups_linked", True)),
-        )
-        heads = data.get("heads")
-        route = read_route(data.get("route"), grid, tuple(heads or backbone.head_blocks))
-        shift = dict(data.get("shift", {}))
-        if shift.get("points") is not None:
-            shift["points"] = tuple(shift["points"])
-        preprocessing = dict(data.get("preprocessing", {}))
-        for key in ("mean", "std"):
-            if key in preprocessing:
-                preprocessing[key] = tuple(preprocessing[key])
-        labels = data.get("labels")
-        return NetworkConfig(
-            network=data["network"],
-            classes=int(data["classes"]),
-            grid=grid,
-            route=route.cells,
-            heads=tuple(heads) if heads else route.head_blocks,
-            options=options,
-            shift=ShiftConfig(**shift),
-            head=HeadConfig(**data.get("head", {})),
-            preprocessing=Preprocessing(**preprocessing),
-            labels=None if labels is None else tuple(labels),
-        )
-    except (TypeError, ValueError) as error:
+        table = parse(Configuration, dict(data))
+    except StrictJsonError as error:
         raise NetworkError(f"network configuration does not fit: {error}") from None
+    backbone = build_backbone(table.network, table.options)
+    strange = sorted(set(table.heads or ()) - set(backbone.head_blocks))
+    if strange:
+        raise NetworkError(
+            f"network {table.network!r} has no head on block {strange[0]}; it may have them on {backbone.head_blocks}"
+        )
+    grid = Grid(table.input_sets, len(backbone.blocks), table.frames_per_set, table.permutation, table.groups_linked)
+    route = read_route(table.route, grid, table.heads or backbone.head_blocks)
+    return NetworkConfig(
+        network=table.network,
+        classes=table.classes,
+        grid=grid,
+        route=route.cells,
+        heads=table.heads or route.head_blocks,
+        options=table.options,
+        shift=table.shift,
+        head=table.head,
+        preprocessing=table.preprocessing,
+        labels=table.labels,
+    )
 
 
 def read_route(value: Any, grid: Grid, head_blocks: tuple[int, ...]) -> Route:

@@ -57,6 +57,12 @@ class MSDNetOptions:
                 f"MSDNet layers {self.layers}, growth_factors {self.growth_factors}, bottleneck_factors "
                 f"{self.bottleneck_factors}: expected at least one layer a block, and one factor a scale in both"
             )
+        sizes = (self.channels, self.growth, *self.growth_factors, *self.bottleneck_factors)
+        if not all(1 <= size <= 65536 for size in sizes) or not 0 <= self.reduction <= 1:
+            raise NetworkError(
+                f"MSDNet channels {self.channels}, growth {self.growth}, growth_factors {self.growth_factors}, "
+                f"bottleneck_factors {self.bottleneck_factors}, reduction {self.reduction}: expected 1 to 65536, and [0, 1]"
+            )
         if self.prune not in ("max", "min") or self.stem not in ("imagenet", "cifar"):
             raise NetworkError(
                 f"MSDNet prune {self.prune!r}, stem {self.stem!r}: expected max or min, imagenet or cifar"

@@ -39,9 +39,13 @@ class HeadConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse unknown styles."""
-        if self.style not in ("conv", "linear"):
-            raise NetworkError(f"head style {self.style!r}: expected 'conv' or 'linear'")
+        """Refuse heads that cannot be."""
+        if self.style not in ("conv", "linear") or not 0 <= self.dropout < 1:
+            raise NetworkError(
+                f"head style {self.style!r}, dropout {self.dropout}: expected 'conv' or 'linear', [0, 1)"
+            )
+        if self.width is not None and not 1 <= self.width <= 65536:
+            raise NetworkError(f"head width {self.width}: expected 1 to 65536, or null for the network's own")
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             f"training checkpoint {str(path)!r} has NaN or infinite weights in {_some(bad)}: training diverged; "
             "use an earlier one"
         )
-    return tensors, native
+    return {key: value.contiguous() for key, value in tensors.items()}, native
 
 
 def load_native(path: Path, tensors: Mapping[str, Tensor], native: Mapping[str, Any]) -> VideoNetwork:
@@ -203,7 +203,7 @@ def _require_dense(tensors: Mapping[str, Tensor], path: Path) -> None:
         or value.is_quantized
         or value.device.type != "cpu"
         or value.dtype not in _DTYPES
-        or not value.is_contiguous()
+        or not _is_dense(value)
     ]
     total = sum(value.numel() * value.element_size() for key, value in tensors.items() if key not in odd)
     if odd or total > path.stat().st_size * 1.01:
@@ -211,6 +211,16 @@ def _require_dense(tensors: Mapping[str, Tensor], path: Path) -> None:
             f"training checkpoint {str(path)!r} holds tensors that are not plain dense ones ({_some(odd) or 'shared storage'}): "
             "save contiguous, dense tensors of a standard dtype"
         )
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Return whether the elements fill a piece of memory once each, in whatever order of the axes (channels_last)."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _some(keys: list[str], most: int = 8) -> str:
