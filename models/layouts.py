@@ -46,8 +46,8 @@ _REFUSED = {
     r"layer\d+\.\d+\.net\.": "it shifts whole blocks (shift_place 'block') instead of residual branches",
 }
 _CIFAR = {  # normalisation by number of classes
-    10: {"mean": (0.4914, 0.4824, 0.4467), "std": (0.2471, 0.2435, 0.2616)},
-    100: {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)},
+    10: {"mean": [0.4914, 0.4824, 0.4467], "std": [0.2471, 0.2435, 0.2616]},
+    100: {"mean": [0.5071, 0.4867, 0.4408], "std": [0.2675, 0.2565, 0.2761]},
 }
 _WARNINGS = {  # by whether the weights were trained with a shift, and whether the network shifts
     (True, True): "the weights were trained with a temporal shift in both directions: the first fold of channels, "

@@ -436,7 +436,7 @@ def test_the_command_ends_with_2_and_the_faults(capsys):
         (["no_such_module:network"], "No module named 'no_such_module'. Give a registered name or module:function."),
         (["json:network"], "has no attribute 'network'"),
         (["resnet50", "--config", "{"], "Give a JSON object."),
-        (["resnet50", "--config", '{"clases": 3}'], "unknown keys ['clases']"),
+        (["resnet50", "--config", '{"clases": 3}'], "unknown key 'clases'"),
         (["resnet50", "--crop", "0"], "crop 0"),
     ],
 )
