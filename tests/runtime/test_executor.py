@@ -41,6 +41,27 @@ def test_on_every_route_of_a_small_grid_split_equals_whole(exports, linked, stri
         assert np.abs(np.stack(found.logits) - expected).max() <= 1e-4 * expected.std(axis=1).mean()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"head": {"width": 8, "share_classifier": False}},
+        {"head": {"style": "linear"}},
+        {"shift": {"enabled": False}},
+        {"permutation": "none", "frames_per_set": 1},
+    ],
+    ids=["a linear layer a checkpoint", "linear heads", "no shift", "in temporal order"],
+)
+def test_other_configurations_export_and_agree(exports, change):
+    table = {**TINY, **change}
+    network, bundle = exports.network(table), exports.bundle(table)
+    clip = clips_of(network)[0]
+    expected = whole(network, network.route, clip)
+    found = Session(bundle, open_backend("onnxruntime")).classify(ArraySource(clip), trace=True)
+    assert np.abs(np.stack(found.logits) - expected).max() <= 1e-4 * expected.std(axis=1).mean()
+    if change.get("head", {}).get("share_classifier") is False:
+        assert bundle.manifest.heads[2:] == ("head2.checkpoint3", "head2.checkpoint4")
+
+
 def test_a_video_leaves_nothing_for_the_next(tiny_bundle, tiny_network):
     """Every tensor filled with NaN between two videos changes no bit: nothing is read before it is written."""
     session = Session(tiny_bundle, open_backend("onnxruntime"))
