@@ -250,9 +250,7 @@ def _ground(rng: np.random.Generator, base: _Floats, colour: _Floats, difficulty
     weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(7, dtype=np.float32)))  # between knots
     ground: _Floats = base + (weights @ knots @ weights.T)[..., None]
     for _ in range(int(rng.uniform(0, 2) + 12 * difficulty)):
-        x, y, turn, half_length, half_width = rng.uniform(
-            (0, 0, 0, 0, 0.5), (SIZE, SIZE, np.pi, 9, 1.6)
-        ).tolist()
+        x, y, turn, half_length, half_width = rng.uniform((0, 0, 0, 0, 0.5), (SIZE, SIZE, np.pi, 9, 1.6)).tolist()
         along = (_X - x) * math.cos(turn) + (_Y - y) * math.sin(turn)
         across = (_Y - y) * math.cos(turn) - (_X - x) * math.sin(turn)
         inside = _cover(np.hypot(np.maximum(np.abs(along) - half_length, 0), across) - half_width)
