@@ -1,7 +1,7 @@
 """How long each segment of a route takes: ``python -m dynvid.benchmarks.timing BUNDLE -o TIMES.json``.
 
-Segments are timed as they run: in turn, on one video, and in the same rounds as the static run (the ``full`` route), so
-that whatever disturbs the machine disturbs all of them alike. Medians, after a warm-up. The file is what
+Segments are timed as they run, by the session, video after video, and in the same rounds as the static run (the ``full``
+route), so that whatever disturbs the machine disturbs all of them alike. Medians, after a warm-up. The file is what
 ``dynvid calibrate --cost ms --cost-table`` reads.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +22,7 @@ from ..grid.bundle import Bundle
 from ..grid.errors import CostTableError, DynvidError, ResourceError, StaleCostTableError, UsageError
 from ..grid.strict_json import StrictJsonError, dumps, loads, parse
 from ..runtime.backends.base import Backend, open_backend
-from ..runtime.executor import Executor
+from ..runtime.session import ArraySource, Session
 
 FORMAT = "dynvid.timing/1"
 
@@ -132,36 +131,26 @@ def measure(
 
     Raises:
         UsageError: If rounds or warm-up are too few.
-        HashError, BackendError: As ``Executor``.
+        HashError, BackendError: As ``Session``.
     """
     if rounds < 5 or warmup < 1:
         raise UsageError(f"{rounds} rounds after {warmup} of warm-up: expected at least 5 after 1")
-    route = bundle.manifest.route
-    runs = [Executor(bundle, backend), Executor(bundle, backend, route=route.full)]
+    manifest = bundle.manifest
+    runs = [Session(bundle, backend), Session(bundle, backend, route=manifest.route.full)]
+    shape = (manifest.grid.num_frames, 3, manifest.preprocessing.crop, manifest.preprocessing.crop)
     rng = np.random.default_rng(0)
-    for run in runs:
-        for segment in run.segments:
-            if segment.frames is not None:
-                crop = bundle.manifest.preprocessing.crop
-                shape = (1, segment.stop - segment.start, 3, crop, crop)
-                backend.write(segment.frames, rng.normal(size=shape).astype(np.float32))
-    calls = [(run, segment) for run in runs for segment in run.segments]
-    times = np.zeros((rounds, len(route.cells) + 1))
+    clips = [ArraySource(rng.normal(size=shape).astype(np.float32)) for _ in range(8)]
+    times = np.zeros((rounds, len(manifest.route.cells) + 1))
     busy = _cpu_seconds()
     for number in range(-warmup, rounds):
-        row = []
-        for run, segment in calls:
-            started = time.perf_counter()
-            run.run_spans(segment)
-            run.answer(segment)
-            row.append((time.perf_counter() - started) * 1e3)
+        row = [ms for run in runs for ms in run.classify(clips[number % len(clips)]).segment_ms]
         if number >= 0:
             times[number] = row
     others = _others_share(busy, _cpu_seconds())
     entries = []
     for index, column in enumerate(times.T, 1):
         p25, median, p75 = np.percentile(column, [25, 50, 75]).tolist()
-        entries.append(SegmentTime(index if index <= len(route.cells) else 0, 1, median, p25, p75))
+        entries.append(SegmentTime(index if index <= len(manifest.route.cells) else 0, 1, median, p25, p75))
     return Timing(
         FORMAT, bundle.sha256, tuple(entries[:-1]), entries[-1], backend.name, "fp32", threads or len(os.sched_getaffinity(0)), rounds, warmup,
         {"processor": _processor(), "system": f"{platform.system()} {platform.machine()}", "cores": str(os.cpu_count())},

@@ -32,3 +32,14 @@ def of_mean(values: NDArray[np.floating], chosen_on: int = 0) -> Interval:
     half = Z * math.sqrt(variance * (1 / len(values) + (1 / chosen_on if chosen_on else 0)))
     mean = float(values.mean())
     return mean - half, mean + half
+
+
+def of_paired_difference(gained: int, lost: int, total: int) -> Interval:
+    """Return the interval of ``(lost - gained) / total``, where ``gained`` and ``lost`` of ``total`` pairs differ.
+
+    With half a pair more of each kind (Agresti and Min 2005), so that no difference seen is not taken for none.
+    """
+    one, other, n = gained + 0.5, lost + 0.5, total + 2
+    middle = (other - one) / n
+    half = Z * math.sqrt(((one + other) / n - middle**2) / n)
+    return max(-1.0, middle - half), min(1.0, middle + half)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..grid.errors import UsageError
 from .answers import Answers
-from .interval import Interval, of_mean, of_share
+from .interval import Interval, of_mean, of_paired_difference, of_share
 from .thresholds import GeometricExits, RankedConfidences, Thresholds, exits
 
 RATIOS = tuple(i / 20 for i in range(1, 40))
@@ -88,13 +88,13 @@ def outcome(answers: Answers, thresholds: Thresholds, costs: Costs) -> Outcome:
         "agreement_interval": of_share(agreeing, n),
     }
     if answers.correct is not None:
-        right, lost = answers.correct[exit_of, each], answers.losses[exit_of, each].astype(np.float64)
+        right, losses = answers.correct[exit_of, each], answers.losses[exit_of, each]
         result |= {
             "accuracy": float(right.mean()),
             "accuracy_interval": of_share(int(right.sum()), n),
             "accuracy_full": float(answers.correct[-1].mean()),
-            "drop": float(lost.mean()),
-            "drop_interval": of_mean(lost),
+            "drop": float(losses.mean(dtype=np.float64)),
+            "drop_interval": of_paired_difference(int((losses < 0).sum()), int((losses > 0).sum()), n),
         }
     return Outcome(**result)
 

@@ -33,7 +33,7 @@ class Prediction:
         class_index: the predicted class, and ``confidence`` its probability, tempered where the session has temperatures.
         checkpoint: the one that answered, 1-based.
         gmacs: multiply-adds spent until then, in 1e9; ``fraction`` of the full route's.
-        latency_ms: compute until then; ``decode_ms``: reading, decoding and preparing frames.
+        latency_ms: compute until then, ``segment_ms``: of every segment that was run; ``decode_ms``: reading, decoding and preparing frames.
         frames_decoded: frames that the decoder went through; ``frames_total``: that the video holds.
         damaged: whether something of the video is missing or wrong; ``warnings`` says what.
         logits: of the checkpoints that were run, each [classes]; ``probabilities``: their softmax, never tempered.
@@ -53,6 +53,7 @@ class Prediction:
     warnings: tuple[str, ...]
     logits: tuple[NDArray[np.float32], ...]
     probabilities: tuple[NDArray[np.float32], ...]
+    segment_ms: tuple[float, ...]
 
 
 class ArraySource:
@@ -139,7 +140,7 @@ class Session:
             VideoError: If a frame that is needed cannot be decoded.
             BackendError: If the backend fails.
         """
-        compute_ms, decided, logits, answers = 0.0, None, [], []
+        decided, logits, answers, segment_ms = None, [], [], []
         for index, segment in enumerate(self.executor.segments, 1):
             if segment.frames is not None:
                 frames = source.read(self._order[segment.start : segment.stop])
@@ -149,7 +150,7 @@ class Session:
             z, probabilities = self.executor.answer(segment)
             finite = bool(np.isfinite(z).all() and np.isfinite(probabilities).all())
             confidence = confidence_of(probabilities, self._temperatures[index - 1]) if finite else float("nan")
-            compute_ms += (time.perf_counter() - started) * 1e3
+            segment_ms.append((time.perf_counter() - started) * 1e3)
             logits.append(z.copy())
             answers.append(probabilities.copy())
             if decided is None and (not finite or self._exits(index, confidence)):
@@ -160,7 +161,7 @@ class Session:
                     checkpoint=index,
                     gmacs=self._macs[index - 1] / 1e9,
                     fraction=self._macs[index - 1] / self._full_macs,
-                    latency_ms=compute_ms,
+                    latency_ms=sum(segment_ms),
                     decode_ms=source.decode_ms,
                     frames_decoded=source.frames_decoded,
                     frames_total=source.frames_total,
@@ -168,13 +169,14 @@ class Session:
                     warnings=tuple(source.warnings),
                     logits=(),
                     probabilities=(),
+                    segment_ms=(),
                 )
                 if finite:
                     self.tally.add(index, confidence)
                 if not trace:
                     break
         assert decided is not None  # the last checkpoint always answers
-        return replace(decided, logits=tuple(logits), probabilities=tuple(answers))
+        return replace(decided, logits=tuple(logits), probabilities=tuple(answers), segment_ms=tuple(segment_ms))
 
     def _exits(self, index: int, confidence: float) -> bool:
         if index == len(self.route.cells):

@@ -7,7 +7,7 @@ from samples import synthetic_scores
 
 from dynvid.calibration.answers import answers_of
 from dynvid.calibration.calibrate import Request, calibrate, split
-from dynvid.calibration.interval import of_mean, of_share
+from dynvid.calibration.interval import of_mean, of_paired_difference, of_share
 from dynvid.calibration.plot import write_curve
 from dynvid.calibration.scores import Scores
 from dynvid.calibration.sweep import RATIOS, costs_of, critical_point, outcome, spend, sweep
@@ -56,16 +56,21 @@ def test_an_outcome_is_what_a_loop_over_the_videos_finds():
 
 
 def test_intervals_cover_what_they_should():
-    rng, hits = np.random.default_rng(0), np.zeros(2)
+    rng, hits = np.random.default_rng(0), np.zeros(3)
     for _ in range(400):
         seen = rng.random(300) < 0.9
         low, high = of_share(seen.sum(), 300)
         hits[0] += low <= 0.9 <= high
         low, high = of_mean(seen * 2.0)
         hits[1] += low <= 1.8 <= high
+        gained, _, lost = rng.multinomial(300, [0.01, 0.95, 0.04])
+        low, high = of_paired_difference(gained, lost, 300)
+        hits[2] += low <= 0.03 <= high
     assert (hits / 400 >= 0.92).all()
     assert of_share(0, 10)[0] == 0 and of_share(10, 10)[1] == pytest.approx(1)
     assert of_mean(np.array([2.0])) == (2.0, 2.0)
+    low, high = of_paired_difference(0, 0, 1000)
+    assert low == -high and 0.001 < high < 0.004
 
 
 def test_the_critical_point_is_the_cheapest_within_the_drop():
