@@ -4,6 +4,7 @@ Clips, bundle, times and scores are kept in FOLDER, so a second call takes a min
 The seeds are fixed here: 10,000 clips that training never saw, of which the split gives 5,000 to each side.
 """
 
+import csv
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,6 +14,7 @@ import numpy as np
 
 from dynvid.benchmarks.timing import measure, read_timing
 from dynvid.calibration.calibrate import Request, calibrate, split
+from dynvid.calibration.drift import compare
 from dynvid.calibration.plot import write_curve
 from dynvid.calibration.scores import Scores
 from dynvid.calibration.scoring import score_videos
@@ -27,6 +29,7 @@ from dynvid.runtime.video_list import ListedVideo, read_list
 from dynvid.training.clips import write_clips
 
 CLIPS, CLIPS_SEED, SPLIT_SEED = 10_000, 31, 0
+NEW_CLIPS, NEW_SEED = 600, 32  # classified after calibration
 TIMED, REPEATS = 1000, 5  # held-out clips on which thresholds are timed, and runs of each, of which the median counts
 DRAWS = 200  # splits over which the interval's coverage is counted
 
@@ -57,6 +60,7 @@ def main() -> None:
     promises(scores, costs)
     temperatures(scores, costs)
     milliseconds(bundle, scores, costs, videos, backend)
+    drift(bundle, scores, costs, folder, backend)
     critical = calibrate(scores, costs, Request(seed=SPLIT_SEED))
     write_curve(Path(__file__).parents[2] / "docs" / "calibration_curve.svg", critical.curve, critical.judged, "gmacs")
     curve(critical.report)
@@ -157,6 +161,31 @@ def milliseconds(bundle: Bundle, scores: Scores, costs: Costs, videos: list[List
 def timed(session: Session, frames: np.ndarray, thresholds) -> float:
     session.thresholds = thresholds
     return session.classify(ArraySource(frames)).latency_ms
+
+
+def drift(bundle: Bundle, scores: Scores, costs: Costs, folder: Path, backend) -> None:
+    """Run new clips of the same kind, and only the hard ones among them, against what calibration expects."""
+    chosen = calibrate(scores, costs, Request(max_drop=0.01, confidence=0.9, seed=SPLIT_SEED))
+    listing = folder / "clips32" / "clips.csv"
+    if not listing.exists():
+        write_clips(listing.parent, NEW_CLIPS, NEW_SEED)
+    with listing.open(newline="") as file:
+        difficulty = [float(row["difficulty"]) for row in csv.DictReader(file)]
+    manifest = bundle.manifest
+    print("\n| clips | exits: distance, by chance | with confidences: distance, by chance | warns |")
+    print("|---|---|---|---|")
+    for name, least in (("new, of the same kind", 0.0), ("the harder half of them", 0.5)):
+        session = Session(bundle, backend, chosen.exits.thresholds, temperatures=chosen.temperatures)
+        videos = [v for v, d in zip(read_list(listing), difficulty, strict=True) if d >= least]
+        with Decoder() as decoder:
+            for video in videos:
+                with decoder.open(video.path, manifest.preprocessing, manifest.grid.num_frames) as source:
+                    session.classify(source)
+        found = compare(chosen.expected, session.tally.counts)
+        print(
+            f"| {found.videos} {name} | {found.exit_distance:.3f}, {found.exit_chance:.3f} "
+            f"| {found.confidence_distance:.3f}, {found.confidence_chance:.3f} | {'yes' if found.drifted else 'no'} |"
+        )
 
 
 def curve(report: dict) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import time
 
 import numpy as np
@@ -192,5 +193,8 @@ def test_the_plot_has_a_point_and_a_bar_a_ratio(tmp_path):
         write_curve(tmp_path / "c.svg", found.curve, found.judged, "gmacs")
         text = (tmp_path / "c.svg").read_text()
         assert text.count("<title>q = ") == 39 and whose in text and "nan" not in text
+        for axis, size in (("x", 640), ("y", 400)):
+            places = [float(value) for value in re.findall(rf'\b(?:c{axis}|{axis}[12]?)="([^"]+)"', text)]
+            assert len(places) > 39 and min(places) >= 0 and max(places) <= size
     with pytest.raises(ResourceError, match="give another --plot"):
         write_curve(tmp_path / "missing" / "c.svg", found.curve, found.judged, "gmacs")
