@@ -70,6 +70,26 @@ class ThresholdsError(InputRefusedError):
     """A thresholds file is malformed or its thresholds do not fit the route."""
 
 
+class ScoresError(InputRefusedError):
+    """Scores of the exits, or the labels with them, cannot be used."""
+
+
+class TooFewVideosError(InputRefusedError):
+    """There are too few videos for what is promised; the message says how many are needed."""
+
+
+class GuaranteeError(InputRefusedError):
+    """No thresholds keep the promise on these videos, however many there are."""
+
+
+class CostTableError(InputRefusedError):
+    """A table of segment times is malformed or does not fit the route."""
+
+
+class ResultsError(InputRefusedError):
+    """A file of classified videos is not what ``dynvid classify -o`` writes."""
+
+
 # 4: integrity or version
 
 
@@ -89,6 +109,14 @@ class HashError(IntegrityError):
 
 class StaleThresholdsError(IntegrityError):
     """A thresholds file belongs to another bundle."""
+
+
+class StaleScoresError(IntegrityError):
+    """Kept scores are of another bundle, other videos, labels or preprocessing, or were tampered with."""
+
+
+class StaleCostTableError(IntegrityError):
+    """A table of segment times belongs to another bundle."""
 
 
 class LintError(IntegrityError):

@@ -1,4 +1,4 @@
-"""The thresholds file T.json: one confidence a checkpoint, bound to one bundle."""
+"""The thresholds file T.json: one confidence a checkpoint, bound to one bundle, and what is expected of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 from .errors import StaleThresholdsError, ThresholdsError
 from .strict_json import StrictJsonError, dumps, loads, parse
 
+CONFIDENCE_BINS = 10  # of a tally: [0, 0.1), ..., [0.9, 1]
+Tally = tuple[tuple[int, ...], ...]
+"""Videos that left at each checkpoint with a confidence in each bin, [checkpoints][CONFIDENCE_BINS]."""
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -18,11 +22,16 @@ class Thresholds:
         bundle_sha256: of the bundle's manifest.
         thresholds: one a checkpoint in [0, 1]; the last is None: that checkpoint always answers.
         q: ratio of the geometric exit distribution that they were chosen for (paper, section 4), where they were.
+        temperatures: one a checkpoint, above 0: the confidence that is compared is that of the logits divided by it;
+            None: of the logits as they are.
+        expected: how the videos of calibration left under these thresholds, to compare later videos with.
     """
 
     bundle_sha256: str
     thresholds: tuple[float | None, ...]
     q: float | None = None
+    temperatures: tuple[float, ...] | None = None
+    expected: Tally | None = None
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
@@ -44,14 +53,26 @@ def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int) -> Thresho
         raise ThresholdsError(f"thresholds {str(path)!r} cannot be read ({error.strerror}): give a T.json") from None
     except StrictJsonError as error:
         raise ThresholdsError(
-            f"thresholds {str(path)!r} are malformed: {error}. Expected bundle_sha256, thresholds and q."
+            f"thresholds {str(path)!r} are malformed: {error}. Expected bundle_sha256, thresholds, q, temperatures and "
+            "expected, as 'dynvid calibrate' writes them."
         ) from None
     if found.bundle_sha256 != bundle_sha256:
         raise StaleThresholdsError(
             f"thresholds {str(path)!r} belong to bundle {found.bundle_sha256[:8]}…, this one is {bundle_sha256[:8]}…: "
             "choose them again for this bundle"
         )
-    return Thresholds(found.bundle_sha256, check_thresholds(found.thresholds, checkpoints, str(path)), found.q)
+    check_thresholds(found.thresholds, checkpoints, str(path))
+    check_temperatures(found.temperatures, checkpoints, str(path))
+    if found.expected is not None and not (
+        [len(row) for row in found.expected] == [CONFIDENCE_BINS] * checkpoints
+        and min(map(min, found.expected)) >= 0
+        and sum(map(sum, found.expected)) > 0
+    ):
+        raise ThresholdsError(
+            f"thresholds {str(path)!r}: 'expected' must hold {CONFIDENCE_BINS} counts for each of {checkpoints} checkpoints: "
+            "run 'dynvid calibrate' again"
+        )
+    return found
 
 
 def check_thresholds(thresholds: tuple[float | None, ...], checkpoints: int, where: str) -> tuple[float | None, ...]:
@@ -69,3 +90,23 @@ def check_thresholds(thresholds: tuple[float | None, ...], checkpoints: int, whe
         if value is None or not 0.0 <= value <= 1.0:
             raise ThresholdsError(f"thresholds {where!r}: checkpoint {index} has {value}, expected a number in [0, 1]")
     return thresholds
+
+
+def check_temperatures(temperatures: tuple[float, ...] | None, checkpoints: int, where: str) -> tuple[float, ...]:
+    """Return ``temperatures``, ones for None, if they are one a checkpoint, each positive and finite.
+
+    Raises:
+        ThresholdsError: Naming the first that is not.
+    """
+    if temperatures is None:
+        return (1.0,) * checkpoints
+    if len(temperatures) != checkpoints:
+        raise ThresholdsError(
+            f"thresholds {where!r}: {len(temperatures)} temperatures for {checkpoints} checkpoints; expected one each"
+        )
+    for index, value in enumerate(temperatures, 1):
+        if not 0.0 < value < float("inf"):
+            raise ThresholdsError(
+                f"thresholds {where!r}: checkpoint {index} has temperature {value}, expected a number above 0"
+            )
+    return temperatures

@@ -35,6 +35,7 @@ def classify_files(
 def record(path: Path, prediction: Prediction, manifest: Manifest, trace: bool) -> dict[str, Any]:
     """Return a prediction in JSON types, with the video's name and its label."""
     fields = asdict(prediction)
+    del fields["probabilities"], fields["segment_ms"]  # the softmax of the logits; their sum is latency_ms
     logits = [z.tolist() for z in fields.pop("logits")]
     index = prediction.class_index
     return {

@@ -14,10 +14,12 @@ from ..grid.bundle import Bundle
 from ..grid.errors import FramesError
 from ..grid.manifest import Precision
 from ..grid.route import Route
-from ..grid.thresholds import check_thresholds
+from ..grid.thresholds import check_temperatures, check_thresholds
 from .backends.base import Backend
+from .confidence import confidence as confidence_of
 from .executor import Executor
 from .frames import FrameSource
+from .tally import ExitTally
 
 Status = Literal["ok", "numeric_error"]
 
@@ -28,13 +30,13 @@ class Prediction:
 
     Attributes:
         status: ``ok``, or ``numeric_error`` where a checkpoint gave NaN or infinity: then no class is named.
-        class_index: the predicted class, and ``confidence`` its probability.
+        class_index: the predicted class, and ``confidence`` its probability, tempered where the session has temperatures.
         checkpoint: the one that answered, 1-based.
         gmacs: multiply-adds spent until then, in 1e9; ``fraction`` of the full route's.
-        latency_ms: compute until then; ``decode_ms``: reading, decoding and preparing frames.
+        latency_ms: compute until then, ``segment_ms``: of every segment that was run; ``decode_ms``: reading, decoding and preparing frames.
         frames_decoded: frames that the decoder went through; ``frames_total``: that the video holds.
         damaged: whether something of the video is missing or wrong; ``warnings`` says what.
-        logits: of the checkpoints that were run, each [classes].
+        logits: of the checkpoints that were run, each [classes]; ``probabilities``: their softmax, never tempered.
     """
 
     status: Status
@@ -50,6 +52,8 @@ class Prediction:
     damaged: bool
     warnings: tuple[str, ...]
     logits: tuple[NDArray[np.float32], ...]
+    probabilities: tuple[NDArray[np.float32], ...]
+    segment_ms: tuple[float, ...]
 
 
 class ArraySource:
@@ -91,9 +95,13 @@ class Session:
         thresholds: one a checkpoint, the last None; None: every video runs to the end of its route.
         precision: of the subgraphs.
         route: another route over the bundle's blocks and heads; None for the bundle's own.
+        temperatures: one a checkpoint, as the thresholds were chosen with; None: confidences as they are.
+
+    Attributes:
+        tally: exits and confidences of the videos classified so far; numeric errors are left out.
 
     Raises:
-        ThresholdsError: If the thresholds do not fit the route.
+        ThresholdsError: If the thresholds or temperatures do not fit the route.
         UsageError, HashError, BackendError: As ``Executor``.
     """
 
@@ -104,14 +112,18 @@ class Session:
         thresholds: Sequence[float | None] | None = None,
         precision: Precision = "fp32",
         route: Route | None = None,
+        temperatures: Sequence[float] | None = None,
     ) -> None:
         self.executor = Executor(bundle, backend, precision, route)
         self.route = self.executor.route
-        self.thresholds = (
-            None if thresholds is None else check_thresholds(tuple(thresholds), len(self.route.cells), "given")
+        checkpoints = len(self.route.cells)
+        self.thresholds = None if thresholds is None else check_thresholds(tuple(thresholds), checkpoints, "given")
+        self._temperatures = check_temperatures(
+            None if temperatures is None else tuple(temperatures), checkpoints, "given"
         )
+        self.tally = ExitTally(checkpoints)
         costs = bundle.manifest.costs
-        self._macs = [costs.checkpoint(self.route, k) for k in range(1, len(self.route.cells) + 1)]
+        self._macs = [costs.checkpoint(self.route, k) for k in range(1, checkpoints + 1)]
         self._full_macs = costs.checkpoint(self.route.full, 1)
         self._order = bundle.manifest.grid.frame_order
 
@@ -128,7 +140,7 @@ class Session:
             VideoError: If a frame that is needed cannot be decoded.
             BackendError: If the backend fails.
         """
-        compute_ms, decided, logits = 0.0, None, []
+        decided, logits, answers, segment_ms = None, [], [], []
         for index, segment in enumerate(self.executor.segments, 1):
             if segment.frames is not None:
                 frames = source.read(self._order[segment.start : segment.stop])
@@ -137,9 +149,10 @@ class Session:
             self.executor.run_spans(segment)
             z, probabilities = self.executor.answer(segment)
             finite = bool(np.isfinite(z).all() and np.isfinite(probabilities).all())
-            confidence = float(probabilities.max())
-            compute_ms += (time.perf_counter() - started) * 1e3
+            confidence = confidence_of(probabilities, self._temperatures[index - 1]) if finite else float("nan")
+            segment_ms.append((time.perf_counter() - started) * 1e3)
             logits.append(z.copy())
+            answers.append(probabilities.copy())
             if decided is None and (not finite or self._exits(index, confidence)):
                 decided = Prediction(
                     status="ok" if finite else "numeric_error",
@@ -148,18 +161,22 @@ class Session:
                     checkpoint=index,
                     gmacs=self._macs[index - 1] / 1e9,
                     fraction=self._macs[index - 1] / self._full_macs,
-                    latency_ms=compute_ms,
+                    latency_ms=sum(segment_ms),
                     decode_ms=source.decode_ms,
                     frames_decoded=source.frames_decoded,
                     frames_total=source.frames_total,
                     damaged=source.damaged,
                     warnings=tuple(source.warnings),
                     logits=(),
+                    probabilities=(),
+                    segment_ms=(),
                 )
+                if finite:
+                    self.tally.add(index, confidence)
                 if not trace:
                     break
         assert decided is not None  # the last checkpoint always answers
-        return replace(decided, logits=tuple(logits))
+        return replace(decided, logits=tuple(logits), probabilities=tuple(answers), segment_ms=tuple(segment_ms))
 
     def _exits(self, index: int, confidence: float) -> bool:
         if index == len(self.route.cells):

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
+
+from dynvid.calibration.scores import Scores, check_scores
 from dynvid.grid.route import Route
 from dynvid.grid.topology import Cell, Grid
 
@@ -37,3 +40,16 @@ def every_monotone_route(grid: Grid) -> list[Route]:
         ]
         routes += grown
     return [Route(grid, route) for route in routes]
+
+
+def synthetic_scores(videos: int, seed: int = 0, exits: int = 6, classes: int = 13) -> Scores:
+    """Return scores whose later exits are surer and more often right; some videos are hard for all of them."""
+    rng = np.random.default_rng(seed)
+    labels, hard = rng.integers(0, classes, videos), rng.normal(size=videos)
+    probabilities = np.empty((exits, videos, classes), np.float32)
+    for k in range(exits):
+        logits = rng.normal(size=(videos, classes))
+        logits[np.arange(videos), labels] += 2 + 0.6 * k - 1.6 * hard
+        e = np.exp(1.5 * logits - 1.5 * logits.max(-1, keepdims=True))
+        probabilities[k] = e / e.sum(-1, keepdims=True)
+    return check_scores(Scores(probabilities, labels, np.cumsum(np.arange(1, exits + 1)) * 1e9), "synthetic")

@@ -295,7 +295,7 @@ def test_usage_errors_have_exit_code_2():
     assert dynvid("export", "x", "--what").returncode == 2
 
 
-@pytest.mark.parametrize("command", ["plan", "train", "export", "verify", "classify", "doctor"])
+@pytest.mark.parametrize("command", ["plan", "train", "export", "verify", "calibrate", "classify", "doctor"])
 def test_every_command_explains_itself(command):
     from dynvid.cli import cli
 

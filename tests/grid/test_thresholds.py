@@ -14,6 +14,36 @@ def test_thresholds_read_back_as_they_were_written(tmp_path):
     assert read_thresholds(tmp_path / "T.json", BUNDLE, 3) == written
 
 
+TALLY = ((1, 0, 0, 0, 0, 0, 0, 0, 0, 2),) * 2
+
+
+def test_temperatures_and_what_is_expected_read_back(tmp_path):
+    written = Thresholds(BUNDLE, (0.5, None), 1.2, (1.5, 0.9), TALLY)
+    written.write(tmp_path / "T.json")
+    assert read_thresholds(tmp_path / "T.json", BUNDLE, 2) == written
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperatures": [1.0]}, "1 temperatures for 2 checkpoints"),
+        ({"temperatures": [1.0, 0.0]}, "checkpoint 2 has temperature 0.0, expected a number above 0"),
+        ({"temperatures": [-1.0, 1.0]}, "checkpoint 1 has temperature -1.0"),
+        ({"temperatures": ["1", 1.0]}, "expected float"),
+        ({"expected": [[1] * 10]}, "must hold 10 counts for each of 2 checkpoints"),
+        ({"expected": [[1] * 9] * 2}, "must hold 10 counts"),
+        ({"expected": [[-1] + [1] * 9] * 2}, "must hold 10 counts"),
+        ({"expected": [[0] * 10] * 2}, "must hold 10 counts"),
+        ({"expected": []}, "must hold 10 counts"),
+        ({"unknown": 1}, "unknown key 'unknown'"),
+    ],
+)
+def test_additions_that_do_not_fit_are_refused(tmp_path, values, message):
+    (tmp_path / "T.json").write_text(json.dumps({"bundle_sha256": BUNDLE, "thresholds": [0.5, None], **values}))
+    with pytest.raises(ThresholdsError, match=message):
+        read_thresholds(tmp_path / "T.json", BUNDLE, 2)
+
+
 def test_thresholds_of_another_bundle_are_refused(tmp_path):
     Thresholds("cd" * 32, (0.5, None)).write(tmp_path / "T.json")
     with pytest.raises(StaleThresholdsError, match="belong to bundle cdcdcdcd…, this one is abababab…") as caught:

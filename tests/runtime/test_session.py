@@ -115,4 +115,8 @@ def test_fp16_agrees_with_fp32_within_its_bound(tiny_bundle, backend, clip):
 
 def test_a_prediction_is_plain_data(tiny_bundle, backend, clip):
     fields = dataclasses.asdict(Session(tiny_bundle, backend).classify(ArraySource(clip)))
-    assert fields["latency_ms"] > 0 and fields["decode_ms"] == 0.0 and fields["damaged"] is False
+    assert (
+        fields["latency_ms"] == sum(fields["segment_ms"]) > 0
+        and fields["decode_ms"] == 0.0
+        and fields["damaged"] is False
+    )

@@ -1,0 +1,222 @@
+"""How long each segment of a route takes: ``python -m dynvid.benchmarks.timing BUNDLE -o TIMES.json``.
+
+Segments are timed as they run, by the session, video after video, and in the same rounds as the static run (the ``full``
+route), so that whatever disturbs the machine disturbs all of them alike. Medians, after a warm-up. The file is what
+``dynvid calibrate --cost ms --cost-table`` reads.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
+from pathlib import Path
+
+import click
+import numpy as np
+
+from ..grid.bundle import Bundle
+from ..grid.errors import CostTableError, DynvidError, ResourceError, StaleCostTableError, UsageError
+from ..grid.strict_json import StrictJsonError, dumps, loads, parse
+from ..runtime.backends.base import Backend, open_backend
+from ..runtime.session import ArraySource, Session
+
+FORMAT = "dynvid.timing/1"
+
+
+@dataclass(frozen=True)
+class SegmentTime:
+    """Compute milliseconds of one segment, its checkpoint's head included, for ``batch`` videos at once."""
+
+    index: int
+    batch: int
+    median_ms: float
+    p25_ms: float
+    p75_ms: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A table t_k(n) of one bundle on one machine.
+
+    Attributes:
+        format: names this layout.
+        bundle_sha256: of the bundle's manifest.
+        segments: one entry a segment and batch size, segments in order.
+        static: the ``full`` route, measured in the same rounds; its index is 0.
+        backend, precision, threads: what computed, how, and on how many threads.
+        rounds, warmup: measured and not measured.
+        machine, versions, date: where, with what, and when.
+        others_cpu_share: CPU time of other processes over this one's while measuring; None where it is not known.
+    """
+
+    format: str
+    bundle_sha256: str
+    segments: tuple[SegmentTime, ...]
+    static: SegmentTime
+    backend: str
+    precision: str
+    threads: int
+    rounds: int
+    warmup: int
+    machine: dict[str, str]
+    versions: dict[str, str]
+    date: str
+    others_cpu_share: float | None
+
+    def checkpoint_ms(self, batch: int = 1) -> list[float]:
+        """Return the milliseconds until each checkpoint answers, summed over the segments before."""
+        return list(accumulate(s.median_ms for s in self.segments if s.batch == batch))
+
+    def write(self, path: Path) -> None:
+        """Write the table as JSON, whole or not at all.
+
+        Raises:
+            ResourceError: If it cannot be written.
+        """
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_bytes(dumps(asdict(self)))
+            temporary.replace(path)
+        except OSError as error:
+            raise ResourceError(f"{str(path)!r} cannot be written ({error.strerror}): give another -o") from None
+
+
+def read_timing(path: Path, bundle: Bundle) -> Timing:
+    """Return the table of a file, fit for ``bundle``.
+
+    Raises:
+        CostTableError: If it is malformed, or has not one positive time for each segment at batch 1.
+        StaleCostTableError: If it belongs to another bundle.
+    """
+    try:
+        found = parse(Timing, loads(path.read_bytes()))
+    except OSError as error:
+        raise CostTableError(
+            f"cost table {str(path)!r} cannot be read ({error.strerror}): give what 'python -m dynvid.benchmarks.timing' wrote"
+        ) from None
+    except StrictJsonError as error:
+        raise CostTableError(
+            f"cost table {str(path)!r} is malformed: {error}. Give what 'python -m dynvid.benchmarks.timing' wrote."
+        ) from None
+    if found.bundle_sha256 != bundle.sha256:
+        raise StaleCostTableError(
+            f"cost table {str(path)!r} belongs to bundle {found.bundle_sha256[:8]}…, this one is {bundle.sha256[:8]}…: measure "
+            "this one with 'python -m dynvid.benchmarks.timing'"
+        )
+    alone = [s for s in found.segments if s.batch == 1]
+    wanted = list(range(1, len(bundle.manifest.route_cells) + 1))
+    if found.format != FORMAT or [s.index for s in alone] != wanted or min(s.median_ms for s in alone) <= 0:
+        raise CostTableError(
+            f"cost table {str(path)!r}: format {found.format!r}, segments {[s.index for s in alone]} at batch 1; expected "
+            f"{FORMAT!r} and a time above 0 for each of {wanted}"
+        )
+    return found
+
+
+def measure(
+    bundle: Bundle, backend: Backend, threads: int | None = None, rounds: int = 100, warmup: int = 20
+) -> Timing:
+    """Return the compute time of every segment of the bundle's route, fp32, one video at a time.
+
+    Args:
+        bundle: the bundle.
+        backend: what computes.
+        threads: that the backend was opened with; None: one a core.
+        rounds: measured; each runs the whole route and then the static run.
+        warmup: rounds before, not measured.
+
+    Raises:
+        UsageError: If rounds or warm-up are too few.
+        HashError, BackendError: As ``Session``.
+    """
+    if rounds < 5 or warmup < 1:
+        raise UsageError(f"{rounds} rounds after {warmup} of warm-up: expected at least 5 after 1")
+    manifest = bundle.manifest
+    runs = [Session(bundle, backend), Session(bundle, backend, route=manifest.route.full)]
+    shape = (manifest.grid.num_frames, 3, manifest.preprocessing.crop, manifest.preprocessing.crop)
+    rng = np.random.default_rng(0)
+    clips = [ArraySource(rng.normal(size=shape).astype(np.float32)) for _ in range(8)]
+    times = np.zeros((rounds, len(manifest.route.cells) + 1))
+    busy = _cpu_seconds()
+    for number in range(-warmup, rounds):
+        row = [ms for run in runs for ms in run.classify(clips[number % len(clips)]).segment_ms]
+        if number >= 0:
+            times[number] = row
+    others = _others_share(busy, _cpu_seconds())
+    entries = []
+    for index, column in enumerate(times.T, 1):
+        p25, median, p75 = np.percentile(column, [25, 50, 75]).tolist()
+        entries.append(SegmentTime(index if index <= len(manifest.route.cells) else 0, 1, median, p25, p75))
+    return Timing(
+        FORMAT, bundle.sha256, tuple(entries[:-1]), entries[-1], backend.name, "fp32", threads or len(os.sched_getaffinity(0)), rounds, warmup,
+        {"processor": _processor(), "system": f"{platform.system()} {platform.machine()}", "cores": str(os.cpu_count())},
+        _versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others,
+    )  # fmt: skip
+
+
+def _cpu_seconds() -> tuple[float, float] | None:
+    """Return the CPU seconds that all processes, and this one, have used; None where the system does not say."""
+    try:
+        fields = [int(x) for x in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except OSError:
+        return None
+    own = os.times()
+    busy = sum(fields) - fields[3] - fields[4]  # but idle and waiting for a disk
+    return busy / os.sysconf("SC_CLK_TCK"), own.user + own.system
+
+
+def _others_share(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
+    if before is None or after is None:
+        return None
+    own = max(after[1] - before[1], 1e-9)
+    return round(max(0.0, (after[0] - before[0] - own) / own), 3)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("dynvid", "numpy", "onnxruntime", "onnxruntime-gpu"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="JSON file to write.")
+@click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
+@click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
+@click.option("--rounds", type=int, default=100, show_default=True, help="Measured runs.")
+def main(bundle: Path, output: Path, backend: str, threads: int | None, rounds: int) -> None:
+    """Measure how long each segment of BUNDLE's route takes, one video at a time."""
+    try:
+        timing = measure(Bundle.open(bundle), open_backend(backend, threads), threads, rounds)
+        timing.write(output)
+    except DynvidError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+    for entry in (*timing.segments, timing.static):
+        name = f"segment {entry.index}" if entry.index else "static run"
+        click.echo(f"{name}: {entry.median_ms:.3f} ms ({entry.p25_ms:.3f} to {entry.p75_ms:.3f})")
+    if timing.others_cpu_share is not None and timing.others_cpu_share > 0.05:
+        click.echo(
+            f"Warning: other processes used {timing.others_cpu_share:.0%} of this one's CPU time: measure on a quiet machine",
+            err=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

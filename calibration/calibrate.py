@@ -1,0 +1,244 @@
+"""Calibration as a whole: scores in, thresholds and all that is to be said of them out."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..grid.errors import UsageError
+from ..grid.thresholds import Tally
+from ..runtime.tally import ExitTally
+from .answers import Answers, answers_of
+from .interval import of_mean
+from .risk import FAMILY_SHARE, Promise, promise
+from .scores import Scores
+from .sweep import Costs, Outcome, Point, critical_point, outcome, spend, sweep
+from .temperature import fit_temperatures, reliability
+from .thresholds import GeometricExits, RankedConfidences, exits
+
+DROP = 0.01  # of accuracy, where nothing else is asked for: within this lies the critical point
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; at most one of ``q``, ``budget`` and ``max_drop``, else the critical point within 0.01.
+
+    Attributes:
+        q: the ratio itself.
+        budget: mean cost a video, in ``unit``.
+        max_drop: of accuracy, or of agreement without labels; with ``confidence`` as a promise, else as it is in sample.
+        confidence: probability of the promise.
+        unit: ``gmacs``, ``ms`` or ``exits``: what costs are compared in.
+        temperature: whether confidences are tempered.
+        share: of the videos that calibrate; the others evaluate. 1: none do, and all figures are in sample.
+        seed: of the split.
+    """
+
+    q: float | None = None
+    budget: float | None = None
+    max_drop: float | None = None
+    confidence: float | None = None
+    unit: str = "gmacs"
+    temperature: bool = False
+    share: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if sum(value is not None for value in (self.q, self.budget, self.max_drop)) > 1:
+            raise UsageError("give one of --q, --budget and --max-drop, not several")
+        if self.confidence is not None and self.max_drop is None:
+            raise UsageError("--confidence belongs to --max-drop: say which drop is promised")
+        if self.max_drop is not None and not 0 < self.max_drop < 1:
+            raise UsageError(f"--max-drop {self.max_drop}: expected a number between 0 and 1")
+        if not 0 < self.share <= 1:
+            raise UsageError(f"--split {self.share}: expected the share of calibration videos, above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds, and what was seen of them.
+
+    Attributes:
+        exits: q, thresholds, and the quotas and counts of the videos they were chosen on.
+        temperatures: one a checkpoint; None where confidences are taken as they are.
+        expected: tally of the held-out videos, or else of all: to find drift by.
+        judged: what they do to the held-out videos, or else to all; ``curve``: one point for each q of the sweep.
+        report: everything, under the names of ``calibrate --json``.
+    """
+
+    exits: GeometricExits
+    temperatures: tuple[float, ...] | None
+    expected: Tally
+    judged: Outcome
+    curve: list[Point]
+    report: dict[str, Any]
+
+
+def calibrate(scores: Scores, costs: Costs, request: Request) -> Calibration:
+    """Return the thresholds that ``request`` asks for.
+
+    Args:
+        scores: checked (``check_scores``).
+        costs: spent when each exit answers, by unit; the request's is among them.
+        request: what is asked for.
+
+    Raises:
+        UsageError: If the budget cannot be kept, or something is asked for that needs labels.
+        TooFewVideosError, GuaranteeError: If a promise cannot be given.
+    """
+    if request.temperature and scores.labels is None:
+        raise UsageError("--temperature needs labels: add the column 'label' to the list, or 'labels' to the scores")
+    calibrating, evaluating = split(scores, request)
+    promised = request.confidence is not None
+    family = calibrating[: max(1, round(len(calibrating) * FAMILY_SHARE))] if promised else calibrating
+    plain, temperatures = answers_of(scores), None
+    answers = plain
+    if request.temperature:
+        assert scores.labels is not None
+        temperatures = fit_temperatures(scores.probabilities[:, family], scores.labels[family])
+        answers = answers_of(scores, temperatures)
+    chosen_on, held_out = answers.take(calibrating), answers.take(evaluating) if len(evaluating) else None
+    curve = sweep(chosen_on, held_out, costs)
+    drop = DROP if request.max_drop is None else request.max_drop
+    critical = critical_point(curve, drop, request.unit)
+    kept: Promise | None = None
+    if request.max_drop is not None and request.confidence is not None:
+        tests = calibrating[len(family) :]
+        of_all = len(tests) / (len(calibrating) + len(evaluating))
+        kept = promise(answers.take(family), answers.take(tests), request.max_drop, request.confidence, of_all=of_all)
+        chosen = kept.exits
+    else:
+        chosen = _choose(chosen_on, costs, request, critical)
+    seen = outcome(chosen_on, chosen.thresholds, costs)
+    later = None if held_out is None else outcome(held_out, chosen.thresholds, costs)
+    spent = None if request.budget is None else _budget(request, chosen_on, held_out, chosen, costs)
+    report: dict[str, Any] = {
+        "q": chosen.q,
+        "thresholds": list(chosen.thresholds),
+        "temperatures": None if temperatures is None else list(temperatures),
+        "mean_gmacs": None,
+        **(later or seen).to_json(),
+        "cost": request.unit,
+        "reference": "last checkpoint of the proved fp32 bundle" if scores.belongs_to else "last exit of the scores",
+        "split": {
+            "calibration": len(calibrating),
+            "evaluation": len(evaluating),
+            "in_sample": later is None,
+            "share": request.share,
+            "seed": request.seed,
+        },
+        "chosen_on": {"quotas": list(chosen.quotas), "counts": list(chosen.counts), **seen.to_json()},
+        "budget": spent,
+        "promise": None if kept is None else {k: v for k, v in asdict(kept).items() if k != "exits"},
+        "critical": None if critical is None else {"q": critical.exits.q, "max_drop": drop},
+        "curve": [_row(point) for point in curve],
+        "failed": len(scores.failed),
+        "warnings": _warnings(scores, chosen, later is None, spent),
+    }
+    if temperatures is not None:
+        parts = {"before": plain, "after": answers}
+        of = evaluating if len(evaluating) else calibrating
+        report["reliability"] = {name: reliability(part.take(of)) for name, part in parts.items()}
+    expected = tally(chosen_on if held_out is None else held_out, chosen)
+    return Calibration(chosen, temperatures, expected, later or seen, curve, report)
+
+
+def split(scores: Scores, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the videos that calibrate and those that evaluate; the former in the order in which a family is cut off.
+
+    By the sha256 of the seed and the video's file (its place, for scores from elsewhere): neither the order of a list nor
+    more videos move a video to the other side, but for those at the border.
+    """
+    count = scores.probabilities.shape[1]
+    names = scores.videos or tuple(map(str, range(count)))
+    keys = [hashlib.sha256(f"{request.seed} {name}".encode()).digest() for name in names]
+    order = np.array(sorted(range(count), key=keys.__getitem__), np.int64)
+    border = max(1, round(count * request.share))
+    return order[:border], order[border:]
+
+
+def tally(answers: Answers, chosen: GeometricExits) -> Tally:
+    """Return how videos leave under these thresholds, as the runtime would count them."""
+    counter, exit_of = ExitTally(len(answers.confidences)), exits(answers.confidences, chosen.thresholds)
+    for k, confidence in zip(exit_of.tolist(), answers.confidences[exit_of, np.arange(answers.videos)], strict=True):
+        counter.add(k + 1, float(confidence))
+    return counter.counts
+
+
+def _choose(chosen_on: Answers, costs: Costs, request: Request, critical: Point | None) -> GeometricExits:
+    if request.q is not None:
+        return RankedConfidences(chosen_on.confidences).choose(request.q)
+    if request.budget is not None:
+        return spend(chosen_on, request.budget, costs[request.unit], request.unit)
+    if critical is None:
+        raise UsageError(
+            f"no q of the sweep loses at most {request.max_drop or DROP:g} on {chosen_on.videos} calibration videos: allow a "
+            "larger --max-drop, or give --budget or --q"
+        )
+    return critical.exits
+
+
+def _budget(
+    request: Request, chosen_on: Answers, held_out: Answers | None, chosen: GeometricExits, costs: Costs
+) -> dict[str, Any]:
+    """Return the budget, whether the held-out videos keep it, and what the same share of MACs would have spent."""
+    assert request.budget is not None
+    cost, unit = costs[request.unit], request.unit
+    found: dict[str, Any] = {"asked": request.budget, "unit": unit, "interval": None, "kept": None}
+    judged = chosen_on if held_out is None else held_out
+    if held_out is not None:
+        low, high = of_mean(cost[exits(held_out.confidences, chosen.thresholds)], chosen_on.videos)
+        found |= {"interval": [low, high], "kept": bool(low <= request.budget)}
+    if unit == "ms" and "gmacs" in costs:
+        share = request.budget / cost[-1] * costs["gmacs"][-1]
+        if share >= costs["gmacs"][0]:
+            other = spend(chosen_on, float(share), costs["gmacs"], "gmacs")
+            ms = outcome(judged, other.thresholds, costs).means["ms"]
+            found["same_share_of_gmacs"] = {"gmacs": float(share), "q": other.q, "mean_ms": ms}
+    return found
+
+
+def _warnings(scores: Scores, chosen: GeometricExits, in_sample: bool, spent: dict[str, Any] | None) -> list[str]:
+    warnings = []
+    total = scores.probabilities.shape[1]
+    if scores.failed:
+        warnings.append(f"{len(scores.failed)} of {total + len(scores.failed)} videos gave no answer and are left out")
+    if not scores.videos:
+        rows = np.ascontiguousarray(scores.probabilities.transpose(1, 0, 2)).reshape(total, -1)
+        twice = total - len({hashlib.sha256(row.tobytes()).digest() for row in rows})
+        if twice:
+            warnings.append(
+                f"{twice} videos have the very scores of another: duplicates count double and may cross the split"
+            )
+    if in_sample:
+        warnings.append("no evaluation videos: all figures are in sample, of the videos the thresholds were chosen on")
+    number = sum(chosen.quotas)
+    off = [abs(c - quota) for c, quota in zip(chosen.counts[:-1], chosen.quotas[:-1], strict=True)]
+    if off and max(off) > max(1, 0.005 * number):
+        k = int(np.argmax(off))
+        warnings.append(
+            f"confidences tie: checkpoint {k + 1} answers {chosen.counts[k] / number:.1%} of the calibration videos where q "
+            f"asks for {chosen.quotas[k] / number:.1%}"
+        )
+    if spent is not None and spent["kept"] is False:
+        warnings.append(
+            f"the evaluation videos cost more than the budget of {spent['asked']:g} {spent['unit']} by more than chance "
+            f"explains (95 % interval {spent['interval'][0]:.4g} to {spent['interval'][1]:.4g}): they differ from the "
+            "calibration videos"
+        )
+    return warnings
+
+
+def _row(point: Point) -> dict[str, Any]:
+    held_out = None if point.held_out is None else point.held_out.to_json()
+    return {
+        "q": point.exits.q,
+        "thresholds": list(point.exits.thresholds),
+        "in_sample": point.in_sample.to_json(),
+        "held_out": held_out,
+    }

@@ -1,0 +1,125 @@
+"""A calibration in words and tables, for the command line and for documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .drift import Drift
+
+_UNITS = {"gmacs": "GMACs", "ms": "ms", "exits": "exits"}
+
+
+class Section(NamedTuple):
+    """A line, and the table below it; no rows: the line alone."""
+
+    line: str
+    names: list[str]
+    rows: list[list[str]]
+
+
+def describe(report: dict[str, Any]) -> Iterator[Section]:
+    """Yield what the report of ``calibrate`` says."""
+    split = report["split"]
+    whose = "in sample" if split["in_sample"] else f"{split['evaluation']} held-out videos"
+    yield _line(
+        f"q = {report['q']:.6g}, chosen on {split['calibration']} videos; figures of {whose}, with 95 % intervals"
+    )
+    temperatures = report["temperatures"] or [1.0] * len(report["thresholds"])
+    rows = [
+        [str(k), "always" if t is None else f"{t:.6f}", f"{tau:.3f}", f"{count / sum(report['chosen_on']['counts']):.1%}", f"{share:.1%}"]
+        for k, (t, tau, count, share) in enumerate(
+            zip(report["thresholds"], temperatures, report["chosen_on"]["counts"], report["shares"], strict=True), 1
+        )
+    ]  # fmt: skip
+    yield Section("", ["checkpoint", "threshold", "temperature", "share calibrating", f"share {whose}"], rows)
+    figures = [
+        f"mean {name} {_with(report, f'mean_{unit}', '.4g')}"
+        for unit, name in _UNITS.items()
+        if f"mean_{unit}" in report
+    ]
+    figures.append(f"agreement with the last checkpoint {_with(report, 'agreement', '.2%')}")
+    if report["accuracy"] is not None:
+        figures.append(
+            f"accuracy {_with(report, 'accuracy', '.2%')}, of the last checkpoint {report['accuracy_full']:.2%}"
+        )
+        figures.append(f"drop {_with(report, 'drop', '.2%')}")
+    yield from map(_line, figures)
+    if (budget := report["budget"]) is not None:
+        yield from map(_line, _of_budget(budget))
+    if (promise := report["promise"]) is not None:
+        yield _line(
+            f"promise: the loss of {'accuracy' if report['accuracy'] is not None else 'agreement'} stays at or below {promise['bound']:g} with "
+            f"probability {promise['confidence']:g} (thresholds fixed by {promise['family_videos']} videos, tested on "
+            f"{promise['test_videos']} others that lost {promise['test_loss']:.2%}; p = {promise['p_value']:.2g})"
+        )
+    yield _curve(report)
+    if "reliability" in report:
+        yield _reliability(report["reliability"])
+
+
+def describe_drift(drift: Drift) -> Iterator[Section]:
+    """Yield the comparison of results with calibration."""
+    rows = [
+        [str(k), f"{then:.1%}", f"{now:.1%}", f"{now - then:+.1%}"]
+        for k, (then, now) in enumerate(zip(drift.expected_shares, drift.shares, strict=True), 1)
+    ]
+    yield Section(
+        f"{drift.videos} videos against {drift.expected_videos} of calibration",
+        ["checkpoint", "then", "now", "change"],
+        rows,
+    )
+    yield _line(f"exits: distance {drift.exit_distance:.3f}; chance explains {drift.exit_chance:.3f} (99 %)")
+    yield _line(
+        f"exits and confidences: distance {drift.confidence_distance:.3f}; chance explains {drift.confidence_chance:.3f} (99 %)"
+    )
+
+
+def _of_budget(budget: dict[str, Any]) -> Iterator[str]:
+    unit = _UNITS[budget["unit"]]
+    if budget["interval"] is not None:
+        low, high = budget["interval"]
+        yield (
+            f"budget {budget['asked']:g} {unit}: {'kept' if budget['kept'] else 'exceeded'}; the held-out mean, with the chance "
+            f"of both draws: {low:.4g} to {high:.4g}"
+        )
+    if (other := budget.get("same_share_of_gmacs")) is not None:
+        yield f"the same share of GMACs ({other['gmacs']:.4g}) would spend {other['mean_ms']:.4g} ms (q = {other['q']:.4g})"
+
+
+def _curve(report: dict[str, Any]) -> Section:
+    in_sample, unit = report["split"]["in_sample"], report["cost"]
+    rows = []
+    for point in report["curve"]:
+        of = point["in_sample" if in_sample else "held_out"]
+        quality = "agreement" if of["accuracy"] is None else "accuracy"
+        critical = report["critical"] is not None and report["critical"]["q"] == point["q"]
+        rows.append([
+            f"{point['q']:.2f}", _with(of, f"mean_{unit}", ".4g"), _with(of, quality, ".2%"),
+            _with(of, "drop", ".2%") if of["drop"] is not None else "-", "Q*" if critical else "",
+        ])  # fmt: skip
+    drop = (
+        ""
+        if report["critical"] is None
+        else f"; Q*: least cost that loses at most {report['critical']['max_drop']:g} in sample"
+    )
+    line = f"curve{' (in sample)' if in_sample else ', held-out'}{drop}"
+    quality = "agreement" if report["accuracy"] is None else "accuracy"
+    return Section(line, ["q", f"mean {_UNITS[unit]}", quality, "drop", ""], rows)
+
+
+def _reliability(reliability: dict[str, Any]) -> Section:
+    rows = [
+        [str(one["checkpoint"]), f"{one['ece']:.4f}", f"{other['ece']:.4f}"]
+        for one, other in zip(reliability["before"], reliability["after"], strict=True)
+    ]
+    return Section("expected calibration error (15 bins)", ["checkpoint", "before", "after tempering"], rows)
+
+
+def _with(figures: dict[str, Any], name: str, form: str) -> str:
+    low, high = figures[f"{name}_interval"]
+    return f"{figures[name]:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _line(text: str) -> Section:
+    return Section(text, [], [])

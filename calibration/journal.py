@@ -1,0 +1,104 @@
+"""A journal of fixed-size records that survives kill -9: each carries a check, and a torn tail is dropped."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..grid.errors import ResourceError, StaleScoresError, UsageError
+
+
+class Journal:
+    """An append-only file: one line that says what it belongs to, then records of ``size`` bytes and their crc32.
+
+    What was there is kept up to the first record whose check fails; that one, and what lies behind it, is cut off, so
+    at worst something is computed again.
+
+    Attributes:
+        records: the records found at opening.
+    """
+
+    def __init__(self, path: Path, belongs_to: dict[str, Any], size: int) -> None:
+        """Open or start the journal and lock it.
+
+        Raises:
+            StaleScoresError: If it belongs to something else.
+            UsageError: If another process writes it.
+            ResourceError: If it cannot be written.
+        """
+        self.path = path
+        header = json.dumps(belongs_to, sort_keys=True).encode()
+        header = b"%08x %s\n" % (zlib.crc32(header), header)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise UsageError(f"{str(path)!r} is being written by another process: wait for it, or stop it") from None
+        self._file.seek(0)
+        content = self._file.read()
+        if not content.startswith(header):
+            if _whole_header(content):
+                self._file.close()
+                raise StaleScoresError(
+                    f"{str(path)!r} holds scores of another bundle, other videos, labels or preprocessing: give another "
+                    "--scores, or remove it"
+                )
+            content = b""  # nothing, or a header that was torn
+        self.records: list[bytes] = []
+        end = len(header)
+        while len(record := content[end : end + size + 4]) == size + 4:
+            if zlib.crc32(record[:-4]).to_bytes(4, "big") != record[-4:]:
+                break
+            self.records.append(record[:-4])
+            end += size + 4
+        try:
+            if not content:
+                self._file.truncate(0)
+                self._write(header)
+            else:
+                self._file.truncate(end)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def append(self, record: bytes) -> None:
+        """Add a record; once this returns, the death of this process does not lose it.
+
+        Raises:
+            ResourceError: If the disk is full.
+        """
+        try:
+            self._write(record + zlib.crc32(record).to_bytes(4, "big"))
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._file.flush()
+
+    def _unwritable(self, error: OSError) -> ResourceError:
+        return ResourceError(
+            f"{str(self.path)!r} cannot be written ({error.strerror}): free some space, or give another --scores"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._file.close()
+
+
+def _whole_header(content: bytes) -> bool:
+    line, newline, _ = content.partition(b"\n")
+    check, _, header = line.partition(b" ")
+    return bool(newline) and check == b"%08x" % zlib.crc32(header)

@@ -1,0 +1,181 @@
+"""Scores of a bundle over a LIST of videos: streamed, kept, and taken up again after a kill.
+
+One video at a time is decoded, runs to the end of its route and is written to a journal; the scores are sorted by the
+sha256 of the videos' files. So nothing depends on the order of the list, nor on where an earlier run was killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..grid.bundle import Bundle
+from ..grid.errors import InputRefusedError, ListError, ScoresError, StaleScoresError
+from ..grid.manifest import Manifest
+from ..runtime.decoder import Decoder
+from ..runtime.session import Session
+from ..runtime.video_list import ListedVideo
+from .journal import Journal
+from .scores import Scores, read_scores
+
+Report = Callable[[str], None]
+
+
+def score_videos(
+    session: Session, videos: Sequence[ListedVideo], keep: Path | None, decoder: Decoder, report: Report
+) -> Scores:
+    """Return the scores of every exit for the videos of a list, sorted by the sha256 of their files.
+
+    Args:
+        session: the bundle on a backend; its thresholds play no part.
+        videos: rows of the list; all with a label, or none.
+        keep: the ``.npz`` that the scores are read from, if it is there, and else written to; None: the default, beside
+            the bundle.
+        decoder: of the videos.
+        report: is told of progress.
+
+    Raises:
+        ListError: If a label is no class, some rows have one and others none, or two files hold the same bytes.
+        StaleScoresError: If ``keep`` holds the scores of something else.
+        ScoresError: If no video at all gives an answer.
+        InputRefusedError, ResourceError, BackendError: As reading, writing and running do.
+    """
+    bundle = session.executor.bundle
+    manifest = bundle.manifest
+    labels = _labels(videos, manifest)
+    files = _hashes(videos, report)
+    belongs_to = _belongs_to(session, files, labels)
+    keep = keep or scores_file(bundle, belongs_to)
+    if keep.exists():
+        kept = read_scores(keep)
+        if kept.belongs_to != belongs_to:
+            differs = sorted(k for k in belongs_to if kept.belongs_to.get(k) != belongs_to[k])
+            raise StaleScoresError(
+                f"scores {str(keep)!r} belong to another {', '.join(differs)}: give another --scores, or remove them"
+            )
+        return kept
+    shape = (len(session.route.cells), manifest.classes)
+    digest, body = 32, 4 * shape[0] * shape[1]
+    journal_path = keep.with_name(keep.name + ".journal")
+    with Journal(journal_path, belongs_to, digest + body) as journal:
+        done = {record[:digest].hex(): record[digest:] for record in journal.records}
+        for index, (video, name) in enumerate(zip(videos, files, strict=True), 1):
+            if name not in done:
+                done[name] = _score(session, video.path, decoder, shape)
+                journal.append(bytes.fromhex(name) + done[name])
+            report(f"{index}/{len(videos)} videos scored")
+        label_of = dict(zip(files, labels, strict=True))
+        answers = {name: np.frombuffer(done[name], np.float32).reshape(shape) for name in sorted(files)}
+        failed = tuple(name for name, answer in answers.items() if np.isnan(answer).any())
+        good = [name for name in answers if name not in set(failed)]
+        if not good:
+            raise ScoresError(
+                f"none of {len(videos)} videos gave an answer: run 'dynvid classify' on one of them to see why"
+            )
+        scores = Scores(
+            np.ascontiguousarray(np.stack([answers[name] for name in good], axis=1)),
+            None if None in labels else np.array([label_of[name] for name in good], np.int64),
+            np.array([manifest.costs.checkpoint(session.route, k + 1) for k in range(shape[0])], np.float64),
+            tuple(good),
+            failed,
+            belongs_to,
+        )
+        scores.write(keep)
+        journal_path.unlink()
+    return scores
+
+
+def _score(session: Session, path: Path, decoder: Decoder, shape: tuple[int, int]) -> bytes:
+    """Return the probabilities of every exit as bytes; all NaN for a video that gives no answer."""
+    manifest = session.executor.bundle.manifest
+    answer = np.full(shape, np.nan, np.float32)
+    try:
+        with decoder.open(path, manifest.preprocessing, manifest.grid.num_frames) as source:
+            found = np.stack(session.classify(source, trace=True).probabilities)
+        if np.isfinite(found).all():
+            answer = found
+    except InputRefusedError:
+        pass  # counted as failed, and reported with its name
+    return answer.astype(np.float32).tobytes()
+
+
+def kept_scores(path: Path, bundle: Bundle) -> Scores:
+    """Return scores that ``score_videos`` kept for ``bundle``, without the videos.
+
+    Raises:
+        ScoresError: If they cannot be read.
+        StaleScoresError: If they are of another bundle, or from elsewhere.
+    """
+    scores = read_scores(path)
+    found = str(scores.belongs_to.get("bundle", "none"))
+    if found != bundle.sha256:
+        raise StaleScoresError(
+            f"scores {str(path)!r} belong to bundle {found[:8]}, this one is {bundle.sha256[:8]}…: give --data LIST, or the "
+            "scores alone without a bundle"
+        )
+    return scores
+
+
+def scores_file(bundle: Bundle, belongs_to: dict[str, Any]) -> Path:
+    """Return where scores are kept unless said otherwise: beside the bundle, by what they belong to."""
+    name = hashlib.sha256(repr(sorted(belongs_to.items())).encode()).hexdigest()[:16]
+    return bundle.root.with_name(f"{bundle.root.name}.scores") / f"{name}.npz"
+
+
+def _belongs_to(session: Session, files: Sequence[str], labels: Sequence[int | None]) -> dict[str, Any]:
+    bundle, rows = session.executor.bundle, sorted(zip(files, map(str, labels), strict=True))
+    return {
+        "bundle": bundle.sha256,
+        "route": [list(cell) for cell in session.route.cells],
+        "precision": session.executor.precision,
+        "backend": session.executor.backend.name,
+        "preprocessing": {
+            k: list(v) if isinstance(v, tuple) else v for k, v in asdict(bundle.manifest.preprocessing).items()
+        },
+        "data": hashlib.sha256("".join(f"{name} {label}\n" for name, label in rows).encode()).hexdigest(),
+    }
+
+
+def _hashes(videos: Sequence[ListedVideo], report: Report) -> list[str]:
+    """Return the sha256 of every video's file; none may come twice."""
+    files: list[str] = []
+    for index, video in enumerate(videos, 1):
+        try:
+            with video.path.open("rb") as file:
+                files.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise ListError(f"video '{video.path}' cannot be read ({error.strerror}): repair the list") from None
+        report(f"{index}/{len(videos)} files hashed")
+    twice = [name for name, count in Counter(files).items() if count > 1]
+    if twice:
+        one, other, *_ = [video.path for video, name in zip(videos, files, strict=True) if name == twice[0]]
+        raise ListError(
+            f"{len(twice)} videos come twice under different names, first '{one}' and '{other}': a duplicate would count "
+            "double and could stand on both sides of the split. Keep one of each."
+        )
+    return files
+
+
+def _labels(videos: Sequence[ListedVideo], manifest: Manifest) -> list[int | None]:
+    """Return the class of every row by its name, or number where the bundle has no names; all None without labels."""
+    missing = sum(video.label is None for video in videos)
+    if missing:
+        if missing < len(videos):
+            raise ListError(f"{missing} of {len(videos)} rows have no label: label all of them, or none")
+        return [None] * len(videos)
+    names = manifest.labels or tuple(map(str, range(manifest.classes)))
+    index = {name: i for i, name in enumerate(names)}
+    unknown = [video for video in videos if video.label not in index]
+    if unknown:
+        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        raise ListError(
+            f"{len(unknown)} labels are no class of the bundle, first {unknown[0].label!r} of '{unknown[0].path}'; expected one "
+            f"of the {len(names)} classes {shown}"
+        )
+    return [index[str(video.label)] for video in videos]

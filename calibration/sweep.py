@@ -1,0 +1,184 @@
+"""The ratio q swept: accuracy against mean cost, the critical point, and the q that spends a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..grid.errors import UsageError
+from .answers import Answers
+from .interval import Interval, of_mean, of_paired_difference, of_share
+from .thresholds import GeometricExits, RankedConfidences, Thresholds, exits
+
+RATIOS = tuple(i / 20 for i in range(1, 40))
+"""The q of the sweep: MSDNet's 39, 0.05 to 1.95 (adaptive_inference.py of kalviny/MSDNet-PyTorch)."""
+
+Costs = dict[str, NDArray[np.float64]]
+"""What is spent when each exit answers, [exits], by unit: ``gmacs``, ``ms``, or ``exits`` where nothing else is known."""
+
+
+def costs_of(macs: NDArray[np.float64] | None, ms: Sequence[float] | None, exits: int) -> Costs:
+    """Return the costs by unit: ``gmacs`` where MACs are known, ``ms`` where times are; else the exit's number."""
+    costs: Costs = {}
+    if macs is not None:
+        costs["gmacs"] = macs / 1e9
+    if ms is not None:
+        costs["ms"] = np.array(ms, np.float64)
+    return costs or {"exits": np.arange(1.0, exits + 1)}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What thresholds do on some videos, with intervals of 95 %.
+
+    Attributes:
+        videos: their number.
+        shares: of the videos at each exit.
+        means: mean cost by unit, and ``mean_intervals``.
+        accuracy: of the exits' answers, with ``accuracy_full`` of the last exit and ``drop`` between them, paired; None
+            without labels.
+        agreement: share of answers that name the class of the last exit.
+    """
+
+    videos: int
+    shares: tuple[float, ...]
+    means: dict[str, float]
+    mean_intervals: dict[str, Interval]
+    agreement: float
+    agreement_interval: Interval
+    accuracy: float | None = None
+    accuracy_interval: Interval | None = None
+    accuracy_full: float | None = None
+    drop: float | None = None
+    drop_interval: Interval | None = None
+
+    @property
+    def quality(self) -> float:
+        """Accuracy, or agreement with the last exit without labels."""
+        return self.agreement if self.accuracy is None else self.accuracy
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures under the names of ``calibrate --json``."""
+        fields = asdict(self)
+        means, intervals = fields.pop("means"), fields.pop("mean_intervals")
+        return {
+            **fields,
+            **{f"mean_{unit}": value for unit, value in means.items()},
+            **{f"mean_{unit}_interval": value for unit, value in intervals.items()},
+        }
+
+
+def outcome(answers: Answers, thresholds: Thresholds, costs: Costs) -> Outcome:
+    """Return what ``thresholds`` do to the videos of ``answers``."""
+    exit_of, n = exits(answers.confidences, thresholds), answers.videos
+    each = np.arange(n)
+    spent = {unit: cost[exit_of] for unit, cost in costs.items()}
+    agreeing = int(answers.agrees[exit_of, each].sum())
+    result: dict[str, Any] = {
+        "videos": n,
+        "shares": tuple((np.bincount(exit_of, minlength=len(thresholds)) / n).tolist()),
+        "means": {unit: float(values.mean()) for unit, values in spent.items()},
+        "mean_intervals": {unit: of_mean(values) for unit, values in spent.items()},
+        "agreement": agreeing / n,
+        "agreement_interval": of_share(agreeing, n),
+    }
+    if answers.correct is not None:
+        right, losses = answers.correct[exit_of, each], answers.losses[exit_of, each]
+        result |= {
+            "accuracy": float(right.mean()),
+            "accuracy_interval": of_share(int(right.sum()), n),
+            "accuracy_full": float(answers.correct[-1].mean()),
+            "drop": float(losses.mean(dtype=np.float64)),
+            "drop_interval": of_paired_difference(int((losses < 0).sum()), int((losses > 0).sum()), n),
+        }
+    return Outcome(**result)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One q of the curve: thresholds, what they do on the videos they were chosen on, and on the held-out ones."""
+
+    exits: GeometricExits
+    in_sample: Outcome
+    held_out: Outcome | None
+
+    @property
+    def loss(self) -> float:
+        """Of accuracy, or of agreement without labels, on the videos the thresholds were chosen on."""
+        return 1 - self.in_sample.agreement if self.in_sample.drop is None else self.in_sample.drop
+
+
+def sweep(
+    chosen_on: Answers, held_out: Answers | None, costs: Costs, ratios: tuple[float, ...] = RATIOS
+) -> list[Point]:
+    """Return the curve: one point a q."""
+    ranked = RankedConfidences(chosen_on.confidences)
+    points = []
+    for q in ratios:
+        chosen = ranked.choose(q)
+        points.append(
+            Point(
+                chosen,
+                outcome(chosen_on, chosen.thresholds, costs),
+                None if held_out is None else outcome(held_out, chosen.thresholds, costs),
+            )
+        )
+    return points
+
+
+def critical_point(points: list[Point], max_drop: float, unit: str) -> Point | None:
+    """Return the point of least mean cost that loses at most ``max_drop``; None if none does.
+
+    In sample and without a guarantee: the paper's Q* (section 4), chosen there by hand.
+    """
+    good = [point for point in points if point.loss <= max_drop]
+    return min(good, key=lambda point: (point.in_sample.means[unit], -point.exits.q), default=None)
+
+
+def spend(chosen_on: Answers, budget: float, cost: NDArray[np.float64], unit: str) -> GeometricExits:
+    """Return the thresholds that spend the budget: the largest q, and so the latest exits, whose mean cost is within it.
+
+    By bisection on log q: the mean cost grows with q.
+
+    Args:
+        chosen_on: answers of the calibration videos.
+        budget: mean cost a video, in ``unit``.
+        cost: spent when each exit answers, [exits].
+        unit: of the budget, for the message.
+
+    Raises:
+        UsageError: If the first exit alone costs more.
+    """
+    if not cost[0] <= budget < math.inf:
+        raise UsageError(
+            f"--budget {budget:g} {unit}: expected at least {cost[0]:.4g}, what the first checkpoint costs "
+            f"(the last one costs {cost[-1]:.4g})"
+        )
+    ranked = RankedConfidences(chosen_on.confidences)
+
+    def mean(found: GeometricExits) -> float:
+        return float(np.dot(found.counts, cost) / chosen_on.videos)
+
+    low, high = math.log(1e-6), math.log(1e6)
+    best, top = ranked.choose(math.exp(low)), ranked.choose(math.exp(high))
+    if mean(top) <= budget:
+        return top
+    for _ in range(60):
+        middle = (low + high) / 2
+        found = ranked.choose(math.exp(middle))
+        if mean(found) <= budget:
+            low, best = middle, found
+        else:
+            high = middle
+        if high - low < 1e-9:
+            break
+    if mean(best) > budget:
+        raise UsageError(
+            f"--budget {budget:g} {unit}: confidences tie, so the least mean cost is {mean(best):.4g}; give at least that"
+        )
+    return best

@@ -1,0 +1,155 @@
+"""``dynvid calibrate`` as a user meets it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from samples import synthetic_scores
+
+from dynvid.cli import cli
+from dynvid.grid.errors import (
+    DynvidError,
+    InputRefusedError,
+    StaleCostTableError,
+    StaleScoresError,
+    StaleThresholdsError,
+)
+from dynvid.grid.thresholds import read_thresholds
+
+
+def run(*arguments):
+    done = CliRunner().invoke(cli, ["calibrate", *map(str, arguments)])
+    if isinstance(done.exception, DynvidError):
+        raise done.exception
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done
+
+
+def report(*arguments):
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    rows = []
+    for index in range(24):
+        np.save(folder / f"{index}.npy", rng.integers(0, 256, (12, 36, 44, 3), np.uint8))
+        rows.append(f"{index}.npy,{'abcde'[index % 5]}\n")
+    (folder / "list.csv").write_text("video,label\n" + "".join(rows))
+    return folder / "list.csv"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept") / "scores.npz"
+
+
+@pytest.fixture(scope="module")
+def from_elsewhere(tmp_path_factory):
+    path, scores = tmp_path_factory.mktemp("elsewhere") / "s.npz", synthetic_scores(2000)
+    np.savez(path, probabilities=scores.probabilities, labels=scores.labels, macs=scores.macs)
+    return path
+
+
+def test_from_a_bundle_and_a_list_to_thresholds_that_classify_runs(tiny_bundle, data, kept, tmp_path):
+    root, t = tiny_bundle.root, tmp_path / "T.json"
+    found = report(root, "--data", data, "--scores", kept, "--q", 1.0, "-o", t, "--plot", tmp_path / "c.svg")
+    assert {"q", "thresholds", "shares", "mean_gmacs", "accuracy", "split"} <= set(found)
+    assert found["split"]["calibration"] == found["split"]["evaluation"] == 12
+    written = read_thresholds(t, tiny_bundle.sha256, 4)
+    assert list(written.thresholds) == found["thresholds"] and written.q == 1.0
+    assert sum(map(sum, written.expected)) == 12 and (tmp_path / "c.svg").exists()
+    results = tmp_path / "r.jsonl"
+    classified = CliRunner().invoke(
+        cli, ["classify", str(root), "--data", str(data), "--thresholds", str(t), "-o", str(results)]
+    )
+    assert classified.exit_code == 0, classified.output
+    same = report(root, "--check", results, "--thresholds", t)
+    assert same["drifted"] is False and same["videos"] == 24
+    drifted = [{"status": "ok", "checkpoint": 4, "confidence": 0.21}] * 200
+    results.write_text("".join(json.dumps(r) + "\n" for r in drifted))
+    done = run(root, "--check", results, "--thresholds", t)
+    assert "Warning: videos leave otherwise than at calibration: distance 0." in done.stderr
+    assert "200 videos against 12 of calibration" in done.stdout
+
+
+def test_tempered_thresholds_give_classify_the_very_exits_of_calibration(tiny_bundle, data, kept, tmp_path):
+    root, t = tiny_bundle.root, tmp_path / "T.json"
+    found = report(root, "--data", data, "--scores", kept, "--q", 1, "-o", t, "--temperature", "--split", 1)
+    assert len(found["temperatures"]) == 4 and any(x != 1 for x in found["temperatures"])
+    assert found["split"]["in_sample"] and found["reliability"]["before"][0]["ece"] >= 0
+    arguments = ["classify", str(root), "--data", str(data), "--thresholds", str(t), "--json"]
+    done = CliRunner().invoke(cli, arguments)
+    exits = [json.loads(line)["checkpoint"] for line in done.stdout.splitlines()]
+    assert [exits.count(k) for k in (1, 2, 3, 4)] == found["chosen_on"]["counts"]
+    text = run(root, "--scores", kept, "--q", 1, "--temperature").stdout  # kept scores need no videos
+    assert "after tempering" in text and "held-out" in text
+
+
+def test_milliseconds_are_measured_or_read(tiny_bundle, data, kept, tmp_path):
+    from dynvid.benchmarks.timing import main
+
+    table = tmp_path / "t.json"
+    CliRunner().invoke(main, [str(tiny_bundle.root), "-o", str(table), "--rounds", "5"])
+    times = json.loads(table.read_text())["segments"]
+    budget = times[0]["median_ms"] + times[1]["median_ms"] / 2
+    common = (tiny_bundle.root, "--data", data, "--scores", kept, "--cost", "ms")
+    found = report(*common, "--cost-table", table, "--budget", budget)
+    assert found["chosen_on"]["mean_ms"] <= budget and found["mean_gmacs"] > 0
+    assert found["budget"]["unit"] == "ms"
+    assert report(*common, "--q", 1)["mean_ms"] > 0  # measured here
+    content = json.loads(table.read_text())
+    table.write_text(json.dumps({**content, "bundle_sha256": "0" * 64}))
+    with pytest.raises(StaleCostTableError):
+        run(*common, "--cost-table", table, "--q", 1)
+
+
+def test_scores_from_elsewhere_need_no_bundle(from_elsewhere, tmp_path):
+    found = report("--scores", from_elsewhere, "--max-drop", 0.03, "--confidence", 0.9)
+    assert found["promise"]["test_videos"] == 750 and found["reference"] == "last exit of the scores"
+    text = run("--scores", from_elsewhere, "--budget", 6, "--plot", tmp_path / "c.svg").stdout
+    assert "budget 6 GMACs: kept" in text and "Q*" in text and "accuracy" in text
+    np.savez(tmp_path / "p.npz", probabilities=synthetic_scores(300).probabilities)
+    bare = report("--scores", tmp_path / "p.npz")
+    assert bare["mean_gmacs"] is None and bare["mean_exits"] > 1 and bare["accuracy"] is None
+
+
+def test_the_text_states_the_promise(from_elsewhere):
+    text = run("--scores", from_elsewhere, "--max-drop", 0.03, "--confidence", 0.9).stdout
+    assert "promise: the loss of accuracy stays at or below 0.03 with probability 0.9" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "calibrate needs BUNDLE and --data LIST, or --scores FILE.npz"),
+        (("--data", "l.csv"), "need a BUNDLE"),
+        (("--scores", "s.npz", "-o", "T.json"), "need a BUNDLE"),
+        (("--scores", "s.npz", "--cost", "ms"), "need a BUNDLE"),
+        (("--scores", "missing.npz"), "cannot be read"),
+        (("--check", "r.jsonl"), "--check RESULTS.jsonl needs BUNDLE and --thresholds"),
+        (("--scores", "s.npz", "--q", "1", "--budget", "2"), "give one of"),
+    ],
+)
+def test_wrong_use_is_said(arguments, message):
+    with pytest.raises(DynvidError, match=message):
+        run(*arguments)
+
+
+def test_things_of_another_bundle_are_refused(tiny_bundle, exports, data, kept, from_elsewhere, tmp_path):
+    root = tiny_bundle.root
+    (tmp_path / "T.json").write_text(json.dumps({"bundle_sha256": "0" * 64, "thresholds": [0, 0, 0, None]}))
+    with pytest.raises(StaleThresholdsError, match="belong to bundle 00000000…"):
+        run(root, "--check", data, "--thresholds", tmp_path / "T.json")
+    with pytest.raises(StaleScoresError, match="belong to bundle none"):
+        run(root, "--scores", from_elsewhere)
+    shutil.copy(from_elsewhere, tmp_path / "s.npz")
+    with pytest.raises(StaleScoresError, match="belong to another backend, bundle, data"):
+        run(root, "--data", data, "--scores", tmp_path / "s.npz")
+    with pytest.raises(InputRefusedError, match="is not what bundle"):
+        run(root, tmp_path / "T.json", "--data", data)
+    with pytest.raises(InputRefusedError, match="cannot be read"):
+        run(root, tmp_path / "missing.pth", "--data", data)
