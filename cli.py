@@ -45,19 +45,22 @@ def main() -> None:
     except MemoryError:
         click.echo("Error: out of memory: close other programs, or use a machine with more", err=True)
         sys.exit(6)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        where = f" {str(error.filename)!r}" if error.filename else ""
+        click.echo(f"Error: {error.strerror or error}{where}: free some space, or give another place", err=True)
+        sys.exit(6)
 
 
 @cli.command()
 @click.argument("source", metavar="NETWORK|TRAINING_CHECKPOINT|BUNDLE")
 @click.option("--route", help="joint, depth, input, full, or cells such as '1,0 3,2 7,4'.")
-@click.option("--classes", type=int, default=400, show_default=True, help="Classes of a NETWORK.")
-@click.option("--frames", type=int, default=16, show_default=True, help="Sampled frames l of a NETWORK.")
-@click.option("--head", type=click.Choice(["conv", "linear"]), default="conv", help="Heads of a NETWORK.")
+@click.option("--classes", type=int, help="Classes of a NETWORK (400), or expected of a TRAINING_CHECKPOINT.")
+@click.option("--frames", type=int, help="Sampled frames l of a NETWORK or of a public layout (16).")
+@click.option("--head", type=click.Choice(["conv", "linear"]), help="Heads of a NETWORK (conv).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def plan(source: str, route: str | None, classes: int, frames: int, head: str, as_json: bool) -> None:
+def plan(
+    source: str, route: str | None, classes: int | None, frames: int | None, head: str | None, as_json: bool
+) -> None:
     """Print grid, segments, spans, parameters and cost; builds nothing."""
     from .grid.plan import plan as make_plan
 
@@ -65,6 +68,10 @@ def plan(source: str, route: str | None, classes: int, frames: int, head: str, a
         from .grid.bundle import Bundle
         from .grid.route import parse_route
 
+        if (classes, frames, head) != (None, None, None):
+            raise UsageError(
+                f"{source!r} is a bundle: --classes, --frames and --head are as it was exported, leave them out"
+            )
         manifest = Bundle.open(Path(source)).manifest
         chosen = manifest.route if route is None else parse_route(route, manifest.grid, manifest.route.head_blocks)
         name, costs, parameters = manifest.network["network"], manifest.costs, manifest.parameters
@@ -213,6 +220,8 @@ def classify(
     from .runtime.session import Session
     from .runtime.video_list import read_list
 
+    if backend == "null":
+        raise UsageError("backend 'null' computes nothing, so it cannot classify: expected onnxruntime")
     if bool(videos) == (data is not None):
         raise UsageError("classify needs VIDEO arguments or --data LIST, and not both")
     paths = list(videos) if data is None else [video.path for video in read_list(data)]
@@ -229,20 +238,20 @@ def classify(
         "fp16" if precision == "fp16" else "fp32",
         temperatures=chosen.temperatures if chosen else None,
     )
-    failed = 0
+    failed, where = 0, "above" if output is None else str(output)
     with Decoder() as decoder, _sink(output) as write, _steps() as step:
         header = not (as_json or output)
         for done, record in enumerate(classify_files(session, paths, decoder, trace), 1):
             failed += record["status"] != "ok"
             if as_json or output:
-                write(json.dumps(record))
+                write(json.dumps(record, allow_nan=False))
                 step(f"{done}/{len(paths)} videos")
             else:
                 header = _print_record(record, header)
     if failed == len(paths):
-        raise InputRefusedError(f"no video could be classified ({failed} of {failed} failed, see above)")
+        raise InputRefusedError(f"no video could be classified ({failed} of {failed} failed, see {where})")
     if failed:
-        click.echo(f"Error: {failed} of {len(paths)} videos could not be classified; the others are above", err=True)
+        click.echo(f"Error: {failed} of {len(paths)} videos could not be classified, see {where}", err=True)
         sys.exit(7)
 
 
@@ -351,7 +360,9 @@ def doctor(as_json: bool) -> None:
 # shared by the commands
 
 
-def _network_to_plan(source: str, route: str | None, classes: int, frames: int, head: str) -> VideoNetwork:
+def _network_to_plan(
+    source: str, route: str | None, classes: int | None, frames: int | None, head: str | None
+) -> VideoNetwork:
     with _packages("export"):
         import torch
 
@@ -359,12 +370,16 @@ def _network_to_plan(source: str, route: str | None, classes: int, frames: int, 
         from .models.layouts import load_training_checkpoint
         from .models.registry import build, registered
     if source in registered() or not Path(source).exists():
-        if frames < 1 or frames % 8:
+        if frames is not None and (frames < 1 or frames % 8):
             raise UsageError(f"--frames {frames}: expected a multiple of the 8 input sets")
-        table = {"network": source, "classes": classes, "frames_per_set": frames // 8, "head": {"style": head}}
+        per_set = 2 if frames is None else frames // 8
+        classes = 400 if classes is None else classes
+        table = {"network": source, "classes": classes, "frames_per_set": per_set, "head": {"style": head or "conv"}}
         with torch.device("meta"):
             return build(from_json(table if route is None else {**table, "route": route}))
-    return load_training_checkpoint(Path(source), route=route).network
+    if head is not None:
+        raise UsageError(f"--head {head}: {source!r} has its heads already, leave it out")
+    return load_training_checkpoint(Path(source), route=route, classes=classes, num_frames=frames).network
 
 
 @contextmanager
@@ -454,7 +469,7 @@ def _print_record(record: dict[str, Any], header: bool) -> bool:
     name = record["video"] if len(record["video"]) <= 32 else "…" + record["video"][-31:]
     click.echo(form.format(name, record["label"] or "-", confidence, record["checkpoint"], *figures, notes))
     for index, logits in enumerate(record.get("logits", []), 1):
-        click.echo(f"  checkpoint {index}: " + " ".join(f"{z:.4f}" for z in logits))
+        click.echo(f"  checkpoint {index}: " + " ".join("none" if z is None else f"{z:.4f}" for z in logits))
     return False
 
 

@@ -34,19 +34,6 @@ from .subgraphs import Subgraph, head_name, split
 Report = Callable[[str], None]
 
 
-class UnwrittenBundle(Bundle):
-    """A bundle whose files are still in memory."""
-
-    def __init__(self, manifest: Manifest, files: dict[str, bytes]) -> None:
-        super().__init__(Path("(unwritten)"), manifest, hashlib.sha256(manifest.to_bytes()).hexdigest())
-        object.__setattr__(self, "files", files)
-
-    def read(self, variant: Variant) -> bytes:
-        """Return the bytes of a subgraph's file."""
-        files: dict[str, bytes] = self.__dict__["files"]
-        return files[variant.file]
-
-
 def export(
     network: VideoNetwork,
     root: Path,
@@ -92,7 +79,6 @@ def export(
                 file, hashlib.sha256(content).hexdigest(), len(content), part.inputs, part.outputs
             )
     blocks = {part.block: part.name for part in parts["fp32"] if part.kind == "block"}
-    own_range = {name.split(".")[0]: value for name, value in ranges.items()}
     model = to_json(config)
     manifest = Manifest(
         network={key: model[key] for key in ("network", "options", "heads", "shift", "head")},
@@ -110,7 +96,7 @@ def export(
                 part.block,
                 part.states,
                 variants[part.name],
-                float(f"{own_range.get(f'{part.kind}{part.block}', 0.0):.4g}"),
+                float(f"{ranges.get(f'{part.kind}{part.block}', 0.0):.4g}"),
             )
             for part in parts["fp32"]
         ),
@@ -124,7 +110,13 @@ def export(
         proof={},
     )
     figures: dict[str, Any] = prove(
-        network, parts, UnwrittenBundle(manifest, files), open_backend("onnxruntime"), clips, reference, report
+        network,
+        parts,
+        Bundle(Path("(unwritten)"), manifest, "", files),
+        open_backend("onnxruntime"),
+        clips,
+        reference,
+        report,
     )
     report("writing")
     return write_bundle(root, replace(manifest, proof=figures), files)

@@ -87,7 +87,10 @@ def lint(model: onnx.ModelProto, name: str, inputs: Sequence[TensorSpec], output
     Raises:
         LintError: Naming the subgraph, what was found, and where.
     """
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise LintError(f"{name}: not a valid ONNX model: {str(error).splitlines()[0]}") from None
     for opset in model.opset_import:
         if opset.domain not in ("", "ai.onnx"):
             raise LintError(f"{name}: operator domain {opset.domain!r}: a bundle holds standard operators only")

@@ -187,7 +187,8 @@ def _compare(
         difference = float(np.abs(got[name].astype(np.float64) - value.double().numpy()).max())
         spread = float(value.std()) if name != "logits" else float(value.std(dim=1).mean())
         relative = difference / spread if spread else math.inf  # a constant tensor has no spread
-        error = max(error, relative if difference else 0.0)
+        if difference:
+            error = max(error, relative if math.isfinite(relative) else math.inf)
     where = f"{part.name} ({precision}, batch {batch}, {frames} frames)"
     require(error <= BOUND[precision], where, error, BOUND[precision])
     alone = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..grid.errors import ProofError
 from ..models.network import VideoNetwork
 
 FP16_LIMIT = 1e4  # well below half precision's 65504
@@ -22,6 +24,9 @@ def observe(
     """Return the logits of every clip and checkpoint, [clips, checkpoints, classes], and the range of every part.
 
     The range is the largest absolute activation anywhere inside a block or head, by name (``block0``, ``head0``).
+
+    Raises:
+        ProofError: If an activation is NaN or infinite.
 
     Args:
         network: the whole network, in eval mode.
@@ -52,6 +57,12 @@ def _watcher(ranges: dict[str, float], name: str) -> Callable[[nn.Module, object
     def hook(_module: nn.Module, _inputs: object, output: object) -> None:
         for value in output if isinstance(output, tuple) else (output,):
             if isinstance(value, Tensor):
-                ranges[name] = max(ranges[name], float(value.abs().max()))
+                largest = float(value.abs().max())
+                if not math.isfinite(largest):
+                    raise ProofError(
+                        f"the PyTorch network computes NaN or infinity in {name} on the proof clips: its weights overflow; "
+                        "use an earlier training checkpoint"
+                    )
+                ranges[name] = max(ranges[name], largest)
 
     return hook

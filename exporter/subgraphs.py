@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..grid.errors import NetworkError
 from ..grid.manifest import Precision
 from ..grid.tensors import DType, StatePort, TensorSpec
 from ..models.network import Features, Head, VideoNetwork
@@ -122,13 +121,6 @@ def split(network: VideoNetwork, precision: Precision, fp32_only: Sequence[str] 
         found.append(part)
         head_precision: Precision = "fp32" if f"head{block}" in fp32_only else precision
         found += _heads(network, block, features[-1], head_precision)
-    points = {state.input.removeprefix("state_in.") for part in found if part.kind == "block" for state in part.states}
-    strange = sorted(set(network.config.shift.points or ()) - points) if network.config.shift.enabled else []
-    if strange and last == len(network.blocks) - 1:
-        raise NetworkError(
-            f"shift points {', '.join(strange)} are not among this network's layers ({', '.join(sorted(points)[:4])}, ...): "
-            "correct shift.points"
-        )
     return found
 
 

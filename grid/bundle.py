@@ -14,18 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import HashError, InputRefusedError, ManifestError, ResourceError
-from .manifest import Manifest, Variant, read_manifest
+from .manifest import FILE_NAME, Manifest, Variant, read_manifest
 
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. ``sha256`` is that of its manifest and so identifies every byte of it."""
+    """An opened bundle. ``sha256`` is that of its manifest and so identifies every byte of it.
+
+    ``held`` are the files by name of a bundle that is not on disk yet.
+    """
 
     root: Path
     manifest: Manifest
     sha256: str
+    held: Mapping[str, bytes] | None = None
 
     @classmethod
     def open(cls, root: Path) -> Bundle:
@@ -51,7 +55,7 @@ class Bundle:
             HashError: If the file is missing, is a link, or differs.
         """
         try:
-            content = _read(self.root / variant.file)
+            content = _read(self.root / variant.file) if self.held is None else self.held[variant.file]
         except OSError as error:
             raise HashError(
                 f"bundle {str(self.root)!r}: {variant.file} cannot be read ({error.strerror}). Run 'dynvid export' again."
@@ -91,8 +95,16 @@ def require_target(root: Path) -> None:
     Raises:
         InputRefusedError: If something else is there.
     """
-    if root.exists() and not (root / MANIFEST).is_file() and (not root.is_dir() or any(root.iterdir())):
-        raise InputRefusedError(f"{str(root)!r} exists and is not a bundle: give another -o")
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return
+    try:
+        ours = b'"format": "dynvid.bundle"' in _read(root / MANIFEST)
+        others = [p.name for p in root.iterdir() if p.name != MANIFEST and not FILE_NAME.fullmatch(p.name)]
+    except OSError:
+        ours, others = False, []
+    if not ours or others:
+        holds = f" (it holds {others[0]!r})" if others else ""
+        raise InputRefusedError(f"{str(root)!r} exists and is not a bundle{holds}: give another -o")
 
 
 def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
@@ -105,6 +117,7 @@ def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         InputRefusedError: If ``root`` exists and is not a bundle, or cannot be exchanged.
         ResourceError: If the disk is full or not writable.
     """
+    root = root.resolve()
     require_target(root)
     temporary: Path | None = None
     try:

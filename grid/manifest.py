@@ -19,7 +19,7 @@ from .topology import Cell, Grid
 FORMAT = "dynvid.bundle"
 MAJOR, MINOR = 1, 0
 Precision = Literal["fp32", "fp16"]
-_FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\.onnx")
+FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\.onnx")
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _check(manifest: Manifest) -> None:
         )
         for variant in subgraph.variants.values():
             files.append(variant.file)
-            require(_FILE_NAME.fullmatch(variant.file) is not None, f"file name {variant.file!r}")
+            require(FILE_NAME.fullmatch(variant.file) is not None, f"file name {variant.file!r}")
             inputs, outputs = {s.name for s in variant.inputs}, {s.name for s in variant.outputs}
             for state in subgraph.states:
                 require(

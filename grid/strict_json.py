@@ -78,7 +78,10 @@ def _parse(kind: Any, value: Any, place: str, lax: bool) -> Any:
             raise StrictJsonError(f"{place}: {value!r}, expected null")
         return None
     if kind is float and type(value) is int:
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise StrictJsonError(f"{place}: a number beyond every float") from None
     return _require(value, kind, place)
 
 

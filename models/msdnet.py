@@ -63,6 +63,11 @@ class MSDNetOptions:
                 f"MSDNet channels {self.channels}, growth {self.growth}, growth_factors {self.growth_factors}, "
                 f"bottleneck_factors {self.bottleneck_factors}, reduction {self.reduction}: expected 1 to 65536, and [0, 1]"
             )
+        if any(self.growth * factor % 2 for factor in self.growth_factors[1:]):
+            raise NetworkError(
+                f"MSDNet growth {self.growth}, growth_factors {self.growth_factors}: a coarser scale takes half of its new "
+                "channels from the finer one, so growth x factor must be even there"
+            )
         if self.prune not in ("max", "min") or self.stem not in ("imagenet", "cifar"):
             raise NetworkError(
                 f"MSDNet prune {self.prune!r}, stem {self.stem!r}: expected max or min, imagenet or cifar"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
+import torch
+
 from ..grid.errors import NetworkError
 from .msdnet import MSDNet, MSDNetOptions
 from .network import Backbone, NetworkConfig, VideoNetwork
 from .resnet import ResNet, ResNetOptions
+from .shift import StatefulShift
 
 BackboneFactory = Callable[..., Backbone]
 
@@ -66,4 +70,23 @@ def build(config: NetworkConfig) -> VideoNetwork:
     Raises:
         NetworkError: If the name is unknown or the configuration does not fit.
     """
-    return VideoNetwork(config, build_backbone(config.network, config.options))
+    network = VideoNetwork(config, build_backbone(config.network, config.options))
+    if config.shift.enabled and config.shift.points is not None:
+        _require_points(network, config.shift.points)
+    return network
+
+
+def _require_points(network: VideoNetwork, points: tuple[str, ...]) -> None:
+    crop = network.config.preprocessing.crop
+    features: tuple[torch.Tensor, ...] = (torch.empty(1, 3, crop, crop, device="meta"),)
+    found: set[str] = set()
+    for block, module in enumerate(copy.deepcopy(network.blocks).to("meta").eval()):
+        shift = StatefulShift(network.config.shift, block, 1)
+        features = module(features, shift)
+        found |= set(shift.states_out)
+    strange = sorted(set(points) - found)
+    if strange:
+        raise NetworkError(
+            f"shift points {', '.join(strange)} are not among the layers of network {network.config.network!r}: name them "
+            "'<block>.<layer>', as the states of its bundle are"
+        )

@@ -123,7 +123,7 @@ def load_weights(
         ]
         raise LayoutError(
             f"training checkpoint {str(path)!r} does not fit network {network.config.network!r}; "
-            f"{'; '.join(parts)}. Check --network, --layout and --classes."
+            f"{'; '.join(parts)}. Check --network and --layout."
         )
     state = network.state_dict()
     for key, value in state.items():

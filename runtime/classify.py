@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -33,10 +34,10 @@ def classify_files(
 
 
 def record(path: Path, prediction: Prediction, manifest: Manifest, trace: bool) -> dict[str, Any]:
-    """Return a prediction in JSON types, with the video's name and its label."""
+    """Return a prediction in JSON types, with the video's name and its label; a logit that is no number is None."""
     fields = asdict(prediction)
     del fields["probabilities"], fields["segment_ms"]  # the softmax of the logits; their sum is latency_ms
-    logits = [z.tolist() for z in fields.pop("logits")]
+    logits = [[v if math.isfinite(v) else None for v in z.tolist()] for z in fields.pop("logits")]
     index = prediction.class_index
     return {
         "video": str(path),

@@ -44,6 +44,9 @@ def examine() -> dict[str, Any]:
             packages[name] = {"version": version(name), "remedy": None}
         except PackageNotFoundError:
             packages[name] = {"version": None, "remedy": remedy}
+    for one, other in (("onnxruntime", "onnxruntime-gpu"), ("onnxruntime-gpu", "onnxruntime")):
+        if packages[one]["version"]:
+            packages[other]["remedy"] = None  # never both
     both = packages["onnxruntime"]["version"] and packages["onnxruntime-gpu"]["version"]
     return {
         "dynvid": version("dynvid"),

@@ -76,6 +76,7 @@ class Executor:
             self._programs[subgraph.name] = backend.load(bundle.read(variant), variant, subgraph.name)
         self._features = self._feature_buffers()
         self.states: dict[tuple[int, str], tuple[Value, Value]] = {}  # (block, input port) -> two tensors
+        self._handed_on: set[tuple[int, str]] = set()
         self._zeros: dict[tuple[int, str], Value] = {}
         self._turn: dict[str, int] = {}  # last use of a subgraph's states, from 0; -1 at the border
         self.segments = tuple(self._prepare(k) for k in range(1, len(self.route.cells) + 1))
@@ -106,8 +107,7 @@ class Executor:
 
     def handed_on(self) -> set[tuple[int, str]]:
         """Return the states that some call of this route reads after another has written them."""
-        owners = {(s.block, state.input): _owner(s) for s in self._subgraphs.values() for state in s.states}
-        return {key for key in self.states if self._turn[owners[key]] >= 1}
+        return set(self._handed_on)
 
     # preparation
 
@@ -199,6 +199,8 @@ class Executor:
                 self._zeros[key] = self.backend.zeros(shape, spec.dtype)
                 self.states[key] = (self.backend.zeros(shape, spec.dtype), self.backend.zeros(shape, spec.dtype))
             pair = self.states[key]
+            if turn > 0:
+                self._handed_on.add(key)
             inputs[state.input] = self._zeros[key] if turn == 0 else pair[turn % 2]
             outputs[state.output] = pair[(turn + 1) % 2]
         return inputs, outputs

@@ -256,6 +256,35 @@ def test_classify_says_what_is_wrong_with_a_video(tiny_bundle, clip, tmp_path):
         assert record["status"] == "damaged" and record["label"] is None and str(path) in record["error"]
 
 
+def test_a_numeric_error_is_valid_json(tiny_bundle, tmp_path):
+    np.save(tmp_path / "v.npy", np.full((8, 3, 32, 32), 3e38, np.float32))
+    for precision in ("fp32", "fp16"):
+        done = dynvid("classify", tiny_bundle.root, tmp_path / "v.npy", "--json", "--trace", "--precision", precision)
+        assert done.returncode == 3 and "RuntimeWarning" not in done.stderr
+        record = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        assert record["status"] == "numeric_error" and record["label"] is None and None in record["logits"][0]
+        table = dynvid("classify", tiny_bundle.root, tmp_path / "v.npy", "--trace", "--precision", precision)
+        assert "numeric error: NaN or infinity" in table.stdout
+
+
+def test_a_full_disk_is_one_line(tiny_bundle, clip):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "dynvid.cli", "classify", str(tiny_bundle.root), str(clip), "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+
+
+def test_plan_drops_no_option(checkpoint, tiny_bundle):
+    assert "leave them out" in refused(2, "plan", tiny_bundle.root, "--frames", 32)
+    assert "leave them out" in refused(2, "plan", tiny_bundle.root, "--classes", 5)
+    assert "leave it out" in refused(2, "plan", checkpoint, "--head", "linear")
+    refused(3, "plan", checkpoint, "--classes", 400)
+
+
+def test_the_null_backend_does_not_classify(tiny_bundle, clip):
+    assert "computes nothing" in refused(2, "classify", tiny_bundle.root, clip, "--backend", "null")
+
+
 def test_some_bad_videos_are_a_partial_result(tiny_bundle, clip, tmp_path):
     text = tmp_path / "text.mp4"
     text.write_text("this is not a video")

@@ -44,7 +44,7 @@ def load_pixels(
     """Return the videos of the LIST at ``path`` and their sampled frames in temporal order.
 
     The pixels, [videos, frames, crop, crop, 3], are decoded once into a file of the folder ``cache``, keyed by the
-    list's text, the videos' sizes and times, and the preprocessing, then mapped from there.
+    videos' paths, sizes and times, and the preprocessing, then mapped from there.
     """
     videos = read_list(path)
     stats = [(str(v.path), v.path.stat().st_size, v.path.stat().st_mtime_ns) for v in videos if v.path.exists()]
@@ -54,12 +54,15 @@ def load_pixels(
         cache.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         shape = (len(videos), num_frames, preprocessing.crop, preprocessing.crop, 3)
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        for index, video in enumerate(videos):
-            with VideoFile(video.path, preprocessing, num_frames) as source:
-                pixels[index] = source.pixels(range(num_frames))
-            if progress is not None:
-                progress(index + 1)
-        pixels.flush()
-        temporary.replace(target)
+        try:
+            pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+            for index, video in enumerate(videos):
+                with VideoFile(video.path, preprocessing, num_frames) as source:
+                    pixels[index] = source.pixels(range(num_frames))
+                if progress is not None:
+                    progress(index + 1)
+            pixels.flush()
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
     return videos, np.load(target, mmap_mode="r")

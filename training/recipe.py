@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import time
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..grid.errors import NetworkError, TrainingCheckpointError, UsageError
+from ..grid.strict_json import StrictJsonError, parse
 from ..models.config_json import from_json, to_json
 from ..models.network import NetworkConfig, VideoNetwork
 from ..models.registry import build
-from ..models.training_checkpoint import load_native, read_tensors, save
+from ..models.training_checkpoint import load_weights, read_tensors, save
 from .datasets import class_indices, load_pixels
 
 
@@ -61,6 +63,20 @@ class Recipe:
     save_every: int = 250
     initial: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that no training can use."""
+        counts = (self.steps, self.batch, self.threads, self.log_every, self.save_every)
+        if min(counts) < 1 or self.warmup_steps < 0:
+            raise UsageError(
+                f"steps {self.steps}, batch {self.batch}, threads {self.threads}, log_every {self.log_every}, save_every "
+                f"{self.save_every}, warmup_steps {self.warmup_steps}: expected at least 1, and 0 for the warm-up"
+            )
+        if not (self.learning_rate > 0 and self.weight_decay >= 0 and self.clip_norm > 0 and 0 <= self.average < 1):
+            raise UsageError(
+                f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay}, clip_norm {self.clip_norm}, average "
+                f"{self.average}: expected above 0, 0 or more, above 0, and [0, 1)"
+            )
+
     def rate(self, step: int) -> float:
         """Return the learning rate of a step (0-based)."""
         if step < self.warmup_steps:
@@ -81,22 +97,14 @@ def read_config(path: Path) -> tuple[NetworkConfig, Recipe]:
         data = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"training configuration {str(path)!r} cannot be read: {error}") from None
-    if set(data) != {"network", "recipe"}:
+    if set(data) != {"network", "recipe"} or not all(isinstance(table, dict) for table in data.values()):
         raise UsageError(
-            f"training configuration {str(path)!r} has the tables {sorted(data)}: expected [network] and [recipe]"
+            f"training configuration {str(path)!r} holds {', '.join(sorted(data))}: expected the tables [network], [recipe]"
         )
-    table = dict(data["recipe"])
-    names = {field.name for field in fields(Recipe)}
-    if set(table) - names or not {"train", "validation", "steps"} <= set(table):
-        raise UsageError(
-            f"[recipe] of {str(path)!r} has unknown keys {sorted(set(table) - names)}; it needs train, validation and "
-            f"steps, and may have {', '.join(sorted(names))}"
-        )
-    recipe = Recipe(**table)
-    if recipe.optimizer not in ("sgd", "adamw") or recipe.schedule not in ("step", "cosine"):
-        raise UsageError(
-            f"optimizer {recipe.optimizer!r}, schedule {recipe.schedule!r}: expected sgd or adamw, step or cosine"
-        )
+    try:
+        recipe = parse(Recipe, data["recipe"])
+    except StrictJsonError as error:
+        raise UsageError(f"[recipe] of {str(path)!r} does not fit: {error}") from None
     return from_json(data["network"]), recipe
 
 
@@ -148,7 +156,10 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
     config, recipe = read_config(config_path)
     if config.labels is None:
         raise UsageError(f"[network] of {str(config_path)!r} has no labels: training needs their names")
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"-o {str(run)!r} cannot be a folder ({error.strerror}): give another") from None
     fingerprint = json.dumps([to_json(config), asdict(recipe)], sort_keys=True)
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -172,7 +183,7 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
             raise TrainingCheckpointError(
                 f"initial {str(path)!r} is not a native training checkpoint: start from one that 'dynvid train' wrote"
             )
-        network.load_state_dict(load_native(path, tensors, native).state_dict())
+        load_weights(network, tensors, path)
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average), use_buffers=True
     )
@@ -189,14 +200,17 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
     )
     state_path, step = run / "state.pth", 0
     if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
+        state = _load_state(state_path)
         if state["fingerprint"] != fingerprint:
             raise UsageError(f"{str(run)!r} was begun with another configuration: remove it, or give another -o")
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    started, seen = time.monotonic(), step
+    started, seen, log = time.monotonic(), step, run / "log.jsonl"
+    if log.exists():  # lines of steps that were not saved are written again
+        kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
+        log.write_text("".join(f"{line}\n" for line in kept))
     while step < recipe.steps:
         network.train()
         rng = np.random.default_rng([recipe.seed, step])
@@ -220,20 +234,28 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
             raise NetworkError(
                 f"the loss is {loss.item()} at step {step}: training diverged; lower learning_rate and remove {str(run)!r}"
             )
-        if step % recipe.log_every == 0 or step == recipe.steps:
+        last = step == recipe.steps
+        saves = last or step % recipe.save_every == 0
+        if saves or step % recipe.log_every == 0:
             rate = (step - seen) / (time.monotonic() - started)
             line: dict[str, Any] = {"step": step, "loss": round(loss.item(), 4), "steps_per_s": round(rate, 3)}
-            if step % recipe.save_every == 0 or step == recipe.steps:
-                line["accuracy"] = [
-                    round(a, 4) for a in evaluate(_final(network, average, recipe), *data["validation"])
-                ]
-                _save_state(state_path, {
-                    "fingerprint": fingerprint, "step": step, "network": network.state_dict(),
-                    "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-                })  # fmt: skip
-            with (run / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            if saves:
+                found = evaluate(_final(network, average, recipe), *data["validation"])
+                line["accuracy"] = [round(a, 4) for a in found]
+            with log.open("a") as file:
+                file.write(json.dumps(line) + "\n")
             report(line)
+        if saves:
+            _save_state(
+                state_path,
+                {
+                    "fingerprint": fingerprint,
+                    "step": step,
+                    "network": network.state_dict(),
+                    "average": average.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                },
+            )
     result = run / "network.pth"
     save(_final(network, average, recipe).eval(), result, {"recipe": asdict(recipe)})
     return result
@@ -243,6 +265,16 @@ def _final(network: VideoNetwork, average: nn.Module, recipe: Recipe) -> VideoNe
     module = average.module if recipe.average > 0 else network
     assert isinstance(module, VideoNetwork)
     return module
+
+
+def _load_state(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        state = None
+    if not isinstance(state, dict) or "fingerprint" not in state:
+        raise TrainingCheckpointError(f"{str(path)!r} is damaged: remove it, and training begins anew")
+    return state
 
 
 def _save_state(path: Path, state: Mapping[str, Any]) -> None:

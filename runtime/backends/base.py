@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -69,8 +70,9 @@ def open_backend(name: str, threads: int | None = None) -> Backend:
         UsageError: If the name is unknown.
         MissingPackageError, BackendError: If it cannot run here.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads: expected at least 1")
+    most = 4 * len(os.sched_getaffinity(0))
+    if threads is not None and not 1 <= threads <= most:
+        raise UsageError(f"{threads} threads: expected 1 to {most}, four a core of this machine")
     if name == "onnxruntime":
         from .ort import OnnxRuntimeBackend
 

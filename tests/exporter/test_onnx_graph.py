@@ -72,7 +72,7 @@ def test_external_data_is_refused():
     tensor = odd.graph.initializer[0]
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="../../etc/passwd")
-    with pytest.raises((LintError, onnx.checker.ValidationError)):
+    with pytest.raises(LintError):
         lint(odd, "external", (X,), (Y,))
 
 

@@ -1,5 +1,8 @@
 """The proof passes a right export and fails a wrong one: planted faults, each found."""
 
+import dataclasses
+import hashlib
+
 import numpy as np
 import onnx
 import pytest
@@ -7,12 +10,12 @@ import torch
 from onnx import numpy_helper
 from samples import TINY
 
-from dynvid.exporter.export import UnwrittenBundle
 from dynvid.exporter.proof import PROOF_CLIPS, prove, prove_subgraphs
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.reference import observe
 from dynvid.exporter.sight import drift
 from dynvid.exporter.subgraphs import split
+from dynvid.grid.bundle import Bundle
 from dynvid.grid.errors import ProofError
 from dynvid.runtime.backends.base import open_backend
 
@@ -42,7 +45,16 @@ def changed(bundle, name, change):
     file = bundle.manifest.subgraph(name).variant("fp32").file
     model = onnx.load_model_from_string(files[file])
     change(model.graph)
-    return UnwrittenBundle(bundle.manifest, {**files, file: model.SerializeToString()})
+    content = model.SerializeToString()
+    variant = dataclasses.replace(
+        bundle.manifest.subgraph(name).variant("fp32"), sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)
+    )
+    subgraphs = tuple(
+        dataclasses.replace(s, variants={**s.variants, "fp32": variant}) if s.name == name else s
+        for s in bundle.manifest.subgraphs
+    )
+    manifest = dataclasses.replace(bundle.manifest, subgraphs=subgraphs)
+    return Bundle(bundle.root, manifest, "", {**files, file: content})
 
 
 def weights_of(graph):
@@ -163,3 +175,32 @@ def test_proof_clips_differ_and_are_the_same_every_time(tiny_network):
     distances = [np.abs(one[i] - one[j]).mean() for i in range(8) for j in range(i)]
     assert min(distances) > 0.1
     assert np.abs(np.diff(one, axis=1)).mean(axis=(1, 2, 3, 4)).min() > 0.05
+
+
+def test_nan_inside_a_subgraph_is_found(tiny_network, tiny_bundle, backend, clips, logits):
+    def poison(graph):
+        graph.initializer.append(numpy_helper.from_array(np.float32("nan"), "nan"))
+        port = next(o.name for o in graph.output if o.name.startswith("state_out"))
+        for node in graph.node:
+            for index, name in enumerate(node.output):
+                if name == port:
+                    node.output[index] = "clean"
+        graph.node.append(onnx.helper.make_node("Mul", ["clean", "nan"], [port]))
+
+    with pytest.raises(ProofError, match=r"proof failed: block2 \(fp32.*inf"):
+        run_proof(tiny_network, changed(tiny_bundle, "block2", poison), backend, clips, logits)
+
+
+def test_a_network_that_overflows_is_not_exported(exports, clips):
+    network = exports.network(TINY)
+    with torch.no_grad():
+        network.blocks[2][0].layers[-1].conv_normal.net[0].weight.fill_(3e38)
+    with pytest.raises(ProofError, match="NaN or infinity in block2"):
+        observe(network, clips, lambda _: None)
+
+
+@pytest.mark.parametrize("route", ["2,0 3,1 3,2", "0,2 3,2"])
+def test_the_proof_sees_every_state_also_where_the_groups_part(exports, route):
+    table = {**TINY, "groups_linked": False, "route": route}
+    sees = exports.bundle(table).manifest.proof["sees"]
+    assert sees["never_handed_on"] == 0 and sees["least_effect"] > sees["required"]

@@ -187,10 +187,10 @@ def files_of(bundle):
 
 
 def test_a_bundle_is_replaced_by_the_new_one_and_nothing_is_left_beside_it(bundle, tmp_path):
-    (bundle.root / "old").touch()
+    (bundle.root / "old.onnx").touch()
     again = write_bundle(bundle.root, bundle.manifest, files_of(bundle))
     assert again.sha256 == bundle.sha256
-    assert not (bundle.root / "old").exists()
+    assert not (bundle.root / "old.onnx").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
@@ -201,6 +201,26 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(bundle, tmp_path):
     with pytest.raises(InputRefusedError, match="exists and is not a bundle: give another -o"):
         write_bundle(precious, bundle.manifest, files_of(bundle))
     assert (precious / "file").exists()
+
+
+@pytest.mark.parametrize("spoil", ["another manifest", "a file beside"])
+def test_a_folder_that_only_looks_like_a_bundle_is_never_replaced(bundle, tmp_path, spoil):
+    if spoil == "another manifest":
+        (bundle.root / "manifest.json").write_text('{"name": "an extension of a browser"}')
+    else:
+        (bundle.root / "thesis.txt").touch()
+    before = sorted(p.name for p in bundle.root.iterdir())
+    with pytest.raises(InputRefusedError, match="is not a bundle"):
+        write_bundle(bundle.root, bundle.manifest, files_of(Bundle(bundle.root, bundle.manifest, "")))
+    assert sorted(p.name for p in bundle.root.iterdir()) == before
+
+
+def test_a_link_to_a_bundle_stays_a_link(bundle, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(bundle.root)
+    write_bundle(link, bundle.manifest, files_of(bundle))
+    assert link.is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "link"]
 
 
 _WRITER = """

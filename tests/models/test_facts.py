@@ -5,9 +5,7 @@ import onnx_tool
 import onnxruntime
 import pytest
 import torch
-from samples import TINY
 
-from dynvid.exporter.subgraphs import split
 from dynvid.grid.errors import NetworkError, UsageError
 from dynvid.models.config_json import from_json, to_json
 from dynvid.models.cost import measure_costs
@@ -156,6 +154,7 @@ GOOD = {"network": "msdnet", "classes": 3}
         ({"options": {"reduction": 5}}, "reduction 5"),
         ({"options": {"layers": []}}, "layers"),
         ({"options": {"layers": [0]}}, "layers"),
+        ({"options": {"growth": 3, "growth_factors": [1, 1], "bottleneck_factors": [1, 1]}}, "must be even"),
         ({"options": {"depth": 3}}, "do not fit network 'msdnet'"),
         ({"preprocessing": {"crop": 300}}, "crop <= short_side"),
         ({"preprocessing": {"std": [0.0, 1.0, 1.0]}}, "every std above 0"),
@@ -171,7 +170,6 @@ def test_a_configuration_that_does_not_fit_is_refused(change, message):
     assert caught.value.exit_code == 2
 
 
-def test_a_misspelt_shift_point_is_refused_at_the_split(exports):
-    network = exports.network({**TINY, "shift": {"points": ["0.layer1", "0.layer7"]}})
+def test_a_misspelt_shift_point_is_refused_at_once():
     with pytest.raises(NetworkError, match=r"shift points 0\.layer7 are not among"):
-        split(network, "fp32")
+        network("msdnet38", shift={"points": ["0.layer1", "0.layer7"]})

@@ -54,7 +54,6 @@ def test_a_video_exits_at_the_first_confident_checkpoint_and_is_read_no_further(
 def test_the_threshold_must_be_exceeded_strictly(tiny_bundle, backend, clip):
     session = Session(tiny_bundle, backend)
     plain = session.classify(ArraySource(clip), trace=True)
-    session.executor.answer(session.executor.segments[0])
     first = Session(tiny_bundle, backend, (0.0, 1.0, 1.0, None)).classify(ArraySource(clip)).confidence
     assert first == pytest.approx(confidences(plain)[0], abs=1e-6)
     at = Session(tiny_bundle, backend, (first, 1.0, 1.0, None)).classify(ArraySource(clip))
