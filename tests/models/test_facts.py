@@ -171,5 +171,5 @@ def test_a_configuration_that_does_not_fit_is_refused(change, message):
 
 
 def test_a_misspelt_shift_point_is_refused_at_once():
-    with pytest.raises(NetworkError, match=r"shift points 0\.layer7 are not among"):
-        network("msdnet38", shift={"points": ["0.layer1", "0.layer7"]})
+    with pytest.raises(NetworkError, match=r"shift points 0\.layer9 are not among"):
+        network("msdnet38", shift={"points": ["0.layer1", "0.layer9"]})
