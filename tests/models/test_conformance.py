@@ -393,7 +393,7 @@ def test_the_error_lists_every_fault():
 @pytest.mark.parametrize(
     ("shift", "message"),
     [
-        ({"points": ["1.second", "1.secnod"]}, "names ['1.secnod'], which no block calls; there are ['0.second'"),
+        ({"points": ["1.second", "1.secnod"]}, "shift points 1.secnod are not among the layers of network"),
         ({"div": 9}, "layer 0.second has 8 channels, shift div is 9"),
     ],
 )
