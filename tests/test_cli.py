@@ -271,7 +271,8 @@ def test_a_full_disk_is_one_line(tiny_bundle, clip):
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "dynvid.cli", "classify", str(tiny_bundle.root), str(clip), "--json"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.returncode == 6 and "Traceback" not in done.stderr
+    assert "Error: No space left on device" in done.stderr
 
 
 def test_plan_drops_no_option(checkpoint, tiny_bundle):

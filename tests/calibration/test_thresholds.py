@@ -45,11 +45,9 @@ def test_with_30_percent_saturated_the_nearest_nonzero_share_leaves(q, leave):
 def test_a_tie_below_the_top_is_cut_on_the_nearer_side():
     first = np.concatenate([np.linspace(0.9, 0.99, 100), np.full(50, 0.5), np.linspace(0.1, 0.2, 50)])
     confidences = np.stack([first, first])
-    for q, count in ((1.0, 100), (0.6, 125), (0.4, 142)):
+    for q, quota, leave in ((1.0, 100, 100), (0.65, 121, 100), (0.6, 125, 150), (0.4, 142, 150)):
         chosen = RankedConfidences(confidences).choose(q)
-        assert chosen.quotas[0] in (count, 100, 125, 142)
-        expected = 100 if chosen.quotas[0] < 125 else 150
-        assert chosen.counts[0] == expected
+        assert (chosen.quotas[0], chosen.counts[0]) == (quota, leave)
 
 
 @given(

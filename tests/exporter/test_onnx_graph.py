@@ -6,7 +6,9 @@ import torch
 from onnx import TensorProto, helper
 from samples import TINY
 
+from dynvid.exporter.export import export
 from dynvid.exporter.onnx_graph import lint, to_onnx
+from dynvid.exporter.reference import FP16_LIMIT, observe
 from dynvid.exporter.subgraphs import split
 from dynvid.grid.errors import LintError
 from dynvid.grid.tensors import TensorSpec
@@ -143,27 +145,17 @@ def test_features_have_one_dtype_where_they_are_written_and_where_they_are_read(
         assert ("float32" in written.values()) == any(name.startswith("block") for name in kept)
 
 
-def test_a_subgraph_kept_in_fp32_among_half_ones_still_agrees(exports, tmp_path):
-    import numpy as np
-
-    from dynvid.exporter import reference
-    from dynvid.exporter.export import export
-
+def test_a_subgraph_kept_in_fp32_among_half_ones_still_agrees(exports, tmp_path, monkeypatch):
     network = exports.network(TINY)
-    original, reference.FP16_LIMIT = reference.FP16_LIMIT, 1e4
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            ranges = {"block1": 2e4}
-            observe = reference.observe
-            patch.setattr(
-                "dynvid.exporter.export.observe",
-                lambda *args: (observe(*args)[0], {**observe(*args)[1], **ranges}),
-            )
-            bundle = export(network, tmp_path / "b", source_sha256="0" * 64)
-    finally:
-        reference.FP16_LIMIT = original
+
+    def observed(*arguments):
+        logits, ranges = observe(*arguments)
+        return logits, {**ranges, "block1": 2 * FP16_LIMIT}
+
+    monkeypatch.setattr("dynvid.exporter.export.observe", observed)
+    bundle = export(network, tmp_path / "b", source_sha256="0" * 64)
     assert bundle.manifest.fp32_only == ("block1",)
     variant = bundle.manifest.subgraph("block1").variant("fp16")
     graph = onnx.load_model_from_string(bundle.read(variant)).graph
     assert {t.data_type for t in graph.initializer} & {1, 10} == {TensorProto.FLOAT}
-    assert np.max(bundle.manifest.proof["fp16"]["checkpoints"]) <= 2e-2
+    assert max(bundle.manifest.proof["fp16"]["checkpoints"]) <= 2e-2
