@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 DType = Literal["float32", "float16"]
 Dimension = int | Literal["batch", "frames"]
@@ -32,3 +32,17 @@ class StatePort:
 
     input: str
     output: str
+
+
+class Ports(Protocol):
+    """What every graph and engine has: its inputs and outputs, in order."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors that a call reads."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors that a call writes."""
+        ...

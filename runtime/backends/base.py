@@ -9,8 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from ...grid.errors import BackendError, UsageError
-from ...grid.manifest import Variant
-from ...grid.tensors import DType
+from ...grid.tensors import DType, Ports
 
 NAMES = ("onnxruntime", "null")
 
@@ -38,8 +37,12 @@ class Backend(Protocol):
 
     name: str
 
-    def load(self, model: bytes, variant: Variant, name: str) -> Program:
-        """Return the program of the ONNX ``model``, whose hash has been checked; ``name`` is for errors."""
+    def load(self, content: bytes, ports: Ports, name: str) -> Program:
+        """Return the program of a graph with these ports.
+
+        ``content`` is what the backend runs, an ONNX model or an engine, whose hash has been checked; ``name`` is for
+        errors.
+        """
         ...
 
     def zeros(self, shape: tuple[int, ...], dtype: DType) -> Value:
@@ -84,12 +87,12 @@ def open_backend(name: str, threads: int | None = None) -> Backend:
     raise UsageError(f"backend {name!r}: expected one of {', '.join(NAMES)}")
 
 
-def require_ports(name: str, variant: Variant, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> None:
+def require_ports(name: str, ports: Ports, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> None:
     """Check that a call names every port of a subgraph and no other.
 
     Raises:
         BackendError: Naming the difference.
     """
-    odd = (set(inputs) ^ {s.name for s in variant.inputs}) | (set(outputs) ^ {s.name for s in variant.outputs})
+    odd = (set(inputs) ^ {s.name for s in ports.inputs}) | (set(outputs) ^ {s.name for s in ports.outputs})
     if odd:
         raise BackendError(f"{name}: ports {', '.join(sorted(odd))} are missing or unknown: prepare every port once")

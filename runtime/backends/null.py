@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...grid.manifest import Variant
-from ...grid.tensors import DType
+from ...grid.tensors import DType, Ports
 from .base import Call, require_ports
 
 
@@ -22,9 +21,9 @@ class NullBackend:
     def __init__(self) -> None:
         self.launches: Counter[tuple[str, int]] = Counter()
 
-    def load(self, model: bytes, variant: Variant, name: str) -> NullProgram:
+    def load(self, content: bytes, ports: Ports, name: str) -> NullProgram:
         """Return a program that only counts."""
-        return NullProgram(self, variant, name)
+        return NullProgram(self, ports, name)
 
     def zeros(self, shape: tuple[int, ...], dtype: DType) -> NDArray[Any]:
         """Return a new array of zeros."""
@@ -47,15 +46,15 @@ class NullBackend:
 class NullProgram:
     """One subgraph that is never computed."""
 
-    def __init__(self, backend: NullBackend, variant: Variant, name: str) -> None:
+    def __init__(self, backend: NullBackend, ports: Ports, name: str) -> None:
         self._backend = backend
-        self._variant = variant
+        self._ports = ports
         self._name = name
 
     def prepare(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
         """Return a call that counts itself."""
-        require_ports(self._name, self._variant, inputs, outputs)
-        frames = inputs[self._variant.inputs[0].name].shape[1]
+        require_ports(self._name, self._ports, inputs, outputs)
+        frames = inputs[self._ports.inputs[0].name].shape[1]
 
         def call() -> None:
             self._backend.launches[self._name, frames] += 1

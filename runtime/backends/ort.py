@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...grid.errors import BackendError, MissingPackageError
-from ...grid.manifest import Variant
-from ...grid.tensors import DType
+from ...grid.tensors import DType, Ports
 from .base import Call, require_ports
 
 _pool_threads: int | None = None  # of this process; onnxruntime takes the size once
@@ -37,8 +36,8 @@ class OnnxRuntimeBackend:
         onnxruntime.set_default_logger_severity(3)
         self.threads = _share_pool(onnxruntime, threads)
 
-    def load(self, model: bytes, variant: Variant, name: str) -> OrtProgram:
-        """Return the program of ``model``.
+    def load(self, content: bytes, ports: Ports, name: str) -> OrtProgram:
+        """Return the program of the ONNX model ``content``.
 
         Raises:
             BackendError: If onnxruntime refuses the model, or takes another provider than the CPU's.
@@ -49,7 +48,7 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3
         try:
             session = self._ort.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"], enable_fallback=False
+                content, options, providers=["CPUExecutionProvider"], enable_fallback=False
             )
         except self._ort_errors() as error:
             raise BackendError(
@@ -57,7 +56,7 @@ class OnnxRuntimeBackend:
             ) from None
         if session.get_providers()[0] != "CPUExecutionProvider":
             raise BackendError(f"onnxruntime runs {name} on {session.get_providers()[0]} instead of the CPU")
-        return OrtProgram(session, variant, name, self._ort_errors())
+        return OrtProgram(session, ports, name, self._ort_errors())
 
     def zeros(self, shape: tuple[int, ...], dtype: DType) -> NDArray[Any]:
         """Return a new array of zeros."""
@@ -86,15 +85,15 @@ class OnnxRuntimeBackend:
 class OrtProgram:
     """One subgraph as an onnxruntime session."""
 
-    def __init__(self, session: Any, variant: Variant, name: str, errors: tuple[type[BaseException], ...]) -> None:
+    def __init__(self, session: Any, ports: Ports, name: str, errors: tuple[type[BaseException], ...]) -> None:
         self._session = session
-        self._variant = variant
+        self._ports = ports
         self._name = name
         self._errors = errors
 
     def prepare(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
         """Return a call on these arrays; they must stay where they are, and the call keeps them alive."""
-        require_ports(self._name, self._variant, inputs, outputs)
+        require_ports(self._name, self._ports, inputs, outputs)
         binding = self._session.io_binding()
         for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for port, array in arrays.items():

@@ -1,0 +1,134 @@
+"""Fused segments: the ports of a segment that runs as one graph, from the liveness of tensors along the route.
+
+Between two segments only what a later one reads is handed on: boundary features of input sets that the next block has
+not seen, states of blocks that will run again, and embeddings of heads that will answer again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .manifest import Manifest, Precision, Subgraph
+from .route import Route, Span
+from .tensors import TensorSpec
+
+FUSION = 1
+"""Version of the fused graphs; engines of another one are built anew."""
+
+
+@dataclass(frozen=True)
+class FusedSegment:
+    """One segment of a route as one graph, of any batch and a fixed number of frames.
+
+    Attributes:
+        name: ``segment1`` and so on, or ``full``.
+        index: the segment's place in its route, 1-based.
+        start: its new frames are ``[start, stop)`` of the permuted order; none where they are equal.
+        stop: see ``start``.
+        spans: of the segment.
+        head: the subgraph that answers.
+        inputs: ``frames`` [batch, stop - start, 3, crop, crop] where there are new ones, then ``in.NAME`` for every
+            tensor handed on that it reads.
+        outputs: ``logits`` and ``probabilities`` [batch, classes], then ``out.NAME`` for every tensor it hands on.
+    """
+
+    name: str
+    index: int
+    start: int
+    stop: int
+    spans: tuple[Span, ...]
+    head: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def fused_segments(manifest: Manifest, precision: Precision) -> tuple[FusedSegment, ...]:
+    """Return the fused segments of the bundle's route."""
+    return tuple(_fuse(manifest, manifest.route, k, precision) for k in range(1, len(manifest.route.cells) + 1))
+
+
+def fused_full(manifest: Manifest, precision: Precision) -> FusedSegment:
+    """Return the static network, the route's last checkpoint alone, as one segment called ``full``."""
+    return _fuse(manifest, manifest.route.full, 1, precision, "full")
+
+
+def feature_name(feature: TensorSpec) -> str:
+    """Return the name under which a boundary feature is handed on."""
+    return feature.name
+
+
+def state_name(block: int, port: str) -> str:
+    """Return the name under which the state of input port ``state_in.POINT`` of a block is handed on."""
+    return f"block{block}.{port.replace('state_in.', 'state.', 1)}"
+
+
+def embeddings_name(block: int) -> str:
+    """Return the name under which a head's embeddings are handed on."""
+    return f"block{block}.embeddings"
+
+
+def _fuse(manifest: Manifest, route: Route, index: int, precision: Precision, name: str = "") -> FusedSegment:
+    size = manifest.grid.frames_per_set
+    head = manifest.subgraph(manifest.heads[-1 if route.cells != manifest.route.cells else index - 1])
+    blocks = [_block(manifest, m) for m in range(max(route.head_blocks) + 1)]
+    start, stop = route.progress(index - 1, 0) * size, route.progress(index, 0) * size
+    inputs: list[TensorSpec] = []
+    if stop > start:
+        frames = blocks[0].variant(precision).inputs[0]
+        inputs.append(TensorSpec("frames", frames.dtype, ("batch", stop - start, *frames.shape[2:])))
+    outputs = [s for s in head.variant(precision).outputs if s.name in ("logits", "probabilities")]
+    for block in blocks:
+        before, after = _live_features(route, index - 1, block.block), _live_features(route, index, block.block)
+        if before != after:
+            for spec in features_of(block, precision):
+                if before:
+                    inputs.append(_carried("in", feature_name(spec), spec, before * size))
+                if after:
+                    outputs.append(_carried("out", feature_name(spec), spec, after * size))
+        if route.progress(index, block.block) == route.progress(index - 1, block.block):
+            continue
+        specs = {s.name: s for s in block.variant(precision).inputs}
+        for state in block.states:
+            carried = state_name(block.block, state.input)
+            if _state_lives(route, index - 1, block.block):
+                inputs.append(_carried("in", carried, specs[state.input]))
+            if _state_lives(route, index, block.block):
+                outputs.append(_carried("out", carried, specs[state.input]))
+    embeddings = next(s for s in head.variant(precision).inputs if s.name == head.states[0].input)
+    answers = [k for k, cell in enumerate(route.cells, 1) if cell.block == head.block]
+    if index > answers[0]:
+        inputs.append(_carried("in", embeddings_name(head.block), embeddings))
+    if index < answers[-1]:
+        outputs.append(_carried("out", embeddings_name(head.block), embeddings))
+    spans = route.segments[index - 1].spans
+    return FusedSegment(name or f"segment{index}", index, start, stop, spans, head.name, tuple(inputs), tuple(outputs))
+
+
+def features_of(block: Subgraph, precision: Precision) -> tuple[TensorSpec, ...]:
+    """Return the features that a block hands to the next one, [batch, frames, channels, height, width]."""
+    states = {state.output for state in block.states}
+    return tuple(s for s in block.variant(precision).outputs if s.name not in states)
+
+
+def _block(manifest: Manifest, block: int) -> Subgraph:
+    name = manifest.cells[0][block]
+    assert name is not None
+    return manifest.subgraph(name)
+
+
+def _live_features(route: Route, index: int, block: int) -> int:
+    """Return how many input sets of ``block``'s features wait for the next block after segment ``index``."""
+    if block == max(route.head_blocks):
+        return 0
+    return route.progress(index, block) - route.progress(index, block + 1)
+
+
+def _state_lives(route: Route, index: int, block: int) -> bool:
+    """Return whether a span after segment ``index`` reads the states that ``block`` wrote until then."""
+    done, last = route.progress(index, block), route.progress(len(route.cells), block)
+    return 0 < done < last and done != route.grid.border
+
+
+def _carried(way: str, name: str, spec: TensorSpec, frames: int | None = None) -> TensorSpec:
+    shape = tuple(frames if d == "frames" and frames is not None else d for d in spec.shape)
+    return TensorSpec(f"{way}.{name}", spec.dtype, shape)
