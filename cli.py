@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .grid.errors import DynvidError, InputRefusedError, MissingPackageError, UsageError
+from .terminal import print_proof, print_record, print_sections, sink, steps, table
 
 if TYPE_CHECKING:
-    from .calibration.describe import Section
     from .calibration.scores import Scores
     from .grid.bundle import Bundle
     from .models.network import VideoNetwork
@@ -103,7 +103,7 @@ def plan(
         for c, s in zip(result["checkpoints"], result["segments"], strict=True)
     ]
     heads = ["checkpoint", "cell", "spans of its segment", "segment GMACs", "GMACs", "paper GMACs", "of full"]
-    _table(heads, rows)
+    table(heads, rows)
 
 
 @cli.command()
@@ -115,7 +115,7 @@ def train(config: Path, output: Path, as_json: bool) -> None:
     with _packages("export"):
         from .training.recipe import train as run_training
 
-    with _steps() as step:
+    with steps() as step:
 
         def report(line: Any) -> None:
             if "decoded" in line:
@@ -156,7 +156,7 @@ def export(
     )
     for warning in loaded.warnings:
         click.echo(f"Warning: {warning}", err=True)
-    with _steps() as step:
+    with steps() as step:
         clips = None if range_data is None else read_clips(range_data, loaded.network.config, step)
         bundle = run_export(
             loaded.network,
@@ -166,7 +166,7 @@ def export(
             range_clips=clips,
             report=step,
         )
-    _print_proof(bundle, bundle.manifest.proof, as_json)
+    print_proof(bundle, bundle.manifest.proof, as_json)
 
 
 @cli.command()
@@ -191,9 +191,9 @@ def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> Non
     if training_checkpoint is not None:
         from .exporter.export import prove_again
 
-        with _steps() as step:
+        with steps() as step:
             proof = prove_again(opened, training_checkpoint, step)
-    _print_proof(opened, proof, as_json)
+    print_proof(opened, proof, as_json)
 
 
 @cli.command()
@@ -239,7 +239,7 @@ def classify(
         temperatures=chosen.temperatures if chosen else None,
     )
     failed, where = 0, "above" if output is None else str(output)
-    with Decoder() as decoder, _sink(output) as write, _steps() as step:
+    with Decoder() as decoder, sink(output) as write, steps() as step:
         header = not (as_json or output)
         for done, record in enumerate(classify_files(session, paths, decoder, trace), 1):
             failed += record["status"] != "ok"
@@ -247,7 +247,7 @@ def classify(
                 write(json.dumps(record, allow_nan=False))
                 step(f"{done}/{len(paths)} videos")
             else:
-                header = _print_record(record, header)
+                header = print_record(record, header)
     if failed == len(paths):
         raise InputRefusedError(f"no video could be classified ({failed} of {failed} failed, see {where})")
     if failed:
@@ -305,7 +305,7 @@ def calibrate(
         _require_source(opened, training_checkpoint)
     request = Request(q, budget, max_drop, confidence, "ms" if cost == "ms" else "gmacs", temperature, split, seed)
     ms = None
-    with _steps() as step:
+    with steps() as step:
         if opened is None:
             assert scores is not None
             found = read_scores(scores)
@@ -331,7 +331,7 @@ def calibrate(
     if as_json:
         click.echo(json.dumps(result.report))
     else:
-        _print_sections(describe(result.report))
+        print_sections(describe(result.report))
     for warning in result.report["warnings"]:
         click.echo(f"Warning: {warning}", err=True)
 
@@ -348,9 +348,9 @@ def doctor(as_json: bool) -> None:
     else:
         click.echo(f"dynvid {found['dynvid']}, Python {found['python']}, {found['platform']}, {found['cores']} cores")
         rows = [[name, p["version"] or "-", p["remedy"] or ""] for name, p in found["packages"].items()]
-        _table(["package", "version", "to install"], rows)
+        table(["package", "version", "to install"], rows)
         rows = [[b["name"], "yes" if b["works"] else "no", b["problem"] or b["note"]] for b in found["backends"]]
-        _table(["backend", "works here", "what was seen"], rows)
+        table(["backend", "works here", "what was seen"], rows)
         for conflict in found["conflicts"]:
             click.echo(f"Warning: {conflict}", err=True)
     if not any(b["works"] for b in found["backends"] if b["name"] != "null"):
@@ -391,86 +391,6 @@ def _packages(extra: str) -> Iterator[None]:
         raise MissingPackageError(
             f"this command needs the package {error.name!r}. Install it: pip install 'dynvid[{extra},cpu]'"
         ) from None
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[[str], None]]:
-    """Show the step at work on a terminal's standard error; nothing elsewhere."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("starting") as status:
-        yield status.update
-
-
-@contextmanager
-def _sink(output: Path | None) -> Iterator[Callable[[str], None]]:
-    if output is None:
-        yield click.echo
-        return
-    try:
-        file = output.open("x")
-    except FileExistsError:
-        raise UsageError(f"-o {str(output)!r} exists already: remove it, or give another") from None
-    except OSError as error:
-        raise UsageError(f"-o {str(output)!r} cannot be written ({error.strerror}): give another") from None
-    with file:
-        yield lambda line: print(line, file=file, flush=True)
-
-
-def _print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> None:
-    manifest = bundle.manifest
-    files = [v for s in manifest.subgraphs for v in s.variants.values()]
-    if as_json:
-        summary = {"bundle": str(bundle.root), "bundle_sha256": bundle.sha256, "files": len(files)}
-        click.echo(json.dumps({**summary, "bytes": sum(v.bytes for v in files), "proof": proof}))
-        return
-    for precision in manifest.precisions if proof is not None else ():
-        assert proof is not None
-        figures = proof[precision]
-        rows = [
-            [str(c.index), str(c.cell), name, f"{error:.1e}"]
-            for c, name, error in zip(manifest.route.checkpoints, manifest.heads, figures["checkpoints"], strict=True)
-        ]
-        click.echo(
-            f"{precision}: difference from PyTorch, in standard deviations of the logits (bound {figures['bound']:g})"
-        )
-        _table(["checkpoint", "cell", "head", "difference"], rows)
-    if proof is not None:
-        sees = proof["sees"]
-        click.echo(
-            f"the proof sees: losing any of {sees['states']} states changes logits by at least {sees['least_effect']}, "
-            f"reversing time by {sees['frames_reversed']} (required: {sees['required']:g})"
-        )
-    size = sum(v.bytes for v in files) / 1e6
-    click.echo(f"{bundle.root}: {len(files)} files, {size:.1f} MB, as exported (sha256 {bundle.sha256[:12]}…)")
-
-
-def _print_record(record: dict[str, Any], header: bool) -> bool:
-    """Print one record, the header first if it is due; return whether it still is."""
-    form = "{:<32} {:<16} {:>6} {:>10} {:>8} {:>8} {:>9} {:>9}  {}"
-    if record["checkpoint"] is None:
-        click.echo(f"Error: {record['error']}", err=True)
-        return header
-    if header:
-        names = ("video", "label", "conf.", "checkpoint", "GMACs", "of full", "ms", "decode ms", "notes")
-        click.echo(form.format(*names))
-    notes = "; ".join(record["warnings"]) or ("numeric error: NaN or infinity" if record["status"] != "ok" else "")
-    confidence = "-" if record["confidence"] is None else f"{record['confidence']:.3f}"
-    figures = [
-        f"{record['gmacs']:.3f}",
-        f"{record['fraction']:.1%}",
-        f"{record['latency_ms']:.1f}",
-        f"{record['decode_ms']:.1f}",
-    ]
-    name = record["video"] if len(record["video"]) <= 32 else "…" + record["video"][-31:]
-    click.echo(form.format(name, record["label"] or "-", confidence, record["checkpoint"], *figures, notes))
-    for index, logits in enumerate(record.get("logits", []), 1):
-        click.echo(f"  checkpoint {index}: " + " ".join("none" if z is None else f"{z:.4f}" for z in logits))
-    return False
 
 
 def _score_list(
@@ -527,7 +447,7 @@ def _check_drift(bundle: Bundle | None, results: Path, thresholds: Path | None, 
     if as_json:
         click.echo(json.dumps(drift.to_json()))
     else:
-        _print_sections(describe_drift(drift))
+        print_sections(describe_drift(drift))
     if drift.drifted:
         click.echo(
             f"Warning: videos leave otherwise than at calibration: distance {drift.exit_distance:.3f} of exits and "
@@ -535,20 +455,6 @@ def _check_drift(bundle: Bundle | None, results: Path, thresholds: Path | None, 
             f"{drift.confidence_chance:.3f}. Calibrate on newer videos.",
             err=True,
         )
-
-
-def _print_sections(sections: Iterable[Section]) -> None:
-    for section in sections:
-        if section.line:
-            click.echo(section.line)
-        if section.rows:
-            _table(section.names, section.rows)
-
-
-def _table(names: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(line[i]) for line in [names, *rows]) for i in range(len(names))]
-    for line in [names, *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,115 @@
+"""What commands print: tables, records, and the step at work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .grid.errors import UsageError
+
+if TYPE_CHECKING:
+    from .calibration.describe import Section
+    from .grid.bundle import Bundle
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Show the step at work on a terminal's standard error; nothing elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("starting") as status:
+        yield status.update
+
+
+@contextmanager
+def sink(output: Path | None) -> Iterator[Callable[[str], None]]:
+    """Write lines to a new file, or to standard output."""
+    if output is None:
+        yield click.echo
+        return
+    try:
+        file = output.open("x")
+    except FileExistsError:
+        raise UsageError(f"-o {str(output)!r} exists already: remove it, or give another") from None
+    except OSError as error:
+        raise UsageError(f"-o {str(output)!r} cannot be written ({error.strerror}): give another") from None
+    with file:
+        yield lambda line: print(line, file=file, flush=True)
+
+
+def table(names: list[str], rows: list[list[str]]) -> None:
+    """Print a table of aligned columns."""
+    widths = [max(len(line[i]) for line in [names, *rows]) for i in range(len(names))]
+    for line in [names, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> None:
+    """Print what a bundle holds, and the figures of its proof."""
+    manifest = bundle.manifest
+    files = [v for s in manifest.subgraphs for v in s.variants.values()]
+    if as_json:
+        summary = {"bundle": str(bundle.root), "bundle_sha256": bundle.sha256, "files": len(files)}
+        click.echo(json.dumps({**summary, "bytes": sum(v.bytes for v in files), "proof": proof}))
+        return
+    for precision in manifest.precisions if proof is not None else ():
+        assert proof is not None
+        figures = proof[precision]
+        rows = [
+            [str(c.index), str(c.cell), name, f"{error:.1e}"]
+            for c, name, error in zip(manifest.route.checkpoints, manifest.heads, figures["checkpoints"], strict=True)
+        ]
+        click.echo(
+            f"{precision}: difference from PyTorch, in standard deviations of the logits (bound {figures['bound']:g})"
+        )
+        table(["checkpoint", "cell", "head", "difference"], rows)
+    if proof is not None:
+        sees = proof["sees"]
+        click.echo(
+            f"the proof sees: losing any of {sees['states']} states changes logits by at least {sees['least_effect']}, "
+            f"reversing time by {sees['frames_reversed']} (required: {sees['required']:g})"
+        )
+    size = sum(v.bytes for v in files) / 1e6
+    click.echo(f"{bundle.root}: {len(files)} files, {size:.1f} MB, as exported (sha256 {bundle.sha256[:12]}…)")
+
+
+def print_record(record: dict[str, Any], header: bool) -> bool:
+    """Print one record, the header first if it is due; return whether it still is."""
+    form = "{:<32} {:<16} {:>6} {:>10} {:>8} {:>8} {:>9} {:>9}  {}"
+    if record["checkpoint"] is None:
+        click.echo(f"Error: {record['error']}", err=True)
+        return header
+    if header:
+        names = ("video", "label", "conf.", "checkpoint", "GMACs", "of full", "ms", "decode ms", "notes")
+        click.echo(form.format(*names))
+    notes = "; ".join(record["warnings"]) or ("numeric error: NaN or infinity" if record["status"] != "ok" else "")
+    confidence = "-" if record["confidence"] is None else f"{record['confidence']:.3f}"
+    figures = [
+        f"{record['gmacs']:.3f}",
+        f"{record['fraction']:.1%}",
+        f"{record['latency_ms']:.1f}",
+        f"{record['decode_ms']:.1f}",
+    ]
+    name = record["video"] if len(record["video"]) <= 32 else "…" + record["video"][-31:]
+    click.echo(form.format(name, record["label"] or "-", confidence, record["checkpoint"], *figures, notes))
+    for index, logits in enumerate(record.get("logits", []), 1):
+        click.echo(f"  checkpoint {index}: " + " ".join("none" if z is None else f"{z:.4f}" for z in logits))
+    return False
+
+
+def print_sections(sections: Iterable[Section]) -> None:
+    """Print lines and tables."""
+    for section in sections:
+        if section.line:
+            click.echo(section.line)
+        if section.rows:
+            table(section.names, section.rows)
