@@ -7,13 +7,13 @@ import errno
 import hashlib
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import HashError, InputRefusedError, ManifestError, ResourceError
+from .files import read_file, sync_folder, write_file
 from .manifest import FILE_NAME, Manifest, Variant, read_manifest
 
 MANIFEST = "manifest.json"
@@ -40,7 +40,7 @@ class Bundle:
             HashError: If the manifest has changed.
         """
         try:
-            text = _read(root / MANIFEST)
+            text = read_file(root / MANIFEST)
         except OSError as error:
             raise ManifestError(
                 f"{str(root)!r} is not a bundle: {MANIFEST} cannot be read ({error.strerror}). Give a folder that "
@@ -55,7 +55,7 @@ class Bundle:
             HashError: If the file is missing, is a link, or differs.
         """
         try:
-            content = _read(self.root / variant.file) if self.held is None else self.held[variant.file]
+            content = read_file(self.root / variant.file) if self.held is None else self.held[variant.file]
         except OSError as error:
             raise HashError(
                 f"bundle {str(self.root)!r}: {variant.file} cannot be read ({error.strerror}). Run 'dynvid export' again."
@@ -80,15 +80,6 @@ class Bundle:
         return len(files)
 
 
-def _read(path: Path) -> bytes:
-    """Return the bytes of a regular file; never follows a link."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        return file.read()
-
-
 def require_target(root: Path) -> None:
     """Check that a bundle may be written to ``root``: nothing is there, or a bundle, or an empty folder.
 
@@ -98,7 +89,7 @@ def require_target(root: Path) -> None:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return
     try:
-        ours = b'"format": "dynvid.bundle"' in _read(root / MANIFEST)
+        ours = b'"format": "dynvid.bundle"' in read_file(root / MANIFEST)
         others = [p.name for p in root.iterdir() if p.name != MANIFEST and not FILE_NAME.fullmatch(p.name)]
     except OSError:
         ours, others = False, []
@@ -124,14 +115,14 @@ def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         root.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
         for name, content in (*sorted(files.items()), (MANIFEST, manifest.to_bytes())):
-            _write(temporary / name, content)
+            write_file(temporary / name, content)
         temporary.chmod(0o755)
-        _sync(temporary)
+        sync_folder(temporary)
         if root.exists():
             _exchange(temporary, root)
         else:
             temporary.rename(root)
-        _sync(root.parent)
+        sync_folder(root.parent)
     except OSError as error:
         raise ResourceError(
             f"bundle {str(root)!r} could not be written ({error.strerror}); what was there before is untouched. Free some "
@@ -141,21 +132,6 @@ def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)  # after an exchange: the old bundle
     return Bundle.open(root)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -127,6 +127,26 @@ class ProofError(IntegrityError):
     """The split network does not compute what the whole network computes."""
 
 
+class CensusError(IntegrityError):
+    """A graph for an engine computes in another precision than was asked for, or has other ports."""
+
+
+class MissingEngineError(IntegrityError):
+    """An engine that is needed has not been built."""
+
+
+class StaleEngineError(IntegrityError):
+    """No engine fits this bundle, this machine or this call."""
+
+
+class UntrustedEngineError(IntegrityError):
+    """Others may write the files of an engine."""
+
+
+class EngineFileError(IntegrityError):
+    """A file of an engine is damaged, or is not what the ledger says."""
+
+
 # 5: environment or backend
 
 
@@ -142,6 +162,14 @@ class MissingPackageError(EnvironmentFaultError):
 
 class BackendError(EnvironmentFaultError):
     """A backend cannot run here, or failed while it ran."""
+
+
+class EngineBuildError(EnvironmentFaultError):
+    """A builder refuses a graph or its profiles, or dies over it."""
+
+
+class DeviceError(EnvironmentFaultError):
+    """No GPU can be used here, or it failed."""
 
 
 # 6: resources

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,12 +11,13 @@ from .cost import Costs
 from .errors import DynvidError, HashError, ManifestError
 from .preprocessing import Preprocessing
 from .route import Route
-from .strict_json import StrictJsonError, dumps, loads, parse
+from .sealed import SealError, VersionError, seal, unseal
+from .strict_json import StrictJsonError, parse
 from .tensors import StatePort, TensorSpec
 from .topology import Cell, Grid
 
 FORMAT = "dynvid.bundle"
-MAJOR, MINOR = 1, 0
+VERSION = (1, 0)
 Precision = Literal["fp32", "fp16"]
 FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\.onnx")
 
@@ -57,7 +57,8 @@ class Manifest:
         network: name, options, heads, shift and head configuration, as a training checkpoint holds them.
         cells: the subgraph of cell (n, m) at ``cells[n][m]``; None for blocks that the route never reaches.
         heads: the subgraph that answers at each checkpoint.
-        fp32_only: subgraphs whose measured range keeps them in fp32 also where fp16 is asked for.
+        fp32_only: blocks and heads that stay fp32 where fp16 is asked for; ``proof["fp32_only"]`` says why: each one's
+            measured range, its own error, or the route's.
         source_sha256: of the training checkpoint.
         proof: the figures of the export's proof (exporter.proof).
     """
@@ -95,12 +96,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return ``manifest.json``: canonical JSON that carries the sha256 of its own other contents."""
-        content = {"format": FORMAT, "version": [MAJOR, MINOR], **dataclasses.asdict(self)}
-        return _sealed(content)
-
-
-def _sealed(content: dict[str, Any]) -> bytes:
-    return dumps({**content, "sha256": hashlib.sha256(dumps(content)).hexdigest()})
+        return seal(dataclasses.asdict(self), FORMAT, VERSION)
 
 
 def read_manifest(text: bytes, where: str) -> Manifest:
@@ -115,28 +111,15 @@ def read_manifest(text: bytes, where: str) -> Manifest:
         return ManifestError(f"manifest of bundle {where!r} is malformed: {reason}. Run 'dynvid export' again.")
 
     try:
-        content = loads(text)
-    except StrictJsonError as error:
-        raise refuse(str(error)) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise refuse(f"its format is not {FORMAT!r}")
-    version = content.get("version")
-    if not (isinstance(version, list) and len(version) == 2 and all(type(v) is int for v in version)):
-        raise refuse(f"version {version!r}, expected two numbers")
-    if version[0] != MAJOR:
-        raise ManifestError(
-            f"bundle {where!r} has version {version[0]}.{version[1]}, this dynvid reads {MAJOR}.x: install the dynvid "
-            "that exported it, or export again"
-        )
-    content.pop("sha256", None)
-    if _sealed(content) != text:
+        content, newer = unseal(text, FORMAT, VERSION)
+        manifest = parse(Manifest, content, ignore_unknown=newer)
+        _check(manifest)
+    except VersionError as error:
+        raise ManifestError(f"bundle {where!r}: {error}: install the dynvid that exported it, or export again") from None
+    except SealError:
         raise HashError(
             f"manifest of bundle {where!r} has changed since export (its sha256 does not fit). Run 'dynvid export' again."
-        )
-    del content["format"], content["version"]
-    try:
-        manifest = parse(Manifest, content, ignore_unknown=version[1] > MINOR)
-        _check(manifest)
+        ) from None
     except (StrictJsonError, DynvidError) as error:
         raise refuse(str(error)) from None
     return manifest

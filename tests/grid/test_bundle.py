@@ -66,7 +66,7 @@ def test_a_manifest_with_another_value_and_its_old_hash_is_refused(bundle):
 
 
 def _resealed(content):
-    from dynvid.grid.manifest import _sealed
+    from dynvid.grid.sealed import _sealed
 
     content.pop("sha256", None)
     return _sealed(content)
