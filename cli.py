@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .grid.errors import DynvidError, InputRefusedError, MissingPackageError, UsageError
-from .terminal import print_proof, print_record, print_sections, sink, steps, table
+from .terminal import print_engines, print_proof, print_record, print_sections, steps, table
 
 if TYPE_CHECKING:
     from .calibration.scores import Scores
@@ -196,11 +196,63 @@ def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> Non
     print_proof(opened, proof, as_json)
 
 
+@cli.command("build-engines")
+@click.argument("bundle", type=PATH)
+@click.option("--fp16", is_flag=True, help="Build the typed fp16 graphs; the fp32 ones by default.")
+@click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx"]), default="tensorrt-rtx", show_default=True,
+              help="tensorrt builds on the GPU it is for; tensorrt-rtx builds anywhere.")  # fmt: skip
+@click.option("--target", help="For tensorrt-rtx, such as sm86,sm89, or current; by default Ampere and later.")
+@click.option("--max-batch", type=int, default=1, show_default=True, help="Most videos in one call.")
+@click.option("--only", help="Names of subgraphs and segments, such as block0,segment1,full; by default all.")
+@click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
+@click.option("--workers", type=int, default=1, show_default=True, help="Builds at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an engine.")
+def build_engines(
+    bundle: Path, fp16: bool, backend: str, target: str | None, max_batch: int, only: str | None, engines: Path | None,
+    workers: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Build engines of BUNDLE: one per unique subgraph, one per segment of its route, and one of the static network."""
+    with _packages("export"):
+        import onnx  # noqa: F401
+    from .exporter.build_engines import build_engines as run_build
+    from .exporter.build_engines import exit_code
+    from .grid.bundle import Bundle
+    from .grid.engines import engines_folder
+
+    opened = Bundle.open(bundle)
+    with steps() as step:
+        rows = run_build(
+            opened,
+            engines_folder(bundle) if engines is None else engines,
+            backend,
+            "fp16" if fp16 else "fp32",
+            _names(target),
+            max_batch,
+            workers,
+            _names(only) or None,
+            report=step,
+        )
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row.to_json()))
+    else:
+        print_engines(rows)
+    for row in rows:
+        if row.error is not None:
+            click.echo(f"Error: {row.subgraph}: {row.error}", err=True)
+    if code := exit_code(rows):
+        sys.exit(code)
+
+
 @cli.command()
 @click.argument("bundle", type=PATH)
 @click.argument("videos", metavar="[VIDEO]...", type=PATH, nargs=-1)
 @click.option("--data", type=PATH, help="LIST of videos (CSV with a column 'video').")
-@click.option("-o", "--output", type=PATH, help="JSON Lines file to write, one line a video.")
+@click.option("-o", "--output", type=PATH, help="JSON Lines file, one line a video; the same command goes on with it.")
+@click.option("--shard", metavar="I/N", help="Every N-th video by path, from the I-th: N shards, each with its own -o.")
+@click.option("--max-failures", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+              help="Stop once a larger share of the videos failed, of 20 or more.")  # fmt: skip
+@click.option("--retry-failed", is_flag=True, help="With -o: try the videos again that failed before.")
 @click.option("--thresholds", type=PATH, help="T.json; without it every video runs to the end.")
 @click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
@@ -208,15 +260,17 @@ def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> Non
 @click.option("--trace", is_flag=True, help="Run to the end and print every checkpoint's logits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video.")
 def classify(
-    bundle: Path, videos: tuple[Path, ...], data: Path | None, output: Path | None, thresholds: Path | None,
-    backend: str, precision: str, threads: int | None, trace: bool, as_json: bool,
+    bundle: Path, videos: tuple[Path, ...], data: Path | None, output: Path | None, shard: str | None,
+    max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, precision: str,
+    threads: int | None, trace: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Classify videos (files, or .npy arrays of frames), each until a checkpoint is confident."""
     from .grid.bundle import Bundle
     from .grid.thresholds import read_thresholds
     from .runtime.backends.base import open_backend
-    from .runtime.classify import classify_files
+    from .runtime.classify import Failures, classify_rest, each_once, parse_shard, shard_of
     from .runtime.decoder import Decoder
+    from .runtime.results import Run, open_results, sha256_of_videos
     from .runtime.session import Session
     from .runtime.video_list import read_list
 
@@ -224,7 +278,13 @@ def classify(
         raise UsageError("backend 'null' computes nothing, so it cannot classify: expected onnxruntime")
     if bool(videos) == (data is not None):
         raise UsageError("classify needs VIDEO arguments or --data LIST, and not both")
-    paths = list(videos) if data is None else [video.path for video in read_list(data)]
+    if retry_failed and output is None:
+        raise UsageError("--retry-failed needs -o OUT.jsonl, where videos failed before")
+    index, count = (1, 1) if shard is None else parse_shard(shard)
+    listed = list(videos) if data is None else [video.path for video in read_list(data)]
+    if output is not None:
+        listed = each_once(listed)
+    paths = shard_of(listed, index, count)
     opened = Bundle.open(bundle)
     chosen = None
     if thresholds is None:
@@ -238,20 +298,41 @@ def classify(
         "fp16" if precision == "fp16" else "fp32",
         temperatures=chosen.temperatures if chosen else None,
     )
-    failed, where = 0, "above" if output is None else str(output)
-    with Decoder() as decoder, sink(output) as write, steps() as step:
-        header = not (as_json or output)
-        for done, record in enumerate(classify_files(session, paths, decoder, trace), 1):
-            failed += record["status"] != "ok"
-            if as_json or output:
-                write(json.dumps(record, allow_nan=False))
-                step(f"{done}/{len(paths)} videos")
+    header, where = not as_json, "above" if output is None else str(output)
+    with ExitStack() as stack:
+        results = None
+        if output is not None:
+            temperatures, among = chosen.temperatures if chosen else None, sha256_of_videos(map(str, listed))
+            run = Run(
+                opened.sha256, session.thresholds, temperatures, session.executor.precision, backend, trace, len(listed),
+                among, (index, count),
+            )  # fmt: skip
+            results = stack.enter_context(open_results(output, run, map(str, paths), retry_failed=retry_failed))
+            if results.done:
+                click.echo(f"{where}: {len(results.done)} of {len(paths)} videos are done already", err=True)
+        failures = Failures.of(results, max_failures)
+        decoder, step = stack.enter_context(Decoder()), stack.enter_context(steps())
+        for record in stack.enter_context(closing(classify_rest(session, paths, decoder, failures, results, trace))):
+            if results is not None:
+                step(f"{results.on_disk}/{len(paths)} videos")
+            elif as_json:
+                click.echo(json.dumps(record, allow_nan=False))
+                step(f"{failures.tried}/{len(paths)} videos")
             else:
                 header = print_record(record, header)
-    if failed == len(paths):
-        raise InputRefusedError(f"no video could be classified ({failed} of {failed} failed, see {where})")
+    tried, failed = failures.tried, failures.failed
+    if failed and failed == tried:
+        raise InputRefusedError(f"no video could be classified ({failed} of {tried} failed, see {where})")
+    if tried < len(paths):
+        remedy = "leave them out" if output is None else "mend them and add --retry-failed"
+        click.echo(
+            f"Error: stopped after {tried} of {len(paths)} videos, since {failed} could not be classified, more than "
+            f"--max-failures {max_failures:g} allows: see {where}; {remedy}, or allow more",
+            err=True,
+        )
+        sys.exit(7)
     if failed:
-        click.echo(f"Error: {failed} of {len(paths)} videos could not be classified, see {where}", err=True)
+        click.echo(f"Error: {failed} of {tried} videos could not be classified, see {where}", err=True)
         sys.exit(7)
 
 
@@ -380,6 +461,10 @@ def _network_to_plan(
     if head is not None:
         raise UsageError(f"--head {head}: {source!r} has its heads already, leave it out")
     return load_training_checkpoint(Path(source), route=route, classes=classes, num_frames=frames).network
+
+
+def _names(text: str | None) -> list[str]:
+    return [name for name in (text or "").replace(",", " ").split() if name]
 
 
 @contextmanager

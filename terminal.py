@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .grid.errors import UsageError
-
 if TYPE_CHECKING:
     from .calibration.describe import Section
+    from .exporter.build_engines import Row
     from .grid.bundle import Bundle
 
 
@@ -30,27 +28,37 @@ def steps() -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-@contextmanager
-def sink(output: Path | None) -> Iterator[Callable[[str], None]]:
-    """Write lines to a new file, or to standard output."""
-    if output is None:
-        yield click.echo
-        return
-    try:
-        file = output.open("x")
-    except FileExistsError:
-        raise UsageError(f"-o {str(output)!r} exists already: remove it, or give another") from None
-    except OSError as error:
-        raise UsageError(f"-o {str(output)!r} cannot be written ({error.strerror}): give another") from None
-    with file:
-        yield lambda line: print(line, file=file, flush=True)
-
-
 def table(names: list[str], rows: list[list[str]]) -> None:
     """Print a table of aligned columns."""
     widths = [max(len(line[i]) for line in [names, *rows]) for i in range(len(names))]
     for line in [names, *rows]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_engines(rows: Sequence[Row]) -> None:
+    """Print one line an engine, and their sum."""
+    lines = []
+    for row in rows:
+        found = row.engine
+        census = [
+            f"{count} {kind.replace('_', ' ')} {dtype}"
+            for kind in ("convolution", "matrix_multiply")
+            for dtype, count in (found.dtype_census[kind] if found else {}).items()
+        ]
+        lines.append(
+            [
+                row.subgraph,
+                row.precision,
+                " ".join(row.targets) or "sm80 and later",
+                row.status,
+                f"{found.seconds:.1f}" if found else "-",
+                f"{found.plan_bytes / 1e6:.2f}" if found else "-",
+                ", ".join(census) or "-",
+            ]
+        )
+    table(["engine", "precision", "targets", "status", "seconds", "MB", "computed in"], lines)
+    size = sum(row.engine.plan_bytes for row in rows if row.engine) / 1e6
+    click.echo(f"{sum(row.engine is not None for row in rows)} of {len(rows)} engines, {size:.1f} MB")
 
 
 def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> None:

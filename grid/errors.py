@@ -115,6 +115,10 @@ class StaleScoresError(IntegrityError):
     """Kept scores are of another bundle, other videos, labels or preprocessing, or were tampered with."""
 
 
+class StaleResultsError(IntegrityError):
+    """Results are of another run, or were changed by something else."""
+
+
 class StaleCostTableError(IntegrityError):
     """A table of segment times belongs to another bundle."""
 

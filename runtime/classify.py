@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+import os
+import re
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..grid.errors import InputRefusedError
+from ..grid.errors import InputRefusedError, UsageError
 from ..grid.manifest import Manifest
 from .decoder import Decoder
+from .results import Results
 from .session import Prediction, Session
+
+_LEAST_TRIED = 20
 
 
 def classify_files(
     session: Session, videos: Iterable[Path], decoder: Decoder, trace: bool = False
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Yield one record a video, in the order given; a video that cannot be read gets a record that says why.
 
     ``status`` is ``ok``, ``numeric_error``, or ``damaged`` where no frame could be had for an answer; then ``error`` says
@@ -62,3 +68,87 @@ def unanswered(path: Path, error: str) -> dict[str, Any]:
         "damaged": True,
         "warnings": [],
     }
+
+
+@dataclass
+class Failures:
+    """Videos tried and failed so far, and how large a share may fail: what stops a run that cannot succeed.
+
+    Attributes:
+        most: share of the videos tried that may fail.
+        tried: videos that have a record; ``failed``: those whose status is not ``ok``.
+    """
+
+    most: float
+    tried: int = 0
+    failed: int = 0
+
+    @classmethod
+    def of(cls, results: Results | None, most: float) -> Failures:
+        """Return the count to go on with: that of the results so far."""
+        return cls(most) if results is None else cls(most, len(results.done), len(results.failed))
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Count a record."""
+        self.tried += 1
+        self.failed += record["status"] != "ok"
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more than that share failed, of 20 videos or more."""
+        return self.tried >= _LEAST_TRIED and self.failed / self.tried > self.most
+
+
+def classify_rest(
+    session: Session,
+    videos: Sequence[Path],
+    decoder: Decoder,
+    failures: Failures,
+    results: Results | None = None,
+    trace: bool = False,
+) -> Generator[dict[str, Any], None, None]:
+    """Yield the records of ``classify_files`` for the videos without a line in ``results``, each once it has one.
+
+    Ends early when too many have failed; ``failures`` counts them.
+
+    Raises:
+        ResourceError: If the disk is full.
+    """
+    left = videos if results is None else [video for video in videos if str(video) not in results.done]
+    with closing(classify_files(session, left, decoder, trace)) as records:
+        while not failures.too_many and (record := next(records, None)) is not None:
+            failures.add(record)
+            if results is not None:
+                results.append(record)
+            yield record
+
+
+def each_once(videos: Iterable[Path]) -> list[Path]:
+    """Return the videos in their order, without those whose path was there before."""
+    first: dict[str, Path] = {}
+    for video in videos:
+        first.setdefault(os.path.normpath(video), video)
+    return list(first.values())
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return (i, n) of 'i/n', 1 <= i <= n.
+
+    Raises:
+        UsageError: For anything else.
+    """
+    numbers = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    index, count = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= index <= count:
+        raise UsageError(f"--shard {text!r}: expected i/n with i from 1 to n, such as 1/4")
+    return index, count
+
+
+def shard_of(videos: Sequence[Path], index: int, count: int) -> list[Path]:
+    """Return shard ``index`` of ``count``, 1-based, in the order given.
+
+    It is every ``count``-th of the videos sorted by path: the shards are disjoint, hold every video and differ by one
+    video at most, whatever order each of them is given the videos in.
+    """
+    by_path = sorted(range(len(videos)), key=lambda position: str(videos[position]))
+    return [videos[position] for position in sorted(by_path[index - 1 :: count])]

@@ -19,7 +19,7 @@ ALLOWED = {
     "training": {"grid", "models", "runtime"},
     "exporter": {"grid", "models", "runtime", "calibration"},
     "benchmarks": {"grid", "models", "runtime", "calibration"},
-    "terminal": {"grid", "calibration"},
+    "terminal": {"grid", "calibration", "exporter"},
     "cli": {"grid", "models", "runtime", "calibration", "training", "exporter", "benchmarks", "terminal"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "av", "numpy", "rich"}
