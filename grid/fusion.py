@@ -70,7 +70,7 @@ def embeddings_name(block: int) -> str:
 def _fuse(manifest: Manifest, route: Route, index: int, precision: Precision, name: str = "") -> FusedSegment:
     size = manifest.grid.frames_per_set
     head = manifest.subgraph(manifest.heads[-1 if route.cells != manifest.route.cells else index - 1])
-    blocks = [_block(manifest, m) for m in range(max(route.head_blocks) + 1)]
+    blocks = [block_of(manifest, m) for m in range(max(route.head_blocks) + 1)]
     start, stop = route.progress(index - 1, 0) * size, route.progress(index, 0) * size
     inputs: list[TensorSpec] = []
     if stop > start:
@@ -79,12 +79,11 @@ def _fuse(manifest: Manifest, route: Route, index: int, precision: Precision, na
     outputs = [s for s in head.variant(precision).outputs if s.name in ("logits", "probabilities")]
     for block in blocks:
         before, after = _live_features(route, index - 1, block.block), _live_features(route, index, block.block)
-        if before != after:
-            for spec in features_of(block, precision):
-                if before:
-                    inputs.append(_carried("in", feature_name(spec), spec, before * size))
-                if after:
-                    outputs.append(_carried("out", feature_name(spec), spec, after * size))
+        for spec in features_of(block, precision):
+            if before:
+                inputs.append(_carried("in", feature_name(spec), spec, before * size))
+            if after:
+                outputs.append(_carried("out", feature_name(spec), spec, after * size))
         if route.progress(index, block.block) == route.progress(index - 1, block.block):
             continue
         specs = {s.name: s for s in block.variant(precision).inputs}
@@ -104,16 +103,17 @@ def _fuse(manifest: Manifest, route: Route, index: int, precision: Precision, na
     return FusedSegment(name or f"segment{index}", index, start, stop, spans, head.name, tuple(inputs), tuple(outputs))
 
 
+def block_of(manifest: Manifest, block: int) -> Subgraph:
+    """Return the subgraph of a block that the route reaches."""
+    name = manifest.cells[0][block]
+    assert name is not None
+    return manifest.subgraph(name)
+
+
 def features_of(block: Subgraph, precision: Precision) -> tuple[TensorSpec, ...]:
     """Return the features that a block hands to the next one, [batch, frames, channels, height, width]."""
     states = {state.output for state in block.states}
     return tuple(s for s in block.variant(precision).outputs if s.name not in states)
-
-
-def _block(manifest: Manifest, block: int) -> Subgraph:
-    name = manifest.cells[0][block]
-    assert name is not None
-    return manifest.subgraph(name)
 
 
 def _live_features(route: Route, index: int, block: int) -> int:

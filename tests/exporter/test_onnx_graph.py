@@ -7,7 +7,8 @@ from onnx import TensorProto, helper
 from samples import TINY
 
 from dynvid.exporter.export import export
-from dynvid.exporter.onnx_graph import lint, to_onnx
+from dynvid.exporter.graph_rules import lint
+from dynvid.exporter.onnx_graph import to_onnx
 from dynvid.exporter.reference import FP16_LIMIT, observe
 from dynvid.exporter.subgraphs import split
 from dynvid.grid.errors import LintError

@@ -1,0 +1,173 @@
+"""The proof of fused segments: they compute what the cells compute, at every checkpoint, in all that they hand on.
+
+The cells are proved against PyTorch when they are exported; this compares graphs with graphs, and needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..grid.bundle import Bundle
+from ..grid.fusion import (
+    FusedSegment,
+    embeddings_name,
+    feature_name,
+    features_of,
+    fused_full,
+    fused_segments,
+    state_name,
+)
+from ..grid.manifest import Precision, Subgraph
+from ..runtime.backends.base import Backend, Value, open_backend
+from ..runtime.executor import Executor, PreparedSegment
+from ..runtime.fused_executor import FusedExecutor
+from .bounds import BOUND, require, require_bits, rounded
+from .fuse import fuse
+from .proof_clips import proof_clips
+
+BATCH = 3
+CLIPS = 4
+
+Arrays = dict[str, NDArray[Any]]  # by output port, [batch, ...]
+Floats = NDArray[np.float32]
+
+
+def prove_fused(bundle: Bundle, precision: Precision, clips: Floats, report: Callable[[str], None]) -> dict[str, Any]:
+    """Return how far the fused segments of the bundle's route, and ``full``, are from its cells on onnxruntime's CPU.
+
+    Differences are those of the worst clip, in standard deviations of the tensor (their mean over the clips): of answers
+    the largest, of tensors handed on the root of the mean square, for the largest of 100,000 roundings in half precision
+    grows with their number. Videos are also run among others, and compared bit by bit with themselves alone.
+
+    Args:
+        bundle: a proved bundle; need not be on disk.
+        precision: of the segments.
+        clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop], all different.
+        report: gets a line about each step.
+
+    Raises:
+        ProofError: Naming the first segment and tensor that differ.
+    """
+    manifest, backend = bundle.manifest, open_backend("onnxruntime")
+    clips = clips[:, list(manifest.grid.frame_order)]
+    segments, full = fused_segments(manifest, precision), fused_full(manifest, precision)
+    models = {}
+    for segment in (*segments, full):
+        report(f"{precision}: fusing {segment.name}")
+        models[segment] = fuse(bundle, segment, precision)
+
+    def alone_and_among_others(whole: bool) -> list[list[Arrays]]:
+        executor = FusedExecutor(bundle, backend, precision, models.__getitem__, full=whole)
+        alone = [_run(executor, clip[None]) for clip in clips]
+        executor = FusedExecutor(bundle, backend, precision, models.__getitem__, BATCH, full=whole)
+        rows = np.arange(BATCH) % len(clips)
+        for segment, together in zip((full,) if whole else segments, _run(executor, clips[rows]), strict=True):
+            for row, clip in enumerate(rows):
+                own = {port: values[row : row + 1] for port, values in together.items()}
+                where = f"{segment.name} ({precision}): a video alone and among others"
+                require_bits(alone[clip][segment.index - 1], own, where)
+        return alone
+
+    report(f"{precision}: the cells, {len(clips)} clips")
+    cells = _Cells(bundle, backend, precision)
+    expected = [cells.run(clip[None]) for clip in clips]
+    report(f"{precision}: {len(segments)} fused segments and full, alone and {BATCH} at once")
+    errors = _errors(segments, expected, alone_and_among_others(False), precision)
+    # the static network answers what the last checkpoint answers
+    last = [[{port: clip[-1][port] for port in ("logits", "probabilities")}] for clip in expected]
+    (of_full,) = _errors((full,), last, alone_and_among_others(True), precision)
+    return {
+        "clips": len(clips),
+        "reference": "the cells, onnxruntime CPUExecutionProvider, each video alone",
+        "bound": BOUND[precision],
+        "checkpoints": rounded(e["logits"] for e in errors),
+        "handed_on": rounded(max((e[port] for port in e if port.startswith("out.")), default=0.0) for e in errors),
+        "full": rounded([of_full["logits"]])[0],
+        "alone_and_among_others": "the same to the last bit",
+    }
+
+
+def prove_segments(bundle: Bundle, precision: Precision, report: Callable[[str], None]) -> None:
+    """Prove the fused segments of a bundle on clips of dynvid's own, before engines are built from them.
+
+    Raises:
+        ProofError: As ``prove_fused``.
+    """
+    grid = bundle.manifest.grid
+    prove_fused(bundle, precision, proof_clips(CLIPS, grid.num_frames, bundle.manifest.preprocessing), report)
+
+
+def _errors(
+    segments: Sequence[FusedSegment], expected: list[list[Arrays]], found: list[list[Arrays]], precision: Precision
+) -> list[dict[str, float]]:
+    """Return for each segment the error of every port; ``expected`` and ``found`` are [clips][segments]."""
+    errors: list[dict[str, float]] = []
+    for segment, wanted, got in zip(segments, zip(*expected, strict=True), zip(*found, strict=True), strict=True):
+        errors.append({})
+        for spec in segment.outputs:
+            pairs = [(w[spec.name].astype(np.float64), g[spec.name]) for w, g in zip(wanted, got, strict=True)]
+            with np.errstate(invalid="ignore"):  # infinity less infinity: NaN, which is within no bound
+                handed_on = spec.name.startswith("out.")
+                norms = [np.sqrt(np.square(g - w).mean()) if handed_on else np.abs(g - w).max() for w, g in pairs]
+                difference, spread = float(np.max(norms)), float(np.mean([w.std() for w, _ in pairs]))
+            error = difference / spread if spread else math.inf if difference else 0.0  # a constant has no spread
+            require(error <= BOUND[precision], f"{segment.name} ({precision}), {spec.name}", error, BOUND[precision])
+            errors[-1][spec.name] = error
+    return errors
+
+
+def _run(executor: FusedExecutor, clips: Floats) -> list[Arrays]:
+    """Return all outputs of every segment for clips in permuted order, [batch, l, 3, crop, crop]."""
+    backend, found = executor.backend, []
+    for segment in executor.segments:
+        if segment.frames is not None:
+            backend.write(segment.frames, clips[:, segment.start : segment.stop])
+        executor.run_spans(segment)
+        found.append({port: backend.read(value).copy() for port, value in segment.outputs.items()})
+    return found
+
+
+class _Cells(Executor):
+    """The cells' executor, which also tells what every segment hands on."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, precision: Precision) -> None:
+        self._fused = fused_segments(bundle.manifest, precision)
+        self._outputs: list[dict[str, Value]] = []
+        super().__init__(bundle, backend, precision)
+
+    def run(self, clip: Floats) -> list[Arrays]:
+        """Return what ``_run`` returns, for one clip [1, l, 3, crop, crop]."""
+        found = []
+        for segment, outputs in zip(self.segments, self._outputs, strict=True):
+            if segment.frames is not None:
+                self.backend.write(segment.frames, clip[:, segment.start : segment.stop])
+            self.run_spans(segment)
+            self.answer(segment)
+            found.append({port: self.backend.read(value).copy() for port, value in outputs.items()})
+        return found
+
+    def _prepare(self, index: int) -> PreparedSegment:
+        segment = super()._prepare(index)
+        head = self._subgraphs["head", index]
+        written = {"logits": segment.logits, "probabilities": segment.probabilities}
+        written[f"out.{embeddings_name(head.block)}"] = self._last_written(head, head.states[0].input)
+        for span in self.route.segments[index - 1].spans:
+            block = self._subgraphs["block", span.block]
+            for state in block.states:
+                written[f"out.{state_name(span.block, state.input)}"] = self._last_written(block, state.input)
+        # features wait for the next block, which has run none of these sets
+        block = self._subgraphs["block", self.route.cells[index - 1].block]
+        for spec in features_of(block, self.precision):
+            sets = self.route.progress(index, block.block) - self._base(index, block.block)
+            written[f"out.{feature_name(spec)}"] = self._sets(spec.name, 0, sets)
+        self._outputs.append({spec.name: written[spec.name] for spec in self._fused[index - 1].outputs})
+        return segment
+
+    def _last_written(self, subgraph: Subgraph, port: str) -> Value:
+        turn = self._turn[f"{subgraph.kind}{subgraph.block}"]
+        return self.states[subgraph.block, port][(turn + 1) % 2]

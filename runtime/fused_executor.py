@@ -1,0 +1,105 @@
+"""The fused executor: the bundle's route as one graph a segment, for several videos at once.
+
+Every segment writes tensors of its own and reads those of the segments before it. So nothing is copied between two
+segments, no tensor is both read and written, and a segment may be run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..grid.bundle import Bundle
+from ..grid.errors import UsageError
+from ..grid.fusion import FusedSegment, fused_full, fused_segments
+from ..grid.manifest import Precision
+from .backends.base import Backend, Call, Value
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedFusedSegment:
+    """One segment and its tensors.
+
+    Attributes:
+        start: its new frames are ``[start, stop)`` of the permuted order.
+        stop: see ``start``.
+        frames: where they go, [batch, stop - start, 3, crop, crop]; None where the segment reads no new frame.
+        call: runs the spans and the head.
+        outputs: what it writes, by port.
+    """
+
+    start: int
+    stop: int
+    frames: Value | None
+    call: Call
+    outputs: Mapping[str, Value]
+
+
+class FusedExecutor:
+    """Runs ``batch`` videos at a time along the bundle's route, or along its full one."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        precision: Precision,
+        load: Callable[[FusedSegment], bytes],
+        batch: int = 1,
+        full: bool = False,
+    ) -> None:
+        """Load every segment and prepare its call.
+
+        Args:
+            bundle: the bundle.
+            backend: what computes.
+            precision: of the segments.
+            load: returns what the backend runs for a segment: its ONNX model, or an engine.
+            batch: videos at once.
+            full: run the static network, the last checkpoint alone, instead of the bundle's route.
+
+        Raises:
+            UsageError: If the bundle has no subgraphs of ``precision``, or ``batch`` is less than 1.
+            BackendError: If a segment does not load.
+        """
+        manifest = bundle.manifest
+        if precision not in manifest.precisions:
+            raise UsageError(
+                f"precision {precision}: bundle {str(bundle.root)!r} holds {', '.join(manifest.precisions)}. Export again "
+                f"with --precision {precision}."
+            )
+        if batch < 1:
+            raise UsageError(f"batch {batch}: expected at least 1 video")
+        self.bundle = bundle
+        self.backend = backend
+        self.precision: Precision = precision
+        self.batch = batch
+        self.route = manifest.route.full if full else manifest.route
+        fused = (fused_full(manifest, precision),) if full else fused_segments(manifest, precision)
+        self._handed_on: dict[str, Value] = {}  # by name, what the segments so far have written last
+        self.segments = tuple(self._prepare(segment, load(segment)) for segment in fused)
+
+    def run_spans(self, segment: PreparedFusedSegment) -> None:
+        """Run a segment, whose frames have been written; its head runs with its spans."""
+        segment.call()
+
+    def answer(self, segment: PreparedFusedSegment) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return logits and probabilities of a segment that has run, each [batch, classes], valid until it runs again."""
+        logits, probabilities = self.backend.fetch([segment.outputs["logits"], segment.outputs["probabilities"]])
+        return logits, probabilities
+
+    def _prepare(self, segment: FusedSegment, content: bytes) -> PreparedFusedSegment:
+        program = self.backend.load(content, segment, segment.name)
+        inputs, outputs = {}, {}
+        for spec in segment.inputs:
+            if spec.name == "frames":
+                inputs[spec.name] = self.backend.zeros(spec.concrete(self.batch, 1), spec.dtype)
+            else:
+                inputs[spec.name] = self._handed_on[spec.name.removeprefix("in.")]
+        for spec in segment.outputs:
+            outputs[spec.name] = self.backend.zeros(spec.concrete(self.batch, 1), spec.dtype)
+            self._handed_on[spec.name.removeprefix("out.")] = outputs[spec.name]
+        call = self.backend.record([program.prepare(inputs, outputs)])
+        return PreparedFusedSegment(segment.start, segment.stop, inputs.get("frames"), call, outputs)
