@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .calibration.scores import Scores
     from .grid.bundle import Bundle
     from .models.network import VideoNetwork
+    from .runtime.backends.base import Backend
+    from .runtime.backends.trt import TensorRTBackend
+    from .runtime.engines import Engines
 
 PATH = click.Path(path_type=Path)
 
@@ -216,6 +219,7 @@ def build_engines(
         import onnx  # noqa: F401
     from .exporter.build_engines import build_engines as run_build
     from .exporter.build_engines import exit_code
+    from .exporter.fuse_proof import prove_segments
     from .grid.bundle import Bundle
     from .grid.engines import engines_folder
 
@@ -230,6 +234,7 @@ def build_engines(
             max_batch,
             workers,
             _names(only) or None,
+            prove=lambda: prove_segments(opened, "fp16" if fp16 else "fp32", step),
             report=step,
         )
     if as_json:
@@ -255,13 +260,14 @@ def build_engines(
 @click.option("--retry-failed", is_flag=True, help="With -o: try the videos again that failed before.")
 @click.option("--thresholds", type=PATH, help="T.json; without it every video runs to the end.")
 @click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
+@click.option("--engines", type=PATH, help="Folder of the engines that TensorRT runs; BUNDLE.engines by default.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
 @click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--trace", is_flag=True, help="Run to the end and print every checkpoint's logits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video.")
 def classify(
     bundle: Path, videos: tuple[Path, ...], data: Path | None, output: Path | None, shard: str | None,
-    max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, precision: str,
+    max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, engines: Path | None, precision: str,
     threads: int | None, trace: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Classify videos (files, or .npy arrays of frames), each until a checkpoint is confident."""
@@ -291,12 +297,14 @@ def classify(
         click.echo("no --thresholds: every video runs to the end of its route", err=True)
     else:
         chosen = read_thresholds(thresholds, opened.sha256, len(opened.manifest.route_cells))
+    opened_backend, half = open_backend(backend, threads), precision == "fp16"
     session = Session(
         opened,
-        open_backend(backend, threads),
+        opened_backend,
         chosen.thresholds if chosen else None,
-        "fp16" if precision == "fp16" else "fp32",
+        "fp16" if half else "fp32",
         temperatures=chosen.temperatures if chosen else None,
+        engines=_engines(opened, opened_backend, engines, half),
     )
     header, where = not as_json, "above" if output is None else str(output)
     with ExitStack() as stack:
@@ -304,7 +312,7 @@ def classify(
         if output is not None:
             temperatures, among = chosen.temperatures if chosen else None, sha256_of_videos(map(str, listed))
             run = Run(
-                opened.sha256, session.thresholds, temperatures, session.executor.precision, backend, trace, len(listed),
+                opened.sha256, chosen.thresholds if chosen else None, temperatures, session.executor.precision, backend, trace, len(listed),
                 among, (index, count),
             )  # fmt: skip
             results = stack.enter_context(open_results(output, run, map(str, paths), retry_failed=retry_failed))
@@ -430,8 +438,13 @@ def doctor(as_json: bool) -> None:
         click.echo(f"dynvid {found['dynvid']}, Python {found['python']}, {found['platform']}, {found['cores']} cores")
         rows = [[name, p["version"] or "-", p["remedy"] or ""] for name, p in found["packages"].items()]
         table(["package", "version", "to install"], rows)
-        rows = [[b["name"], "yes" if b["works"] else "no", b["problem"] or b["note"]] for b in found["backends"]]
-        table(["backend", "works here", "what was seen"], rows)
+        click.echo(f"GPU: {found['gpu']['name'] or found['gpu']['problem']}")
+        said = {True: "yes", False: "no", None: "-"}
+        rows = [
+            [b["name"], b["version"] or "-", said[b["works"]], said[b["builds"]], b["problem"] or b["note"]]
+            for b in found["backends"]
+        ]
+        table(["backend", "version", "works here", "builds engines", "what was seen"], rows)
         for conflict in found["conflicts"]:
             click.echo(f"Warning: {conflict}", err=True)
     if not any(b["works"] for b in found["backends"] if b["name"] != "null"):
@@ -461,6 +474,19 @@ def _network_to_plan(
     if head is not None:
         raise UsageError(f"--head {head}: {source!r} has its heads already, leave it out")
     return load_training_checkpoint(Path(source), route=route, classes=classes, num_frames=frames).network
+
+
+def _engines(bundle: Bundle, backend: Backend, folder: Path | None, half: bool) -> Engines | None:
+    """Return the engines that a backend runs; None for one that runs the bundle's graphs."""
+    from .runtime.engines import open_engines
+
+    if backend.name not in ("tensorrt", "tensorrt-rtx"):
+        if folder is not None:
+            raise UsageError(
+                f"--engines {str(folder)!r}: backend {backend.name!r} runs the bundle's graphs, leave it out"
+            )
+        return None
+    return open_engines(bundle, cast("TensorRTBackend", backend), folder, "fp16" if half else "fp32")
 
 
 def _names(text: str | None) -> list[str]:

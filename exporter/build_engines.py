@@ -1,0 +1,228 @@
+"""A bundle's engines: each built in a process of its own, kept as soon as it is done, and never built twice."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..grid.bundle import Bundle
+from ..grid.engine_key import EngineKey, sorted_targets, this_platform
+from ..grid.engines import Engine, EngineCache
+from ..grid.errors import DynvidError, UsageError
+from ..grid.manifest import Precision
+from ..runtime.backends.tensorrt_api import Api, open_api
+from .census import require_census
+from .engine_builder import Report
+from .engine_jobs import EngineJob, jobs
+from .engine_process import Children, Order
+
+PARTIAL = 7
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one engine.
+
+    Attributes:
+        subgraph: or the fused segment.
+        precision: of its graph.
+        targets: compute capabilities that it is for; none: Ampere and later.
+        status: ``kept`` where it was there already.
+        engine: of the cache; None where it failed.
+        error: why it failed.
+    """
+
+    subgraph: str
+    precision: Precision
+    targets: tuple[str, ...]
+    status: Literal["built", "kept", "failed"]
+    engine: Engine | None
+    error: DynvidError | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as ``dynvid build-engines --json`` prints it."""
+        return {
+            "subgraph": self.subgraph,
+            "precision": self.precision,
+            "targets": list(self.targets),
+            "seconds": self.engine.seconds if self.engine else None,
+            "bytes": self.engine.plan_bytes if self.engine else None,
+            "dtype_census": self.engine.dtype_census if self.engine else None,
+            "status": self.status,
+            "reason": str(self.error) if self.error else None,
+        }
+
+
+def exit_code(rows: Sequence[Row]) -> int:
+    """Return the command's exit code: 0 if all are there, 7 if some failed, the first error's if all did."""
+    errors = [row.error for row in rows if row.error is not None]
+    if not errors:
+        return 0
+    return PARTIAL if len(errors) < len(rows) else errors[0].exit_code
+
+
+def build_engines(
+    bundle: Bundle,
+    folder: Path,
+    flavour: str = "tensorrt-rtx",
+    precision: Precision = "fp32",
+    targets: Sequence[str] = (),
+    max_batch: int = 1,
+    workers: int = 1,
+    only: Sequence[str] | None = None,
+    expected: Sequence[int] | None = None,
+    prove: Callable[[], None] | None = None,
+    report: Report = lambda _: None,
+) -> list[Row]:
+    """Return a row for every engine that the bundle's route needs, after building those that are missing.
+
+    One that fails leaves the others alone. Killed, the next call goes on where this one was.
+
+    Args:
+        bundle: the bundle.
+        folder: of the engines; made where it is missing.
+        flavour: ``tensorrt`` or ``tensorrt-rtx``.
+        precision: of the graphs.
+        targets: for ``tensorrt-rtx``, compute capabilities such as ``sm89``, or ``current``; none: Ampere and later. For
+            ``tensorrt`` none, or ``current``: it builds for the present GPU.
+        max_batch: most videos in one call.
+        workers: builds at once. On a GPU use one: the builder measures.
+        only: names of subgraphs and segments to build; None: all.
+        expected: videos that enter each segment; None: as ``engine_jobs.jobs``.
+        prove: called once before the first fused segment is built; raises where they are not what the cells are.
+        report: gets a line about each step, from any thread.
+
+    Raises:
+        UsageError: If an argument is out of range, or the bundle lacks the precision.
+        MissingPackageError, BackendError, DeviceError: If the flavour cannot build here at all.
+        CensusError: If the bundle's tensors do not fit together.
+    """
+    if workers < 1:
+        raise UsageError(f"{workers} workers: expected at least 1")
+    api = open_api(flavour)
+    chosen = choose_targets(api, targets)
+    found = jobs(bundle, precision, max_batch, expected)
+    names = [job.name for job in found]
+    unknown = [name for name in only or () if name not in names]
+    if unknown:
+        raise UsageError(f"engine {unknown[0]!r}: expected some of {', '.join(names)}")
+    found = tuple(job for job in found if only is None or job.name in only)
+    cache = EngineCache(folder, bundle.root)
+    children, proof = Children(), _Proof(prove)
+
+    def run(job: EngineJob) -> Row:
+        try:
+            status, engine = _ensure(job, bundle, cache, api, precision, chosen, children, proof, report)
+        except DynvidError as error:
+            report(f"{job.name} {precision}: failed")
+            return Row(job.name, precision, chosen, "failed", None, error)
+        report(f"{job.name} {precision}: {status}")
+        return Row(job.name, precision, chosen, status, engine, None)
+
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(run, job) for job in found]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:  # Ctrl-C too: what is half built is of no use
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.kill()
+            raise
+
+
+class _Proof:
+    """The proof of the fused segments, made when the first one asks for it; each one fails if it fails."""
+
+    def __init__(self, prove: Callable[[], None] | None) -> None:
+        self._prove = prove
+        self._lock = threading.Lock()
+        self._fault: DynvidError | None = None
+
+    def require(self) -> None:
+        """Make the proof, or tell again how it ended.
+
+        Raises:
+            ProofError: If the fused segments do not compute what the cells compute.
+        """
+        with self._lock:
+            prove, self._prove = self._prove, None
+            if prove is not None:
+                try:
+                    prove()
+                except DynvidError as error:
+                    self._fault = error
+        if self._fault is not None:
+            raise self._fault
+
+
+def choose_targets(api: Api, targets: Sequence[str]) -> tuple[str, ...]:
+    """Return the compute capabilities to build for, ascending, each once.
+
+    Raises:
+        UsageError: If this TensorRT cannot build for one of them.
+        DeviceError: If the present GPU is asked for and there is none.
+    """
+    if not api.targets:
+        odd = [target for target in targets if target != "current"]
+        if odd:
+            raise UsageError(f"target {odd[0]!r}: {api.flavour} builds for the present GPU only, leave --target out")
+        return (_present(),)
+    resolved = [_present() if target == "current" else target for target in targets]
+    for target in resolved:
+        if target not in api.targets:
+            raise UsageError(
+                f"target {target!r}: {api.flavour} {api.version} builds for {', '.join(api.targets)} and, without --target, for "
+                "Ampere and later"
+            )
+    return tuple(sorted_targets(tuple(resolved)))
+
+
+def _present() -> str:
+    from ..runtime.device import open_device
+
+    device = open_device()
+    try:
+        return device.compute_capability
+    finally:
+        device.close()
+
+
+def _ensure(
+    job: EngineJob,
+    bundle: Bundle,
+    cache: EngineCache,
+    api: Api,
+    precision: Precision,
+    targets: tuple[str, ...],
+    children: Children,
+    proof: _Proof,
+    report: Report,
+) -> tuple[Literal["built", "kept"], Engine]:
+    """Return the engine of a job, from the cache or from a build."""
+    content = job.graph(bundle, precision)
+    key = EngineKey(
+        subgraph=job.name,
+        precision=precision,
+        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        bundle_sha256=bundle.sha256,
+        fusion=job.fusion,
+        profiles=job.profiles,
+        flavour=api.flavour,
+        version=api.version,
+        targets=targets,
+        platform=this_platform(),
+        cuda=api.cuda,
+    )
+    kept = cache.has(key)
+    if kept is not None:
+        return "kept", kept
+    if job.fusion:
+        proof.require()
+    order = Order(job.name, api.flavour, content, job.source, job.profiles, targets)
+    plan, census, seconds = children.build(order, lambda line: report(f"{job.name} {precision}: {line}"))
+    require_census(census, job, precision)
+    return "built", cache.write(key, plan, seconds, census)
