@@ -10,7 +10,7 @@ nothing is allocated or copied between two calls. Memory is what the segments ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,13 +28,15 @@ class PreparedSegment:
     """The calls of one segment.
 
     ``frames`` is where its new frames go, [1, frames, 3, crop, crop], for the positions ``[start, stop)`` of the
-    permuted order; None where the segment reads no new frame.
+    permuted order; None where the segment reads no new frame. ``blocks`` makes the calls of ``spans`` as fast as the
+    backend can.
     """
 
     start: int
     stop: int
     frames: Value | None
     spans: tuple[Call, ...]
+    blocks: Call
     head: Call
     logits: Value
     probabilities: Value
@@ -44,7 +46,12 @@ class Executor:
     """Runs one video at a time along the bundle's route."""
 
     def __init__(
-        self, bundle: Bundle, backend: Backend, precision: Precision = "fp32", route: Route | None = None
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        precision: Precision = "fp32",
+        route: Route | None = None,
+        load: Callable[[Subgraph], bytes] | None = None,
     ) -> None:
         """Load every subgraph that the route needs and prepare its calls.
 
@@ -53,6 +60,7 @@ class Executor:
             backend: what computes.
             precision: of the subgraphs.
             route: another route over the bundle's blocks and heads; None for the bundle's own.
+            load: returns what the backend runs for a subgraph, where that is not its graph: an engine.
 
         Raises:
             UsageError: If the bundle has no subgraphs of ``precision``, or no head where ``route`` needs one.
@@ -73,7 +81,8 @@ class Executor:
         self._programs: dict[str, Program] = {}
         for subgraph in {s.name: s for s in self._subgraphs.values()}.values():
             variant = subgraph.variant(precision)
-            self._programs[subgraph.name] = backend.load(bundle.read(variant), variant, subgraph.name)
+            content = bundle.read(variant) if load is None else load(subgraph)
+            self._programs[subgraph.name] = backend.load(content, variant, subgraph.name)
         self._features = self._feature_buffers()
         self.states: dict[tuple[int, str], tuple[Value, Value]] = {}  # (block, input port) -> two tensors
         self._handed_on: set[tuple[int, str]] = set()
@@ -83,13 +92,13 @@ class Executor:
 
     def run_spans(self, segment: PreparedSegment) -> None:
         """Run the blocks of a segment, whose frames have been written."""
-        for call in segment.spans:
-            call()
+        segment.blocks()
 
     def answer(self, segment: PreparedSegment) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run the head of a segment; return logits and probabilities, each [classes], valid until the next video."""
+        """Run the head of a segment; return logits and probabilities, each [1, classes], valid until the next video."""
         segment.head()
-        return self.backend.read(segment.logits)[0], self.backend.read(segment.probabilities)[0]
+        logits, probabilities = self.backend.fetch([segment.logits, segment.probabilities])
+        return logits, probabilities
 
     def last_features(self, index: int) -> tuple[int, int, NDArray[np.generic]] | None:
         """Return what segment ``index`` (1-based) computed of the last block's last feature, after it has run.
@@ -146,7 +155,9 @@ class Executor:
         frames = None
         if stop > start:
             frames = self.backend.frames(self._features[frames_name], 0, stop - start)
-        return PreparedSegment(start, stop, frames, spans, *self._prepare_head(index))
+        head, logits, probabilities = self._prepare_head(index)
+        record = self.backend.record
+        return PreparedSegment(start, stop, frames, spans, record(spans), record([head]), logits, probabilities)
 
     def _prepare_span(self, index: int, span: Span) -> Call:
         subgraph = self._subgraphs["block", span.block]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,15 @@ from ..grid.bundle import Bundle
 from ..grid.errors import FramesError
 from ..grid.manifest import Precision
 from ..grid.route import Route
-from ..grid.thresholds import check_temperatures, check_thresholds
-from .backends.base import Backend
-from .confidence import confidence as confidence_of
+from .backends.base import Backend, Value
 from .executor import Executor
+from .exit_rule import ExitRule
 from .frames import FrameSource
+from .fused_executor import FusedExecutor
 from .tally import ExitTally
+
+if TYPE_CHECKING:
+    from .engines import Engines
 
 Status = Literal["ok", "numeric_error"]
 
@@ -86,6 +89,28 @@ class ArraySource:
         self.close()
 
 
+class RouteExecutor(Protocol):
+    """Runs one video along a route, segment by segment: from the cells, or from fused segments."""
+
+    bundle: Bundle
+    backend: Backend
+    precision: Precision
+    route: Route
+
+    @property
+    def segments(self) -> Sequence[Any]:
+        """The prepared segments, each with ``start``, ``stop`` and ``frames``."""
+        ...
+
+    def run_spans(self, segment: Any) -> None:
+        """Run the blocks of a segment, whose frames have been written."""
+        ...
+
+    def answer(self, segment: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return logits and probabilities, each [1, classes], valid until the next video."""
+        ...
+
+
 class Session:
     """A bundle on a backend, ready to classify.
 
@@ -96,6 +121,8 @@ class Session:
         precision: of the subgraphs.
         route: another route over the bundle's blocks and heads; None for the bundle's own.
         temperatures: one a checkpoint, as the thresholds were chosen with; None: confidences as they are.
+        engines: what the backend runs, where that is not the bundle's graphs: the fused segments' engines along the
+            bundle's own route, those of the subgraphs along another.
 
     Attributes:
         tally: exits and confidences of the videos classified so far; numeric errors are left out.
@@ -113,14 +140,17 @@ class Session:
         precision: Precision = "fp32",
         route: Route | None = None,
         temperatures: Sequence[float] | None = None,
+        engines: Engines | None = None,
     ) -> None:
-        self.executor = Executor(bundle, backend, precision, route)
+        load = None if engines is None else engines.plan
+        self.executor: RouteExecutor
+        if load is not None and route is None:
+            self.executor = FusedExecutor(bundle, backend, precision, load)
+        else:
+            self.executor = Executor(bundle, backend, precision, route, load)
         self.route = self.executor.route
         checkpoints = len(self.route.cells)
-        self.thresholds = None if thresholds is None else check_thresholds(tuple(thresholds), checkpoints, "given")
-        self._temperatures = check_temperatures(
-            None if temperatures is None else tuple(temperatures), checkpoints, "given"
-        )
+        self.rule = ExitRule(self.route, thresholds, temperatures)
         self.tally = ExitTally(checkpoints)
         costs = bundle.manifest.costs
         self._macs = [costs.checkpoint(self.route, k) for k in range(1, checkpoints + 1)]
@@ -147,17 +177,16 @@ class Session:
                 self._write(segment.frames, frames)
             started = time.perf_counter()
             self.executor.run_spans(segment)
-            z, probabilities = self.executor.answer(segment)
-            finite = bool(np.isfinite(z).all() and np.isfinite(probabilities).all())
-            confidence = confidence_of(probabilities, self._temperatures[index - 1]) if finite else float("nan")
+            z, probabilities = (rows[0] for rows in self.executor.answer(segment))
+            verdict = self.rule.judge(index, z, probabilities)
             segment_ms.append((time.perf_counter() - started) * 1e3)
             logits.append(z.copy())
             answers.append(probabilities.copy())
-            if decided is None and (not finite or self._exits(index, confidence)):
+            if decided is None and verdict.leaves:
                 decided = Prediction(
-                    status="ok" if finite else "numeric_error",
-                    class_index=int(probabilities.argmax()) if finite else None,
-                    confidence=confidence if finite else None,
+                    status="numeric_error" if verdict.confidence is None else "ok",
+                    class_index=verdict.class_index,
+                    confidence=verdict.confidence,
                     checkpoint=index,
                     gmacs=self._macs[index - 1] / 1e9,
                     fraction=self._macs[index - 1] / self._full_macs,
@@ -171,21 +200,12 @@ class Session:
                     probabilities=(),
                     segment_ms=(),
                 )
-                if finite:
-                    self.tally.add(index, confidence)
+                if verdict.confidence is not None:
+                    self.tally.add(index, verdict.confidence)
                 if not trace:
                     break
         assert decided is not None  # the last checkpoint always answers
         return replace(decided, logits=tuple(logits), probabilities=tuple(answers), segment_ms=tuple(segment_ms))
 
-    def _exits(self, index: int, confidence: float) -> bool:
-        if index == len(self.route.cells):
-            return True
-        if self.thresholds is None:
-            return False
-        threshold = self.thresholds[index - 1]
-        assert threshold is not None
-        return confidence > threshold
-
-    def _write(self, tensor: object, frames: NDArray[np.float32]) -> None:
+    def _write(self, tensor: Value, frames: NDArray[np.float32]) -> None:
         self.executor.backend.write(tensor, frames[None])

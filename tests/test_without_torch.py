@@ -67,4 +67,4 @@ def test_doctor_works_on_the_box(box):
     report = json.loads(done.stdout)
     assert report["packages"]["torch"]["version"] is None
     assert report["packages"]["torch"]["remedy"]
-    assert {b["name"]: b["works"] for b in report["backends"]} == {"onnxruntime": True, "null": True}
+    assert {b["name"] for b in report["backends"] if b["works"]} == {"onnxruntime", "null"}

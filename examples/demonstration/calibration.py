@@ -24,6 +24,7 @@ from dynvid.grid.bundle import Bundle
 from dynvid.models.layouts import load_training_checkpoint
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.decoder import Decoder
+from dynvid.runtime.exit_rule import ExitRule
 from dynvid.runtime.session import ArraySource, Session
 from dynvid.runtime.video_list import ListedVideo, read_list
 from dynvid.training.clips import write_clips
@@ -157,7 +158,7 @@ def milliseconds(bundle: Bundle, scores: Scores, costs: Costs, videos: list[List
 
 
 def timed(session: Session, frames: np.ndarray, thresholds) -> float:
-    session.thresholds = thresholds
+    session.rule = ExitRule(session.route, thresholds, None)
     return session.classify(ArraySource(frames)).latency_ms
 
 

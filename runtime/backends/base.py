@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...grid.errors import BackendError, UsageError
 from ...grid.tensors import DType, Ports
 
-NAMES = ("onnxruntime", "null")
+NAMES = ("onnxruntime", "null", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 
 Value = Any
 """A backend's own tensor: a numpy array on a CPU, device memory elsewhere."""
@@ -53,6 +53,10 @@ class Backend(Protocol):
         """Return frames ``[start, stop)`` of a tensor [1, frames, ...] of one video, without a copy."""
         ...
 
+    def rows(self, value: Value, count: int) -> Value:
+        """Return the first ``count`` rows of a tensor [batch, ...], without a copy: at the same address."""
+        ...
+
     def write(self, value: Value, array: NDArray[Any]) -> None:
         """Copy a host array of the same shape into a tensor, converting to its dtype."""
         ...
@@ -61,17 +65,47 @@ class Backend(Protocol):
         """Return a tensor's contents on the host, valid until the next call that writes it."""
         ...
 
+    def fetch(self, values: Sequence[Value]) -> list[NDArray[Any]]:
+        """Return the contents of several tensors, as ``read`` does, waiting for the device once."""
+        ...
 
-def open_backend(name: str, threads: int | None = None) -> Backend:
+    def take(self, value: Value, rows: Sequence[int], out: Value) -> None:
+        """Copy rows of ``value`` [batch, ...] to the first rows of ``out``, another tensor, where the tensors are."""
+        ...
+
+    def put(self, value: Value, store: Value, rows: Sequence[int]) -> None:
+        """Copy the first rows of ``value`` [batch, ...] to ``rows`` of ``store``, another tensor, where the tensors are."""
+        ...
+
+    def poison(self, store: Value, row: int) -> None:
+        """Fill one row of a tensor [batch, ...] with NaN."""
+        ...
+
+    def record(self, calls: Sequence[Call]) -> Call:
+        """Return one call that makes these calls in order, as fast as the backend can.
+
+        A backend may make them once now, so record them before the first video: what they leave in states and features
+        is then overwritten before a video reads it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give everything back that the backend holds; neither it nor its calls may be used afterwards."""
+        ...
+
+
+def open_backend(name: str, threads: int | None = None, gpu: int = 0, cuda_graphs: bool = True) -> Backend:
     """Return the backend called ``name``; never another one.
 
     Args:
         name: one of ``NAMES``.
         threads: CPU threads to compute with; None: one a core.
+        gpu: which GPU, where the backend uses one.
+        cuda_graphs: whether recorded calls become CUDA graphs, where backend and CUDA binding can do that.
 
     Raises:
         UsageError: If the name is unknown.
-        MissingPackageError, BackendError: If it cannot run here.
+        MissingPackageError, BackendError, DeviceError: If it cannot run here.
     """
     most = 4 * len(os.sched_getaffinity(0))
     if threads is not None and not 1 <= threads <= most:
@@ -80,6 +114,16 @@ def open_backend(name: str, threads: int | None = None) -> Backend:
         from .ort import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(threads)
+    if name == "onnxruntime-cuda":
+        from .ort_cuda import open_ort_cuda
+
+        return open_ort_cuda(gpu, threads)
+    if name in ("tensorrt", "tensorrt-rtx"):
+        if threads is not None:
+            raise UsageError(f"{threads} threads: backend {name!r} computes on a GPU, leave --threads out")
+        from .trt import open_tensorrt
+
+        return open_tensorrt(name, gpu, cuda_graphs)
     if name == "null":
         from .null import NullBackend
 
@@ -96,3 +140,14 @@ def require_ports(name: str, ports: Ports, inputs: Mapping[str, Value], outputs:
     odd = (set(inputs) ^ {s.name for s in ports.inputs}) | (set(outputs) ^ {s.name for s in ports.outputs})
     if odd:
         raise BackendError(f"{name}: ports {', '.join(sorted(odd))} are missing or unknown: prepare every port once")
+
+
+def in_turn(calls: Sequence[Call]) -> Call:
+    """Return a call that makes ``calls`` one after the other: what ``record`` is where nothing is gained."""
+    kept = tuple(calls)
+
+    def call() -> None:
+        for one in kept:
+            one()
+
+    return call

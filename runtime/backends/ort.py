@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.tensors import DType, Ports
-from .base import Call, require_ports
+from .base import Call, in_turn, require_ports
 
 _pool_threads: int | None = None  # of this process; onnxruntime takes the size once
 
@@ -34,7 +34,7 @@ class OnnxRuntimeBackend:
             ) from None
         self._ort = onnxruntime
         onnxruntime.set_default_logger_severity(3)
-        self.threads = _share_pool(onnxruntime, threads)
+        self.threads = share_pool(onnxruntime, threads)
 
     def load(self, content: bytes, ports: Ports, name: str) -> OrtProgram:
         """Return the program of the ONNX model ``content``.
@@ -50,13 +50,13 @@ class OnnxRuntimeBackend:
             session = self._ort.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"], enable_fallback=False
             )
-        except self._ort_errors() as error:
+        except ort_errors() as error:
             raise BackendError(
-                f"onnxruntime {self._ort.__version__} cannot load {name}: {_first_line(error)}. Run 'dynvid doctor'."
+                f"onnxruntime {self._ort.__version__} cannot load {name}: {first_line(error)}. Run 'dynvid doctor'."
             ) from None
         if session.get_providers()[0] != "CPUExecutionProvider":
             raise BackendError(f"onnxruntime runs {name} on {session.get_providers()[0]} instead of the CPU")
-        return OrtProgram(session, ports, name, self._ort_errors())
+        return OrtProgram(session, ports, name)
 
     def zeros(self, shape: tuple[int, ...], dtype: DType) -> NDArray[Any]:
         """Return a new array of zeros."""
@@ -65,6 +65,10 @@ class OnnxRuntimeBackend:
     def frames(self, value: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
         """Return frames ``[start, stop)`` of an array [1, frames, ...], as a contiguous view."""
         return value[:, start:stop]
+
+    def rows(self, value: NDArray[Any], count: int) -> NDArray[Any]:
+        """Return the first ``count`` rows, as a view."""
+        return value[:count]
 
     def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
         """Copy ``array`` into ``value``."""
@@ -75,21 +79,38 @@ class OnnxRuntimeBackend:
         """Return ``value`` itself."""
         return value
 
-    def _ort_errors(self) -> tuple[type[BaseException], ...]:
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
+    def fetch(self, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return ``values`` themselves."""
+        return list(values)
 
-        names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
-        return (RuntimeError, ValueError, *(getattr(state, name) for name in names if hasattr(state, name)))
+    def take(self, value: NDArray[Any], rows: Sequence[int], out: NDArray[Any]) -> None:
+        """Copy rows of ``value`` to the first rows of ``out``."""
+        for place, row in enumerate(rows):  # as one fancy index it would copy twice
+            out[place] = value[row]
+
+    def put(self, value: NDArray[Any], store: NDArray[Any], rows: Sequence[int]) -> None:
+        """Copy the first rows of ``value`` to ``rows`` of ``store``."""
+        store[list(rows)] = value[: len(rows)]
+
+    def poison(self, store: NDArray[Any], row: int) -> None:
+        """Fill a row with NaN."""
+        store[row] = np.nan
+
+    def record(self, calls: Sequence[Call]) -> Call:
+        """Return one call that makes these calls in order."""
+        return in_turn(calls)
+
+    def close(self) -> None:
+        """Do nothing: arrays and sessions go when nothing refers to them."""
 
 
 class OrtProgram:
     """One subgraph as an onnxruntime session."""
 
-    def __init__(self, session: Any, ports: Ports, name: str, errors: tuple[type[BaseException], ...]) -> None:
+    def __init__(self, session: Any, ports: Ports, name: str) -> None:
         self._session = session
         self._ports = ports
         self._name = name
-        self._errors = errors
 
     def prepare(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
         """Return a call on these arrays; they must stay where they are, and the call keeps them alive."""
@@ -105,16 +126,23 @@ class OrtProgram:
         def call() -> None:
             try:
                 self._session.run_with_iobinding(binding)
-            except self._errors as error:
+            except ort_errors() as error:
                 shapes = {port: array.shape for port, array in kept[0].items()}
                 raise BackendError(
-                    f"onnxruntime failed in {self._name} on {shapes}: {_first_line(error)}. Run 'dynvid verify'."
+                    f"onnxruntime failed in {self._name} on {shapes}: {first_line(error)}. Run 'dynvid verify'."
                 ) from None
 
         return call
 
 
-def _share_pool(ort: Any, threads: int | None) -> int:
+def share_pool(ort: Any, threads: int | None) -> int:
+    """Return the threads of this process's one pool, after making it where there is none; None: one a core.
+
+    Sessions must then set ``use_per_session_threads`` to False.
+
+    Raises:
+        BackendError: If the pool has another number of threads.
+    """
     global _pool_threads
     wanted = threads or len(os.sched_getaffinity(0))
     if _pool_threads is None:
@@ -128,5 +156,14 @@ def _share_pool(ort: Any, threads: int | None) -> int:
     return _pool_threads
 
 
-def _first_line(error: BaseException) -> str:
+def ort_errors() -> tuple[type[BaseException], ...]:
+    """Return what onnxruntime raises."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
+    return (RuntimeError, ValueError, *(getattr(state, name) for name in names if hasattr(state, name)))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, at most 300 characters of it."""
     return str(error).strip().split("\n")[0][:300]

@@ -1,0 +1,104 @@
+"""The engines of a bundle for the TensorRT and the GPU that are here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..grid.bundle import Bundle
+from ..grid.engines import Engine, EngineCache, Wanted, engines_folder, this_platform
+from ..grid.fusion import FUSION, FusedSegment
+from ..grid.manifest import Precision, Subgraph
+from ..grid.route import Route
+from .backends.trt import TensorRTBackend
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Looks engines up; an executor's ``load``.
+
+    Attributes:
+        bundle: whose engines.
+        cache: where they are.
+        backend: what will run them.
+        precision: of their graphs.
+        batch: videos in a call.
+        route: along which subgraphs are called.
+    """
+
+    bundle: Bundle
+    cache: EngineCache
+    backend: TensorRTBackend
+    precision: Precision
+    batch: int
+    route: Route
+
+    def plan(self, part: Subgraph | FusedSegment) -> bytes:
+        """Return the plan of a subgraph or a fused segment, after every check that needs no GPU.
+
+        Raises:
+            MissingEngineError, StaleEngineError: If none fits; with the command that builds it.
+            EngineFileError, UntrustedEngineError: If it is damaged, or others may write to it.
+        """
+        return self.cache.read(self.find(part))
+
+    def find(self, part: Subgraph | FusedSegment) -> Engine:
+        """Return the cache's entry for a subgraph or a fused segment.
+
+        Raises:
+            IntegrityError: As ``plan``.
+        """
+        plain = isinstance(part, Subgraph)
+        device, api = self.backend.device, self.backend.api
+        return self.cache.find(
+            Wanted(
+                subgraph=part.name,
+                precision=self.precision,
+                onnx_sha256=part.variant(self.precision).sha256 if isinstance(part, Subgraph) else None,
+                bundle_sha256=self.bundle.sha256,
+                fusion=0 if plain else FUSION,
+                flavour=api.flavour,
+                version=api.version,
+                device=device.compute_capability,
+                cuda=str(device.cuda_version[0]),
+                platform=this_platform(),
+                batch=self.batch,
+                frames=self._frames(part) if isinstance(part, Subgraph) else (),
+            )
+        )
+
+    def _frames(self, subgraph: Subgraph) -> tuple[int, ...]:
+        """Return the numbers of frames that the route calls a subgraph with."""
+        route, size = self.route, self.bundle.manifest.grid.frames_per_set
+        if subgraph.kind == "block":
+            spans = [span for segment in route.segments for span in segment.spans if span.block == subgraph.block]
+            return tuple(sorted({(span.stop - span.start) * size for span in spans}))
+        heads = self.bundle.manifest.heads if route.cells == self.bundle.manifest.route.cells else None
+        counts = {
+            (route.embedded(k, subgraph.block) - route.embedded(k - 1, subgraph.block)) * size
+            for k, cell in enumerate(route.cells, 1)
+            if (cell.block == subgraph.block if heads is None else heads[k - 1] == subgraph.name)
+        }
+        return tuple(sorted(counts))
+
+
+def open_engines(
+    bundle: Bundle,
+    backend: TensorRTBackend,
+    folder: Path | None = None,
+    precision: Precision = "fp32",
+    batch: int = 1,
+    route: Route | None = None,
+) -> Engines:
+    """Return the engines of a bundle for a backend.
+
+    Args:
+        bundle: the bundle.
+        backend: what will run them.
+        folder: where they are; None: ``BUNDLE.engines``.
+        precision: of their graphs.
+        batch: videos in a call.
+        route: along which subgraphs are called; None: the bundle's own.
+    """
+    cache = EngineCache(engines_folder(bundle.root) if folder is None else folder, bundle.root)
+    return Engines(bundle, cache, backend, precision, batch, route or bundle.manifest.route)
