@@ -24,7 +24,7 @@ type: setup
 	$(BIN)/mypy
 
 test: setup lint type
-	$(BIN)/pytest -m "not full and not gpu"
+	$(BIN)/pytest -m "not full and not gpu" -n 2 --dist worksteal
 
 test-full: setup
 	$(BIN)/pytest -m "full"

@@ -28,6 +28,7 @@ class PreparedFusedSegment:
         stop: see ``start``.
         frames: where they go, [batch, stop - start, 3, crop, crop]; None where the segment reads no new frame.
         call: runs the spans and the head.
+        recorded: the same, as fast as the backend can.
         outputs: what it writes, by port.
     """
 
@@ -35,6 +36,7 @@ class PreparedFusedSegment:
     stop: int
     frames: Value | None
     call: Call
+    recorded: Call
     outputs: Mapping[str, Value]
 
 
@@ -83,7 +85,7 @@ class FusedExecutor:
 
     def run_spans(self, segment: PreparedFusedSegment) -> None:
         """Run a segment, whose frames have been written; its head runs with its spans."""
-        segment.call()
+        segment.recorded()
 
     def answer(self, segment: PreparedFusedSegment) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return logits and probabilities of a segment that has run, each [batch, classes], valid until it runs again."""
@@ -101,5 +103,6 @@ class FusedExecutor:
         for spec in segment.outputs:
             outputs[spec.name] = self.backend.zeros(spec.concrete(self.batch, 1), spec.dtype)
             self._handed_on[spec.name.removeprefix("out.")] = outputs[spec.name]
-        call = self.backend.record([program.prepare(inputs, outputs)])
-        return PreparedFusedSegment(segment.start, segment.stop, inputs.get("frames"), call, outputs)
+        call = program.prepare(inputs, outputs)
+        recorded = self.backend.record([call])
+        return PreparedFusedSegment(segment.start, segment.stop, inputs.get("frames"), call, recorded, outputs)

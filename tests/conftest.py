@@ -1,5 +1,7 @@
 """Fixtures shared by all tests: routes, small networks, and exports kept by the hash of the sources that made them."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -49,9 +51,9 @@ class Exports:
         from dynvid.models.training_checkpoint import save
 
         path = self.folder / f"{self._key(config, seed)}.pth"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save(self.network(config, seed), path)
+        with self._turn(path.name):
+            if not path.exists():
+                save(self.network(config, seed), path)
         return path
 
     def bundle(self, config: dict, precisions: tuple[str, ...] = ("fp32",), seed: int = 0) -> Bundle:
@@ -60,10 +62,19 @@ class Exports:
 
         checkpoint = self.training_checkpoint(config, seed)
         root = self.folder / f"{self._key(config, seed)}-{'-'.join(precisions)}"
-        if not root.exists():
-            network = load_training_checkpoint(checkpoint).network
-            export(network, root, source_sha256=sha256_of(checkpoint), precisions=precisions)
+        with self._turn(root.name):
+            if not root.exists():
+                network = load_training_checkpoint(checkpoint).network
+                export(network, root, source_sha256=sha256_of(checkpoint), precisions=precisions)
         return Bundle.open(root)
+
+    @contextlib.contextmanager
+    def _turn(self, name: str):
+        """Let one process at a time make ``name``: tests run in two."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _key(self, config: dict, seed: int) -> str:
         text = json.dumps([config, seed], sort_keys=True)
