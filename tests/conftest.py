@@ -51,7 +51,7 @@ class Exports:
         from dynvid.models.training_checkpoint import save
 
         path = self.folder / f"{self._key(config, seed)}.pth"
-        with self._turn(path.name):
+        with self.turn(path.name):
             if not path.exists():
                 save(self.network(config, seed), path)
         return path
@@ -62,14 +62,14 @@ class Exports:
 
         checkpoint = self.training_checkpoint(config, seed)
         root = self.folder / f"{self._key(config, seed)}-{'-'.join(precisions)}"
-        with self._turn(root.name):
+        with self.turn(root.name):
             if not root.exists():
                 network = load_training_checkpoint(checkpoint).network
                 export(network, root, source_sha256=sha256_of(checkpoint), precisions=precisions)
         return Bundle.open(root)
 
     @contextlib.contextmanager
-    def _turn(self, name: str):
+    def turn(self, name: str):
         """Let one process at a time make ``name``: tests run in two."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f".{name}.lock").open("w") as file:
