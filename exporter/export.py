@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +14,19 @@ from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle, require_target, write_bundle
 from ..grid.errors import HashError
-from ..grid.manifest import Manifest, Precision, Variant
-from ..grid.manifest import Subgraph as ManifestSubgraph
-from ..models.config_json import to_json
-from ..models.cost import measure_costs
+from ..grid.manifest import Precision
 from ..models.layouts import load_training_checkpoint
 from ..models.network import NetworkConfig, VideoNetwork
 from ..runtime.backends.base import open_backend
 from ..runtime.decoder import Decoder
 from ..runtime.video_list import read_list
-from .onnx_graph import OPSET, lint, to_onnx
-from .proof import PROOF_CLIPS, prove
+from .draft import Draft
+from .graph_rules import lint
+from .precision import choose
+from .proof import PROOF_CLIPS, prove, prove_set
 from .proof_clips import proof_clips
-from .reference import FP16_LIMIT, observe
-from .subgraphs import Subgraph, head_name, split
+from .reference import observe
+from .subgraphs import split
 
 Report = Callable[[str], None]
 
@@ -50,8 +47,8 @@ def export(
         root: the bundle's folder; an older bundle there is replaced only by a proved one.
         source_sha256: of the training checkpoint.
         precisions: fp32, and fp16 unless declined.
-        range_clips: preprocessed videos in temporal order, [videos, l, 3, crop, crop], whose activations decide what
-            may be fp16; None for the proof's clips.
+        range_clips: preprocessed videos in temporal order, [videos, l, 3, crop, crop], whose activations decide which
+            ranges fit fp16; None for the proof's clips, on which errors are measured always.
         report: gets a line about each step.
 
     Raises:
@@ -64,70 +61,16 @@ def export(
     reference, ranges = observe(network, clips, report)
     if range_clips is not None:
         ranges = observe(network, range_clips, report)[1]
-    fp32_only = sorted(name for name, value in ranges.items() if value > FP16_LIMIT)
-    parts: dict[Precision, list[Subgraph]] = {}
-    files: dict[str, bytes] = {}
-    variants: dict[str, dict[str, Variant]] = {}
-    for precision in precisions:
-        parts[precision] = split(network, precision, fp32_only)
-        for part in parts[precision]:
-            report(f"exporting {part.name} {precision}")
-            content = to_onnx(part)
-            file = f"{part.name}.onnx" if precision == "fp32" else f"{part.name}.{precision}.onnx"
-            files[file] = content
-            variants.setdefault(part.name, {})[precision] = Variant(
-                file, hashlib.sha256(content).hexdigest(), len(content), part.inputs, part.outputs
-            )
-    blocks = {part.block: part.name for part in parts["fp32"] if part.kind == "block"}
-    model = to_json(config)
-    manifest = Manifest(
-        network={key: model[key] for key in ("network", "options", "heads", "shift", "head")},
-        classes=config.classes,
-        labels=config.labels,
-        parameters=sum(p.numel() for p in network.parameters()),
-        grid=network.grid,
-        route_cells=tuple((c.input_set, c.block) for c in network.route.cells),
-        preprocessing=config.preprocessing,
-        costs=measure_costs(network),
-        subgraphs=tuple(
-            ManifestSubgraph(
-                part.name,
-                part.kind,
-                part.block,
-                part.states,
-                variants[part.name],
-                float(f"{ranges.get(f'{part.kind}{part.block}', 0.0):.4g}"),
-            )
-            for part in parts["fp32"]
-        ),
-        cells=(tuple(blocks.get(m) for m in range(network.grid.blocks)),) * network.grid.input_sets,
-        heads=tuple(head_name(network, c.index) for c in network.route.checkpoints),
-        precisions=tuple(precisions),
-        fp32_only=tuple(fp32_only),
-        opset=OPSET,
-        source_sha256=source_sha256,
-        versions=_versions(),
-        proof={},
-    )
-    figures: dict[str, Any] = prove(
-        network,
-        parts,
-        Bundle(Path("(unwritten)"), manifest, "", files),
-        open_backend("onnxruntime"),
-        clips,
-        reference,
-        report,
-    )
+    draft, backend = Draft(network, source_sha256, ranges, report), open_backend("onnxruntime")
+    draft.add("fp32")
+    figures = prove(network, draft.parts, draft.bundle(), backend, clips, reference, report)
+    if "fp16" in precisions:
+        figures["fp32_only"] = choose(draft, ranges, clips, reference, backend, report)
+        figures["fp16"] = prove_set(network, draft.parts, draft.bundle(), backend, "fp16", clips, reference, report)
     report("writing")
-    return write_bundle(root, replace(manifest, proof=figures), files)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("dynvid", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    bundle = draft.bundle()
+    assert bundle.held is not None
+    return write_bundle(root, replace(bundle.manifest, proof=figures), bundle.held)
 
 
 def prove_again(bundle: Bundle, training_checkpoint: Path, report: Report) -> dict[str, Any]:

@@ -7,7 +7,8 @@ of the tensor itself for a subgraph. Everything runs on onnxruntime's CPU provid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,46 +58,75 @@ def prove(
     Raises:
         ProofError: Naming the first figure that exceeds its bound.
     """
-    scale = reference.std(axis=2).mean(axis=0)  # [checkpoints]
     figures: dict[str, Any] = {
         "clips": len(clips),
-        "logit_std": rounded(scale),
+        "logit_std": rounded(_scale(reference)),
         "reference": "PyTorch, fp32, each video alone",
         "executor": "onnxruntime CPUExecutionProvider, all graph optimisations",
     }
-    ordered = clips[:, list(network.grid.frame_order)]
-    for precision, parts in subgraphs.items():
-        bound = BOUND[precision]
-        report(f"{precision}: every subgraph at {len(SIZES)} sizes")
-        programs = {
-            part.name: backend.load(
-                bundle.read(v := bundle.manifest.subgraph(part.name).variant(precision)), v, part.name
-            )
-            for part in parts
-        }
-        per_subgraph = prove_subgraphs(subgraphs["fp32"], parts, programs, backend, ordered, SIZES, precision)
-        report(f"{precision}: whole route, {len(clips)} clips")
-        session = Session(bundle, backend, precision=precision)
-        logits = _traced(session, clips)
-        error = np.abs(logits - reference).max(axis=(0, 2)) / scale
-        require(float(error.max()) <= bound, f"{precision} route", float(error.max()), bound)
-        agreement = _agreement(reference, logits)
-        if precision == "fp32":
-            require(agreement["exits"] == 1.0 and agreement["classes"] == 1.0, "fp32 exits and classes", agreement, 1.0)
-        figures[precision] = {
-            "bound": bound,
-            "subgraphs": per_subgraph,
-            "checkpoints": rounded(error),
-            "agreement_at_q": {"q": PROOF_Q, **agreement},
-            "drift": rounded(drift(network, bundle, backend, precision, clips[0])),
-        }
+    for precision in subgraphs:
+        figures[precision] = prove_set(network, subgraphs, bundle, backend, precision, clips, reference, report)
     report("fp32: every state lost in turn, and time reversed")
-    figures["sees"] = prove_sight(network, bundle, backend, clips[0], scale[-1])
+    figures["sees"] = prove_sight(network, bundle, backend, clips[0], _scale(reference)[-1])
     return figures
 
 
-def _traced(session: Session, clips: Floats) -> Floats:
+def prove_set(
+    network: VideoNetwork,
+    subgraphs: Mapping[Precision, list[Subgraph]],
+    bundle: Bundle,
+    backend: Backend,
+    precision: Precision,
+    clips: Floats,
+    reference: Floats,
+    report: Report,
+) -> dict[str, Any]:
+    """Return the figures of the subgraphs of one precision; arguments and errors are those of ``prove``."""
+    bound, parts = BOUND[precision], subgraphs[precision]
+    report(f"{precision}: every subgraph at {len(SIZES)} sizes")
+    ordered = clips[:, list(network.grid.frame_order)]
+    programs = load_programs(parts, bundle, backend, precision)
+    per_subgraph = prove_subgraphs(subgraphs["fp32"], parts, programs, backend, ordered, SIZES, precision)
+    report(f"{precision}: whole route, {len(clips)} clips")
+    logits = traced_logits(bundle, backend, precision, clips)
+    error = route_errors(logits, reference)
+    require(float(error.max()) <= bound, f"{precision} route", float(error.max()), bound)
+    agreement = _agreement(reference, logits)
+    if precision == "fp32":
+        require(agreement["exits"] == 1.0 and agreement["classes"] == 1.0, "fp32 exits and classes", agreement, 1.0)
+    return {
+        "bound": bound,
+        "subgraphs": per_subgraph,
+        "checkpoints": rounded(error),
+        "agreement_at_q": {"q": PROOF_Q, **agreement},
+        "drift": rounded(drift(network, bundle, backend, precision, clips[0])),
+    }
+
+
+def load_programs(
+    parts: Sequence[Subgraph], bundle: Bundle, backend: Backend, precision: Precision
+) -> dict[str, Program]:
+    """Return the programs of ``parts``, by name."""
+    variants = {part.name: bundle.manifest.subgraph(part.name).variant(precision) for part in parts}
+    return {name: backend.load(bundle.read(variant), variant, name) for name, variant in variants.items()}
+
+
+def traced_logits(bundle: Bundle, backend: Backend, precision: Precision, clips: Floats) -> Floats:
+    """Return the logits of every clip, run to the end of the route, [clips, checkpoints, classes]."""
+    session = Session(bundle, backend, precision=precision)
     return np.stack([np.stack(session.classify(ArraySource(clip), trace=True).logits) for clip in clips])
+
+
+def route_errors(logits: Floats, reference: Floats) -> NDArray[np.floating]:
+    """Return the largest difference at every checkpoint, in standard deviations of the reference's logits there."""
+    errors: NDArray[np.floating] = np.abs(logits - reference).max(axis=(0, 2)) / _scale(reference)
+    return errors
+
+
+def _scale(reference: Floats) -> NDArray[np.floating]:
+    """Return the standard deviation of a clip's logits over the classes, its mean over the clips, [checkpoints]."""
+    scale: NDArray[np.floating] = reference.std(axis=2).mean(axis=0)
+    return scale
 
 
 def _agreement(reference: Floats, logits: Floats) -> dict[str, float]:
@@ -141,6 +171,66 @@ def prove_subgraphs(
         ProofError: At the first difference beyond its bound.
     """
     worst: dict[str, float] = {}
+    for case in cases(modules, parts, clips, sizes):
+        part, program, batch, frames = case.part, programs[case.part.name], case.batch, case.frames
+        got = run(part, program, backend, case.feeds, batch, frames)
+        error = case.error(got)
+        where = f"{part.name} ({precision}, batch {batch}, {frames} frames)"
+        require(error <= BOUND[precision], where, error, BOUND[precision])
+        alone = [
+            run(part, program, backend, {name: value[row : row + 1] for name, value in case.feeds.items()}, 1, frames)
+            for row in range(batch)
+        ]
+        rows = {name: np.concatenate([a[name] for a in alone]) for name in got}
+        require_bits(rows, got, f"{where}: a video alone and among others")
+        chained = _chain(part, program, backend, case.feeds, batch, frames)
+        require_bits(chained, {name: got[name] for name in chained}, f"{where}: one-frame calls and one call")
+        worst[part.name] = max(worst.get(part.name, 0.0), error)
+    return {name: float(f"{error:.3g}") for name, error in worst.items()}
+
+
+def measure_subgraphs(
+    modules: Sequence[Subgraph],
+    parts: Sequence[Subgraph],
+    programs: Mapping[str, Program],
+    backend: Backend,
+    clips: Floats,
+) -> dict[str, float]:
+    """Return the very errors that ``prove_subgraphs`` finds, whatever their size, and compare nothing else."""
+    worst: dict[str, float] = {}
+    for case in cases(modules, parts, clips, SIZES):
+        part = case.part
+        got = run(part, programs[part.name], backend, case.feeds, case.batch, case.frames)
+        worst[part.name] = max(worst.get(part.name, 0.0), case.error(got))
+    return worst
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a subgraph: what goes in, in the dtypes of its ports, and what its fp32 module makes of it."""
+
+    part: Subgraph
+    batch: int
+    frames: int
+    feeds: dict[str, NDArray[Any]]
+    expected: dict[str, Tensor]
+
+    def error(self, got: Mapping[str, NDArray[Any]]) -> float:
+        """Return the largest difference of any output, in standard deviations of that output."""
+        error = 0.0
+        for name, value in self.expected.items():
+            difference = float(np.abs(got[name].astype(np.float64) - value.double().numpy()).max())
+            spread = float(value.std()) if name != "logits" else float(value.std(dim=1).mean())
+            relative = difference / spread if spread else math.inf  # a constant tensor has no spread
+            if difference:
+                error = max(error, relative if math.isfinite(relative) else math.inf)
+        return error
+
+
+def cases(
+    modules: Sequence[Subgraph], parts: Sequence[Subgraph], clips: Floats, sizes: Sequence[tuple[int, int]]
+) -> Iterator[Case]:
+    """Yield every call of a proof, in the order of the subgraphs, for each of ``sizes`` twice."""
     for batch, frames in sizes:
         videos = clips[np.arange(batch) % len(clips)]
         states: dict[str, dict[str, Tensor]] = {}
@@ -162,44 +252,10 @@ def prove_subgraphs(
                 with torch.no_grad():
                     outputs = reference.module(*inputs.values())
                 named = dict(zip((spec.name for spec in part.outputs), outputs, strict=True))
-                error = _compare(part, programs[part.name], backend, inputs, named, batch, frames, precision)
-                worst[part.name] = max(worst.get(part.name, 0.0), error)
+                feeds = {spec.name: inputs[spec.name].numpy().astype(spec.dtype) for spec in part.inputs}
+                yield Case(part, batch, frames, feeds, named)
                 states[part.name] = named
                 features.update(named)
-    return {name: float(f"{error:.3g}") for name, error in worst.items()}
-
-
-def _compare(
-    part: Subgraph,
-    program: Program,
-    backend: Backend,
-    inputs: Mapping[str, Tensor],
-    expected: Mapping[str, Tensor],
-    batch: int,
-    frames: int,
-    precision: Precision,
-) -> float:
-    types = {spec.name: spec.dtype for spec in part.inputs}
-    feeds = {name: value.numpy().astype(types[name]) for name, value in inputs.items()}
-    got = run(part, program, backend, feeds, batch, frames)
-    error = 0.0
-    for name, value in expected.items():
-        difference = float(np.abs(got[name].astype(np.float64) - value.double().numpy()).max())
-        spread = float(value.std()) if name != "logits" else float(value.std(dim=1).mean())
-        relative = difference / spread if spread else math.inf  # a constant tensor has no spread
-        if difference:
-            error = max(error, relative if math.isfinite(relative) else math.inf)
-    where = f"{part.name} ({precision}, batch {batch}, {frames} frames)"
-    require(error <= BOUND[precision], where, error, BOUND[precision])
-    alone = [
-        run(part, program, backend, {name: value[row : row + 1] for name, value in feeds.items()}, 1, frames)
-        for row in range(batch)
-    ]
-    rows = {name: np.concatenate([a[name] for a in alone]) for name in got}
-    require_bits(rows, got, f"{where}: a video alone and among others")
-    chained = _chain(part, program, backend, feeds, batch, frames)
-    require_bits(chained, {name: got[name] for name in chained}, f"{where}: one-frame calls and one call")
-    return error
 
 
 def run(

@@ -27,7 +27,7 @@ DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16"}
 
 @dataclass(frozen=True)
 class Subgraph:
-    """A module ready for export, and the names and shapes of its ports."""
+    """A module ready for export, the names and shapes of its ports, and the precision that it computes in."""
 
     name: str
     kind: Literal["block", "head"]
@@ -36,6 +36,12 @@ class Subgraph:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     states: tuple[StatePort, ...]
+    precision: Precision
+
+    @property
+    def place(self) -> str:
+        """``block3`` or ``head3``: what ranges, errors and ``fp32_only`` name; several heads of a block share one."""
+        return f"{self.kind}{self.block}"
 
 
 class BlockSubgraph(nn.Module):
@@ -146,6 +152,7 @@ def _block(
         inputs + tuple(TensorSpec(port.input, dtype, shape) for port, shape in ports),
         outputs + tuple(TensorSpec(port.output, dtype, shape) for port, shape in ports),
         states,
+        precision,
     )
 
 
@@ -182,6 +189,7 @@ def _heads(network: VideoNetwork, block: int, feature: TensorSpec, precision: Pr
                 TensorSpec(state.output, "float32", ("batch", num_frames, head.width)),
             ),
             (state,),
+            precision,
         )
     return list(found.values())
 

@@ -115,7 +115,9 @@ def read_manifest(text: bytes, where: str) -> Manifest:
         manifest = parse(Manifest, content, ignore_unknown=newer)
         _check(manifest)
     except VersionError as error:
-        raise ManifestError(f"bundle {where!r}: {error}: install the dynvid that exported it, or export again") from None
+        raise ManifestError(
+            f"bundle {where!r}: {error}: install the dynvid that exported it, or export again"
+        ) from None
     except SealError:
         raise HashError(
             f"manifest of bundle {where!r} has changed since export (its sha256 does not fit). Run 'dynvid export' again."

@@ -1,6 +1,7 @@
 """The committed demonstration network: what it learnt, what the route saves, and that it needs time's order."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -32,8 +33,9 @@ def network():
 @pytest.fixture(scope="module")
 def bundle(exports) -> Bundle:
     root = exports.folder / f"demonstration-{sha256_of(CHECKPOINT)[:12]}"
-    if not root.exists():
-        export(load_training_checkpoint(CHECKPOINT).network, root, source_sha256=sha256_of(CHECKPOINT))
+    with exports.turn(root.name):
+        if not root.exists():
+            export(load_training_checkpoint(CHECKPOINT).network, root, source_sha256=sha256_of(CHECKPOINT))
     return Bundle.open(root)
 
 
@@ -74,19 +76,43 @@ def test_one_call_over_all_frames_and_a_chain_of_calls_agree_to_the_last_bit(net
     prove_subgraphs(parts, parts, programs, backend, clips, [(1, 16), (2, 16), (5, 16)], "fp32")
 
 
-def figures(bundle, folder, count):
-    """Return the figures of the committed command, in a process of its own: it computes with one thread."""
-    lists = [write_clips(folder / name, count, seed) for name, seed in (("calibration", 3), ("test", 4))]
-    command = [sys.executable, DEMONSTRATION / "evaluate.py", bundle.root, *lists, "--thresholds", folder / "T.json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+def written_clips(folder, count):
+    """Return the folder, with the two lists that evaluate.py and fp16.py read."""
+    for name, seed in (("calibration", 3), ("test", 4)):
+        write_clips(folder / name, count, seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips2000(tmp_path_factory):
+    return written_clips(tmp_path_factory.mktemp("clips2000"), 2000)
+
+
+def printed(program, *arguments):
+    """Return what a committed command prints, in a process of its own: it computes with one thread."""
+    done = subprocess.run([sys.executable, DEMONSTRATION / program, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
+    return done.stdout
+
+
+def figures(bundle, folder):
+    lists = [folder / name / "clips.csv" for name in ("calibration", "test")]
+    text = printed("evaluate.py", bundle.root, *lists, "--thresholds", folder / "T.json")
     read_thresholds(folder / "T.json", bundle.sha256, 6)
-    return json.loads(done.stdout)
+    return json.loads(text)
+
+
+def fp16_figures(bundle, folder, count):
+    shutil.copytree(bundle.root, folder / "bundle")
+    printed("fp16.py", folder, "--clips", str(count), "--json", folder / "fp16.json")
+    report = json.loads((folder / "fp16.json").read_text())
+    assert [row["videos"] for row in report["executors"].values()] == 3 * [count]
+    return report
 
 
 def test_reduced_counts(bundle, tmp_path):
-    report = figures(bundle, tmp_path, 260)
+    report = figures(bundle, written_clips(tmp_path, 260))
     assert report["accuracy_full"] >= 0.88
     assert report["accuracy_full"] - report["accuracy_per_checkpoint"][0] >= 0.08
     assert report["accuracy_dynamic"] >= report["accuracy_full"] - 0.03
@@ -94,9 +120,9 @@ def test_reduced_counts(bundle, tmp_path):
 
 
 @pytest.mark.full
-def test_2000_clips(bundle, tmp_path):
+def test_2000_clips(bundle, clips2000):
     """The issue's figures: thresholds from 2,000 clips, 2,000 unseen ones."""
-    report = figures(bundle, tmp_path, 2000)
+    report = figures(bundle, clips2000)
     assert report["accuracy_full"] >= 0.90
     assert report["accuracy_full"] - report["accuracy_per_checkpoint"][0] >= 0.15
     assert report["macs_ratio"] <= 0.60
@@ -108,3 +134,42 @@ def test_2000_clips(bundle, tmp_path):
     # and the other way round: in order, and with every set seen, they are told apart
     assert all(accuracy >= 0.85 for accuracy, _ in report["in_order_among_look_alikes"].values())
     assert report["late_endings_at_checkpoint_6"][0] >= 0.8
+
+
+def test_fp16_answers_as_pytorch_on_a_few_clips(bundle, tmp_path):
+    report = fp16_figures(bundle, written_clips(tmp_path, 39), 39)
+    assert report["fp32_only"] == []
+    fp32, *half = report["executors"].values()
+    assert fp32["exits_agree"] == fp32["classes_agree"] == 39 and fp32["largest_deviation_in_std"] <= 1e-4
+    for row in half:
+        assert row["exits_agree"] >= 38
+        assert 1e-4 < row["largest_deviation_in_std"] <= 2e-2  # the first: it is half precision that was compared
+
+
+@pytest.mark.full
+def test_fp16_on_2000_clips(bundle, clips2000):
+    """Against fp32 PyTorch, one video alone, with thresholds of fp32: storage in half precision, and arithmetic, too."""
+    report = fp16_figures(bundle, clips2000, 2000)
+    assert report["q"] == 0.8
+    fp32, *half = report["executors"].values()
+    assert fp32["exits_agree"] == fp32["classes_agree"] == 2000 and fp32["largest_deviation_in_std"] <= 1e-4
+    for row in half:
+        assert row["exits_agree"] >= 0.995 * 2000
+        assert all(distance <= 1e-2 for distance in row["flip_distances"])
+        assert abs(row["accuracy"] - row["accuracy_reference"]) <= 0.005
+        assert row["largest_deviation_in_std"] > 1e-4  # else it is no half precision that was compared
+
+
+def test_a_flip_is_counted_with_the_distance_of_its_confidence(monkeypatch):
+    monkeypatch.syspath_prepend(str(DEMONSTRATION))
+    from fp16 import compare
+
+    def logits(*confidences):  # of class 0 of two; the second checkpoint is always sure of class 1
+        first = np.array([[np.log(c / (1 - c)), 0.0] for c in confidences])
+        return np.stack([first, np.tile([0.0, 3.0], (len(first), 1))], 1)
+
+    found = compare(logits(0.9, 0.805, 0.79, 0.6), logits(0.91, 0.795, 0.803, 0.61), np.zeros(4, int), (0.8, None))
+    assert (found["exits_agree"], found["classes_agree"]) == (2, 2)
+    assert found["flip_distances"] == pytest.approx([0.005, 0.01])
+    assert (found["accuracy_reference"], found["accuracy"]) == (0.5, 0.5)
+    assert found["largest_deviation"] == pytest.approx(np.log(0.91 / 0.09) - np.log(0.9 / 0.1))

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dynvid.calibration.thresholds import exits, geometric_thresholds
+from dynvid.calibration.calibrate import Request, calibrate
+from dynvid.calibration.scores import Scores, check_scores
+from dynvid.calibration.sweep import costs_of
+from dynvid.calibration.thresholds import GeometricExits, exits
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.thresholds import Thresholds
 from dynvid.runtime.backends.base import open_backend
@@ -24,26 +27,24 @@ from dynvid.runtime.session import ArraySource, Session
 from dynvid.training.clips import CLASSES, LATE, LOOK_ALIKES
 
 MAX_DROP = 0.007  # of accuracy on the calibration clips: 1 point less a margin of 0.3
-RATIOS = [i / 20 for i in range(1, 60)]  # q of the geometric exit distribution
 
 
 @dataclass
-class Scores:
-    """Every checkpoint's logits, [checkpoints, videos, classes], and the rows of the list."""
+class Traced:
+    """Every checkpoint's probabilities, [checkpoints, videos, classes], and the rows of the list."""
 
-    logits: np.ndarray
+    probabilities: np.ndarray
     labels: np.ndarray
     rows: list[dict[str, str]]
 
     @property
     def confidences(self) -> np.ndarray:
-        e = np.exp(self.logits - self.logits.max(-1, keepdims=True))
-        return (e / e.sum(-1, keepdims=True)).max(-1)
+        return self.probabilities.max(-1)
 
     def accuracy(self, chosen=None) -> float:
         """Return the accuracy at exits ``chosen`` (zero-based), or at the last one."""
-        chosen = np.full(len(self.labels), len(self.logits) - 1) if chosen is None else chosen
-        return float((self.logits[chosen, np.arange(len(self.labels))].argmax(-1) == self.labels).mean())
+        chosen = np.full(len(self.labels), len(self.probabilities) - 1) if chosen is None else chosen
+        return float((self.probabilities[chosen, np.arange(len(self.labels))].argmax(-1) == self.labels).mean())
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -62,38 +63,31 @@ def load_frames(bundle: Bundle, path: Path) -> tuple[np.ndarray, list[dict[str, 
     return np.stack(frames), rows
 
 
-def score(session: Session, frames: np.ndarray, rows: list[dict[str, str]], shuffle: bool = False) -> Scores:
-    """Return the scores of every checkpoint; with ``shuffle``, of the same frames in a random order each."""
+def trace(session: Session, frames: np.ndarray, rows: list[dict[str, str]], shuffle: bool = False) -> Traced:
+    """Return the answers of every checkpoint; with ``shuffle``, of the same frames in a random order each."""
     rng = np.random.default_rng(0)
-    logits = []
+    found = []
     for clip in frames:
         clip = clip[rng.permutation(len(clip))] if shuffle else clip
-        logits.append(np.stack(session.classify(ArraySource(clip), trace=True).logits))
-    return Scores(np.stack(logits, 1), np.array([CLASSES.index(row["label"]) for row in rows]), rows)
+        found.append(np.stack(session.classify(ArraySource(clip), trace=True).probabilities))
+    return Traced(np.stack(found, 1), np.array([CLASSES.index(row["label"]) for row in rows]), rows)
 
 
-def choose(scores: Scores, macs: np.ndarray) -> tuple[float, tuple[float | None, ...]]:
-    """Return the ratio q and thresholds of least mean cost that lose at most MAX_DROP on these videos."""
-    best = None
-    for q in RATIOS:
-        thresholds = geometric_thresholds(scores.confidences, q)
-        chosen = exits(scores.confidences, thresholds)
-        cost, drop = macs[chosen].mean(), scores.accuracy() - scores.accuracy(chosen)
-        if drop <= MAX_DROP and (best is None or cost < best[0]):
-            best = (cost, q, thresholds)
-    if best is None:
-        raise SystemExit(f"no q loses less than {MAX_DROP} of accuracy: train longer")
-    return best[1], best[2]
+def choose(traced: Traced, macs: np.ndarray) -> GeometricExits:
+    """Return the thresholds of least mean cost that lose at most MAX_DROP on these videos."""
+    scores = check_scores(Scores(traced.probabilities, traced.labels, macs), "calibration clips")
+    request = Request(max_drop=MAX_DROP, share=1.0)  # all of them choose; others evaluate
+    return calibrate(scores, costs_of(scores.macs, None, len(macs)), request).exits
 
 
-def among(scores: Scores, group: tuple[str, ...], checkpoint: int, only=None) -> float:
+def among(traced: Traced, group: tuple[str, ...], checkpoint: int, only=None) -> float:
     """Return the accuracy among look-alikes: videos of the group, classes of the group."""
     indices = [CLASSES.index(name) for name in group]
-    mask = np.isin(scores.labels, indices)
+    mask = np.isin(traced.labels, indices)
     if only is not None:
-        mask &= np.array([only(row) for row in scores.rows])
-    guess = np.array(indices)[scores.logits[checkpoint - 1][mask][:, indices].argmax(-1)]
-    return float((guess == scores.labels[mask]).mean())
+        mask &= np.array([only(row) for row in traced.rows])
+    guess = np.array(indices)[traced.probabilities[checkpoint - 1][mask][:, indices].argmax(-1)]
+    return float((guess == traced.labels[mask]).mean())
 
 
 def is_late(row: dict[str, str]) -> bool:
@@ -113,14 +107,14 @@ def evaluate(bundle: Bundle, calibration: Path, test: Path) -> tuple[dict, Thres
     route, costs = bundle.manifest.route, bundle.manifest.costs
     macs = np.array([costs.checkpoint(route, k) for k in range(1, len(route.cells) + 1)])
     full_macs = costs.checkpoint(route.full, 1)
-    traced = Session(bundle, backend)
-    q, values = choose(score(traced, *load_frames(bundle, calibration)), macs)
-    thresholds = Thresholds(bundle.sha256, values, q)
+    session = Session(bundle, backend)
+    found = choose(trace(session, *load_frames(bundle, calibration)), macs)
+    thresholds = Thresholds(bundle.sha256, found.thresholds, found.q)
 
     frames, rows = load_frames(bundle, test)
-    scores, shuffled = score(traced, frames, rows), score(traced, frames, rows, shuffle=True)
-    chosen = exits(scores.confidences, values)
-    dynamic, full = Session(bundle, backend, values), Session(bundle, backend, route=route.full)
+    traced, shuffled = trace(session, frames, rows), trace(session, frames, rows, shuffle=True)
+    chosen = exits(traced.confidences, found.thresholds)
+    dynamic, full = Session(bundle, backend, found.thresholds), Session(bundle, backend, route=route.full)
     measure_time(dynamic, full, frames[:50])  # warm-up
     dynamic_ms, full_ms = measure_time(dynamic, full, frames)
     motion, endings = [g for g in LOOK_ALIKES if not g[0].startswith("falls")], LOOK_ALIKES[-1]
@@ -130,11 +124,11 @@ def evaluate(bundle: Bundle, calibration: Path, test: Path) -> tuple[dict, Thres
         "machine": f"{platform.processor() or platform.machine()}, 1 thread",
         "versions": {name: version(name) for name in ("dynvid", "onnxruntime", "av", "numpy")},
         "clips": {"calibration": len(read_rows(calibration)), "test": len(rows)},
-        "q": q,
-        "thresholds": list(values),
-        "accuracy_per_checkpoint": [scores.accuracy(np.full(len(rows), k)) for k in range(len(macs))],
-        "accuracy_full": scores.accuracy(),
-        "accuracy_dynamic": scores.accuracy(chosen),
+        "q": found.q,
+        "thresholds": list(found.thresholds),
+        "accuracy_per_checkpoint": [traced.accuracy(np.full(len(rows), k)) for k in range(len(macs))],
+        "accuracy_full": traced.accuracy(),
+        "accuracy_dynamic": traced.accuracy(chosen),
         "shares": np.bincount(chosen, minlength=len(macs)) / len(rows),
         "mean_gmacs": macs[chosen].mean() / 1e9,
         "full_gmacs": full_macs / 1e9,
@@ -145,10 +139,10 @@ def evaluate(bundle: Bundle, calibration: Path, test: Path) -> tuple[dict, Thres
         "full_ms_median": np.median(full_ms),
         "time_ratio": dynamic_ms.mean() / full_ms.mean(),
         "shuffled_among_look_alikes": {by_name(g): [among(shuffled, g, 6), 1 / len(g)] for g in motion},
-        "in_order_among_look_alikes": {by_name(g): [among(scores, g, 6), 1 / len(g)] for g in LOOK_ALIKES},
-        "late_endings_at_checkpoint_5": [among(scores, endings, 5, is_late), 1 / len(endings)],
-        "early_endings_at_checkpoint_5": [among(scores, endings, 5, lambda row: not is_late(row)), 1 / len(endings)],
-        "late_endings_at_checkpoint_6": [among(scores, endings, 6, is_late), 1 / len(endings)],
+        "in_order_among_look_alikes": {by_name(g): [among(traced, g, 6), 1 / len(g)] for g in LOOK_ALIKES},
+        "late_endings_at_checkpoint_5": [among(traced, endings, 5, is_late), 1 / len(endings)],
+        "early_endings_at_checkpoint_5": [among(traced, endings, 5, lambda row: not is_late(row)), 1 / len(endings)],
+        "late_endings_at_checkpoint_6": [among(traced, endings, 6, is_late), 1 / len(endings)],
     }
     plain = json.loads(json.dumps(report, default=lambda v: v.tolist()))
     return plain, thresholds
