@@ -1,0 +1,203 @@
+"""The batch executor: one segment of the route at a time, for whichever videos come together there.
+
+A call works on buffers of its own: before it the rows of its videos are copied there from the state store, after it what it
+wrote is copied back. So videos can be batched anew at every checkpoint, and a call that fails leaves their state as it was.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..grid.bundle import Bundle
+from ..grid.errors import UsageError
+from ..grid.fusion import FusedSegment, fused_full, fused_segments
+from ..grid.manifest import Precision
+from ..grid.tensors import TensorSpec
+from .backends.base import Backend, Call, Value
+from .call_times import Cost
+from .slots import Slot
+from .state_store import Key, StateStore, key_of
+
+Floats = NDArray[np.float32]
+
+_TIMED_CALLS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """The call of one segment for one number of rows, and the parts of the buffers that it works on."""
+
+    rows: int
+    call: Call
+    frames: Value | None
+    inputs: Mapping[Key, Value]
+    outputs: Mapping[Key, Value]
+    answers: tuple[Value, Value]
+
+
+class BatchExecutor:
+    """Runs segments of the bundle's route for videos in the state store.
+
+    Args:
+        bundle: the bundle.
+        backend: what computes.
+        precision: of the segments.
+        load: returns what the backend runs for a segment: its ONNX model, or an engine.
+        slots: most videos in flight.
+        buckets: of each segment, ascending numbers of rows that calls have; a batch between two is padded to the larger.
+        full: run the static network, the last checkpoint alone, instead of the bundle's route.
+
+    Attributes:
+        bundle, backend, precision, buckets: as given.
+        route: the bundle's, or its full one.
+        segments: of the route, in order.
+        store: the state store.
+        frames_s, copies_s, calls_s: seconds on the host so far; writing frames, copying from and to the store, and making
+            calls until their answers are on the host. On a GPU copies wait for their turn and count as calls.
+
+    Raises:
+        UsageError: If the bundle has no subgraphs of ``precision``, or ``slots`` or ``buckets`` are not usable.
+        BackendError: If a segment does not load.
+        ResourceError: If the backend has no memory for the tensors.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        precision: Precision,
+        load: Callable[[FusedSegment], bytes],
+        slots: int,
+        buckets: Sequence[Sequence[int]],
+        full: bool = False,
+    ) -> None:
+        manifest = bundle.manifest
+        if precision not in manifest.precisions:
+            raise UsageError(
+                f"precision {precision}: bundle {str(bundle.root)!r} holds {', '.join(manifest.precisions)}. Export again "
+                f"with --precision {precision}."
+            )
+        self.bundle = bundle
+        self.backend = backend
+        self.precision: Precision = precision
+        self.route = manifest.route.full if full else manifest.route
+        self.segments = (fused_full(manifest, precision),) if full else fused_segments(manifest, precision)
+        self.buckets = tuple(map(tuple, buckets))
+        if len(self.buckets) != len(self.segments):
+            raise UsageError(f"buckets of {len(self.buckets)} segments: expected {len(self.segments)}, one list each")
+        for index, sizes in enumerate(self.buckets, 1):
+            if not sizes or sizes[0] < 1 or any(b <= a for a, b in pairwise(sizes)):
+                raise UsageError(f"buckets {list(sizes)} of segment {index}: expected ascending numbers, at least 1")
+        self.store = StateStore(backend, self.segments, slots)
+        self.frames_s = self.copies_s = self.calls_s = 0.0
+        self._programs = [backend.load(load(segment), segment, segment.name) for segment in self.segments]
+        self._inputs = self._buffers([segment.inputs for segment in self.segments])
+        self._outputs = self._buffers([segment.outputs for segment in self.segments])
+        largest = max(sizes[-1] for sizes in self.buckets)
+        shapes = {key[1] for key in self._inputs if key[0] == "frames"}
+        self._staged = {shape: np.zeros((largest, *shape), np.float32) for shape in shapes}  # on the host
+        self._prepared: dict[tuple[int, int], _Prepared] = {}
+
+    def run(self, index: int, slots: Sequence[Slot], frames: Sequence[Floats] | None) -> tuple[Floats, Floats]:
+        """Run one segment for some videos; return logits and probabilities, each [videos, classes].
+
+        Args:
+            index: of the segment, 1-based.
+            slots: of the videos, each of which has run the segments before.
+            frames: the segment's new ones of each video, [frames, 3, crop, crop] in permuted order; None where it reads none.
+
+        Raises:
+            SlotError: If a slot is not held, or given twice.
+            UsageError: If there are more videos than the largest bucket holds, or none, or the frames do not fit.
+            BackendError: If the call fails; the videos' state is as it was.
+        """
+        rows = self.store.rows(slots)
+        prepared = self._prepare(index, self._bucket(index, len(rows)))
+        padding = prepared.rows - len(rows)
+        started = time.perf_counter()
+        self._write_frames(index, prepared, frames, len(rows))
+        written = time.perf_counter()
+        self.store.gather([*rows, *rows[:1] * padding], prepared.inputs)
+        gathered = time.perf_counter()
+        prepared.call()
+        logits, probabilities = (answer[: len(rows)].copy() for answer in self.backend.fetch(prepared.answers))
+        answered = time.perf_counter()
+        self.store.scatter(prepared.outputs, rows)
+        self.frames_s += written - started
+        self.calls_s += answered - gathered
+        self.copies_s += gathered - written + time.perf_counter() - answered
+        return logits, probabilities
+
+    def time_call(self, index: int, rows: int) -> float:
+        """Return the seconds of one call of segment ``index`` with ``rows`` rows, one of its buckets; a median of three."""
+        prepared = self._prepare(index, rows)
+        seconds = []
+        for _ in range(1 + _TIMED_CALLS):
+            started = time.perf_counter()
+            prepared.call()
+            self.backend.fetch(prepared.answers)
+            seconds.append(time.perf_counter() - started)
+        return statistics.median(seconds[1:])
+
+    def measured_cost(self) -> Cost:
+        """Return t_k(n), measured at the least and the largest bucket of each segment and on a straight line between."""
+        ends = [
+            (sizes[0], self.time_call(k, sizes[0]), sizes[-1], self.time_call(k, sizes[-1]))
+            for k, sizes in enumerate(self.buckets, 1)
+        ]
+
+        def cost(index: int, rows: int) -> float:
+            least, least_s, largest, largest_s = ends[index - 1]
+            return least_s + (max(largest_s, least_s) - least_s) * (rows - least) / max(1, largest - least)
+
+        return cost
+
+    def _bucket(self, index: int, videos: int) -> int:
+        sizes = self.buckets[index - 1]
+        if not 1 <= videos <= sizes[-1]:
+            raise UsageError(f"{videos} videos in a call of segment {index}: expected 1 to {sizes[-1]}")
+        return sizes[bisect_left(sizes, videos)]
+
+    def _write_frames(self, index: int, prepared: _Prepared, frames: Sequence[Floats] | None, videos: int) -> None:
+        wanted = None if prepared.frames is None else [prepared.frames.shape[1:]] * videos
+        found = None if frames is None else [video.shape for video in frames]
+        if found != wanted:
+            raise UsageError(f"frames {found} for {videos} videos in segment {index}: expected {wanted}")
+        if frames is not None:
+            staged = self._staged[frames[0].shape][: prepared.rows]
+            for row in range(prepared.rows):
+                staged[row] = frames[row if row < videos else 0]
+            self.backend.write(prepared.frames, staged)
+
+    def _prepare(self, index: int, rows: int) -> _Prepared:
+        """Return the call of a segment for so many rows, prepared once."""
+        if (index, rows) not in self._prepared:
+            segment = self.segments[index - 1]
+            inputs = {s.name: self.backend.rows(self._inputs[key_of(s)], rows) for s in segment.inputs}
+            outputs = {s.name: self.backend.rows(self._outputs[key_of(s)], rows) for s in segment.outputs}
+            call = self.backend.record([self._programs[index - 1].prepare(inputs, outputs)])
+            self._prepared[index, rows] = _Prepared(
+                rows,
+                call,
+                inputs.get("frames"),
+                {key_of(s): inputs[s.name] for s in segment.inputs if s.name.startswith("in.")},
+                {key_of(s): outputs[s.name] for s in segment.outputs if s.name.startswith("out.")},
+                (outputs["logits"], outputs["probabilities"]),
+            )
+        return self._prepared[index, rows]
+
+    def _buffers(self, ports: Sequence[Sequence[TensorSpec]]) -> dict[Key, Value]:
+        """Return a tensor for each kind of port, with rows for the largest bucket of a segment that has it."""
+        rows: dict[Key, int] = {}
+        for specs, sizes in zip(ports, self.buckets, strict=True):
+            for spec in specs:
+                rows[key_of(spec)] = max(rows.get(key_of(spec), 0), sizes[-1])
+        return {key: self.backend.zeros((count, *key[1]), key[2]) for key, count in rows.items()}
