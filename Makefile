@@ -27,7 +27,7 @@ test: setup lint type
 	$(BIN)/pytest -m "not full and not gpu" -n 2 --dist worksteal
 
 test-full: setup
-	$(BIN)/pytest -m "full"
+	$(BIN)/pytest -m "full" -n 2 --dist worksteal
 
 # on a machine with a GPU; DYNVID_GPU_BACKENDS=tensorrt,onnxruntime-cuda says which must be there
 test-gpu: setup

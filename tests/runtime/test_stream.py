@@ -388,7 +388,8 @@ class TestCancelling:
 
         def hook(name, rows):
             if name == "segment1" and not reached.is_set():
-                settled(stream, lambda: len(stream.reader.ready) == 3)
+                queue = stream._drive._scheduler._standing.queues[0]
+                settled(stream, lambda: len(stream.reader.ready) + len(queue) == 3)
             if name == "segment2" and not gate.is_set():
                 reached.set()
                 assert gate.wait(30)
