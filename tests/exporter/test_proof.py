@@ -10,6 +10,7 @@ import torch
 from onnx import numpy_helper
 from samples import TINY
 
+from dynvid.exporter.export import prove_again
 from dynvid.exporter.proof import PROOF_CLIPS, prove, prove_subgraphs
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.reference import observe
@@ -96,6 +97,12 @@ def test_a_right_export_passes(tiny_network, tiny_bundle, backend, clips, logits
     assert len(figures["fp32"]["drift"]) == 4
     # three shift states and three heads' states
     assert figures["sees"]["states"] == 6 and figures["sees"]["never_handed_on"] == 0
+
+
+def test_a_second_proof_has_the_figures_of_the_first(exports, tiny_bundle):
+    proof = tiny_bundle.manifest.proof
+    assert set(proof) > {"fp32", "fp16", "fp32_only", "sees"}
+    assert prove_again(tiny_bundle, exports.training_checkpoint(TINY), lambda _: None) == proof
 
 
 @pytest.mark.parametrize("fault", [scale_weight, lose_state, stale_state])
