@@ -86,6 +86,8 @@ def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> 
             f"the proof sees: losing any of {sees['states']} states changes logits by at least {sees['least_effect']}, "
             f"reversing time by {sees['frames_reversed']} (required: {sees['required']:g})"
         )
+    for name, why in (proof or {}).get("fp32_only", {}).items():
+        click.echo(f"{name} stays fp32: {why['because']} {why['value']}, limit {why['limit']:g}")
     size = sum(v.bytes for v in files) / 1e6
     click.echo(f"{bundle.root}: {len(files)} files, {size:.1f} MB, as exported (sha256 {bundle.sha256[:12]}…)")
 

@@ -46,6 +46,7 @@ def test_the_export_is_proved_and_sees(bundle, name):
     assert proof["sees"]["never_handed_on"] == 0
     assert proof["sees"]["states"] == {"msdnet38": 35 + 5, "resnet50": 16 + 3, "resnet101": 33 + 3}[name]
     assert proof["sees"]["least_effect"] > proof["sees"]["required"] == 10 * 1e-4
+    assert bundle.manifest.fp32_only == {"msdnet38": ("block0",), "resnet50": (), "resnet101": ()}[name]
 
 
 def test_the_bundle_holds_five_block_files_and_its_heads(bundle, name):
