@@ -94,11 +94,7 @@ def jobs(
         CensusError: If a tensor is written in one dtype and read in another.
     """
     manifest, route = bundle.manifest, bundle.manifest.route
-    if precision not in manifest.precisions:
-        raise UsageError(
-            f"precision {precision}: bundle {str(bundle.root)!r} holds {', '.join(manifest.precisions)}. Export again with "
-            f"--precision {precision}."
-        )
+    bundle.require(precision)
     if not 1 <= max_batch <= 4096:
         raise UsageError(f"batch of at most {max_batch} videos: expected 1 to 4096")
     entering = survivors(len(route.cells), max_batch) if expected is None else tuple(expected)

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import HashError, InputRefusedError, ManifestError, ResourceError
+from .errors import HashError, InputRefusedError, ManifestError, ResourceError, UsageError
 from .files import read_file, sync_folder, write_file
-from .manifest import FILE_NAME, Manifest, Variant, read_manifest
+from .manifest import FILE_NAME, Manifest, Precision, Variant, read_manifest
 
 MANIFEST = "manifest.json"
 
@@ -67,6 +67,18 @@ class Bundle:
                 f"{variant.sha256[:8]}…, {len(content)} bytes instead of {variant.bytes}). Run 'dynvid export' again."
             )
         return content
+
+    def require(self, precision: Precision) -> None:
+        """Check that the bundle holds graphs of ``precision``.
+
+        Raises:
+            UsageError: If not.
+        """
+        if precision not in self.manifest.precisions:
+            raise UsageError(
+                f"precision {precision}: bundle {str(self.root)!r} holds {', '.join(self.manifest.precisions)}. Export again "
+                f"with --precision {precision}."
+            )
 
     def verify(self) -> int:
         """Read every file once; return their number.

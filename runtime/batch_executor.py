@@ -80,11 +80,7 @@ class BatchExecutor:
         full: bool = False,
     ) -> None:
         manifest = bundle.manifest
-        if precision not in manifest.precisions:
-            raise UsageError(
-                f"precision {precision}: bundle {str(bundle.root)!r} holds {', '.join(manifest.precisions)}. Export again "
-                f"with --precision {precision}."
-            )
+        bundle.require(precision)
         self.bundle = bundle
         self.backend = backend
         self.precision: Precision = precision
@@ -171,7 +167,9 @@ class BatchExecutor:
         found = None if frames is None else [video.shape for video in frames]
         if found != wanted:
             raise UsageError(f"frames {found} for {videos} videos in segment {index}: expected {wanted}")
-        if frames is not None:
+        if frames is not None and prepared.rows == 1:
+            self.backend.write(prepared.frames, frames[0][None])
+        elif frames is not None:
             staged = self._staged[frames[0].shape][: prepared.rows]
             for row in range(prepared.rows):
                 staged[row] = frames[row if row < videos else 0]

@@ -67,11 +67,7 @@ class Executor:
             HashError, BackendError: If a subgraph has changed or does not load.
         """
         manifest = bundle.manifest
-        if precision not in manifest.precisions:
-            raise UsageError(
-                f"precision {precision}: bundle {str(bundle.root)!r} holds {', '.join(manifest.precisions)}. Export again "
-                f"with --precision {precision}."
-            )
+        bundle.require(precision)
         self.bundle = bundle
         self.backend = backend
         self.precision: Precision = precision

@@ -67,11 +67,7 @@ class FusedExecutor:
             BackendError: If a segment does not load.
         """
         manifest = bundle.manifest
-        if precision not in manifest.precisions:
-            raise UsageError(
-                f"precision {precision}: bundle {str(bundle.root)!r} holds {', '.join(manifest.precisions)}. Export again "
-                f"with --precision {precision}."
-            )
+        bundle.require(precision)
         if batch < 1:
             raise UsageError(f"batch {batch}: expected at least 1 video")
         self.bundle = bundle

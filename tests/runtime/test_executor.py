@@ -1,5 +1,6 @@
 """The route, run in pieces on a backend, computes what the whole network computes."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -107,19 +108,10 @@ def test_null_backend_counts_one_launch_a_span_and_a_head(exports, name):
 
 def test_a_route_beyond_the_bundle_is_refused(tiny_bundle):
     grid = tiny_bundle.manifest.grid
+    manifest = dataclasses.replace(tiny_bundle.manifest, route_cells=((3, 2),), heads=("head2",))
+    on_the_last_block_only = dataclasses.replace(tiny_bundle, manifest=manifest)
     with pytest.raises(UsageError, match="0 heads on that block"):
-        Executor(Bundleless(tiny_bundle), open_backend("null"), route=Route(grid, (Cell(0, 0),)))
-
-
-class Bundleless:
-    """A bundle whose checkpoints all lie on the last block."""
-
-    def __init__(self, bundle):
-        import dataclasses
-
-        self.root = bundle.root
-        self.read = bundle.read
-        self.manifest = dataclasses.replace(bundle.manifest, route_cells=((3, 2),), heads=("head2",))
+        Executor(on_the_last_block_only, open_backend("null"), route=Route(grid, (Cell(0, 0),)))
 
 
 def test_a_precision_that_the_bundle_lacks_is_refused(exports):

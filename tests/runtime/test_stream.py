@@ -481,13 +481,44 @@ class TestCancelling:
         free_again(stream)
 
 
-def test_a_video_that_exits_is_read_no_further(opened, clips, tiny_bundle):
-    """Without reading ahead, exactly what its segments need."""
-    stream = opened((0.0, 0.0, 0.0, None), ahead=0)
-    sources = [Source(clip) for clip in clips]
+@pytest.mark.parametrize("thresholds", [(0.0, 0.0, 0.0, None), (1.0, 0.0, 0.0, None)])
+def test_a_video_that_exits_is_read_no_further(opened, clips, thresholds, tiny_bundle):
+    """Without reading ahead, exactly what its segments need; segment 3 would read more."""
+    stream = opened(thresholds, ahead=0)
+    sources = [Source(clips[n % COUNT]) for n in range(48)]
     for source, answer in stream.classify(sources):
-        assert answer.checkpoint == 1 and source.asked == [tiny_bundle.manifest.grid.frame_order[:4]]
+        assert answer.checkpoint == 1 + thresholds[0] and source.asked == [tiny_bundle.manifest.grid.frame_order[:4]]
     assert stream.reader.frames_in_vain == 0
+
+
+def test_what_comes_while_a_stream_is_flushed_waits_for_the_end_of_that(opened, clips, tiny_bundle):
+    later = []
+
+    def hook(name, rows):
+        if name == "segment2" and not later:
+            later.append(stream.submit(Source(clips[1])))
+            settled(stream, lambda: stream.reader.ready)
+
+    stream = opened(backend=HookedBackend(hook))
+    ((_, first),) = stream.classify([Source(clips[0])])
+    session = Session(tiny_bundle, open_backend("onnxruntime"))
+    same(first, session.classify(ArraySource(clips[0])))
+    same(later[0].result(30), session.classify(ArraySource(clips[1])))
+
+
+def test_a_flush_waits_until_all_that_came_is_admitted(opened, clips):
+    gate = threading.Event()
+    stream = opened(full=True, mode="static", buckets=(4,), patience_s=5)
+    plain = stream._drive.flush
+
+    def flush():
+        plain()
+        time.sleep(0.05)
+        gate.set()
+
+    stream._drive.flush = flush
+    assert len(list(stream.classify([*(Source(clip) for clip in clips[:5]), Source(clips[5], gate)]))) == 6
+    assert (stream.stats.fills[0][4], stream.stats.fills[0][2]) == (1, 1)
 
 
 def test_the_next_frames_are_read_while_a_segment_runs(opened, clips):
