@@ -171,7 +171,7 @@ class Stream:
                     video = next(waiting, None)
                     if video is None:
                         more = False
-                        self._drive.flush()
+                        self.flush()
                     else:
                         future = self.submit(video, deadline_s)
                         pending[future] = video
@@ -186,6 +186,13 @@ class Stream:
         finally:
             for future in pending:
                 future.cancel()
+
+    def flush(self) -> None:
+        """Say that no more videos come for now: once all that came are admitted, no batch is kept waiting for company.
+
+        What is submitted meanwhile is served after those.
+        """
+        self._drive.flush()
 
     def close(self) -> None:
         """Give everything back, child processes too; waits for the launch and the parts that are under way.
