@@ -191,6 +191,25 @@ def _present() -> str:
         device.close()
 
 
+def key_of(
+    job: EngineJob, bundle: Bundle, content: bytes, api: Api, precision: Precision, targets: tuple[str, ...]
+) -> EngineKey:
+    """Return the key of the engine of ``job``, whose graph is ``content``."""
+    return EngineKey(
+        subgraph=job.name,
+        precision=precision,
+        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        bundle_sha256=bundle.sha256,
+        fusion=job.fusion,
+        profiles=job.profiles,
+        flavour=api.flavour,
+        version=api.version,
+        targets=targets,
+        platform=this_platform(),
+        cuda=api.cuda,
+    )
+
+
 def _ensure(
     job: EngineJob,
     bundle: Bundle,
@@ -204,19 +223,7 @@ def _ensure(
 ) -> tuple[Literal["built", "kept"], Engine]:
     """Return the engine of a job, from the cache or from a build."""
     content = job.graph(bundle, precision)
-    key = EngineKey(
-        subgraph=job.name,
-        precision=precision,
-        onnx_sha256=hashlib.sha256(content).hexdigest(),
-        bundle_sha256=bundle.sha256,
-        fusion=job.fusion,
-        profiles=job.profiles,
-        flavour=api.flavour,
-        version=api.version,
-        targets=targets,
-        platform=this_platform(),
-        cuda=api.cuda,
-    )
+    key = key_of(job, bundle, content, api, precision, targets)
     kept = cache.has(key)
     if kept is not None:
         return "kept", kept

@@ -183,3 +183,7 @@ class ResourceError(DynvidError):
     """Disk or memory is exhausted."""
 
     exit_code = 6
+
+
+class DeadlineError(ResourceError):
+    """A video passed no checkpoint by its deadline."""

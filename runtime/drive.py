@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
-from ..grid.errors import BackendError, ResourceError
+from ..grid.errors import BackendError, DeadlineError, ResourceError
 from .answer import Answer, VideoInFlight
 from .batch_executor import BatchExecutor
 from .exit_rule import ExitRule
@@ -188,7 +188,7 @@ class Drive:
             video = cast(VideoInFlight, end.video)
             if end.status == "late":
                 fault = f"no checkpoint could be passed by its deadline, {end.at - end.arrived:.3f} s after its frames were there"
-                self.settle(video, ResourceError(f"video '{video}': {fault}. Give more time, or fewer videos at once."))
+                self.settle(video, DeadlineError(f"video '{video}': {fault}. Give more time, or fewer videos at once."))
             elif video.error is not None:
                 self.settle(video, video.error)
             else:

@@ -120,7 +120,7 @@ class Stream:
         """Return the future answer for one video; for any thread, and for ``asyncio.wrap_future``.
 
         Cancelling it works until it is done, and frees the video's slot once no launch holds it. Its exception is what
-        reading the video, or its last launch alone, raised, or ``ResourceError`` where it passed no checkpoint in time.
+        reading the video, or its last launch alone, raised, or ``DeadlineError`` where it passed no checkpoint in time.
 
         Args:
             video: a file, or its frames by temporal sample number; they are read in another thread and not closed.

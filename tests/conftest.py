@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import ROOT, TINY
+from samples import DEMONSTRATION, ROOT, TINY
 
 from dynvid.grid.bundle import Bundle
 
@@ -66,6 +66,17 @@ class Exports:
             if not root.exists():
                 network = load_training_checkpoint(checkpoint).network
                 export(network, root, source_sha256=sha256_of(checkpoint), precisions=precisions)
+        return Bundle.open(root)
+
+    def demonstration(self) -> Bundle:
+        from dynvid.exporter.export import export, sha256_of
+        from dynvid.models.layouts import load_training_checkpoint
+
+        checkpoint = DEMONSTRATION / "network.pth"
+        root = self.folder / f"demonstration-{sha256_of(checkpoint)[:12]}"
+        with self.turn(root.name):
+            if not root.exists():
+                export(load_training_checkpoint(checkpoint).network, root, source_sha256=sha256_of(checkpoint))
         return Bundle.open(root)
 
     @contextlib.contextmanager

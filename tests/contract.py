@@ -3,7 +3,6 @@
 Each statement is a function of a ``Case`` and fails with an AssertionError or the backend's own error.
 """
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -15,13 +14,13 @@ import pytest
 import torch
 
 from dynvid.exporter.bounds import BOUND
-from dynvid.exporter.build_engines import build_engines
+from dynvid.exporter.build_engines import build_engines, key_of
 from dynvid.exporter.engine_builder import build
 from dynvid.exporter.engine_jobs import jobs
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.grid.bundle import Bundle
-from dynvid.grid.engines import EngineCache, EngineKey, this_platform
+from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import BackendError
 from dynvid.grid.fusion import fused_segments
 from dynvid.runtime.engines import open_engines
@@ -99,19 +98,7 @@ def build_here(bundle, folder, precision, api, targets):
     cache = EngineCache(folder, bundle.root)
     for job in jobs(bundle, precision, BATCH):
         content = job.graph(bundle, precision)
-        key = EngineKey(
-            subgraph=job.name,
-            precision=precision,
-            onnx_sha256=hashlib.sha256(content).hexdigest(),
-            bundle_sha256=bundle.sha256,
-            fusion=job.fusion,
-            profiles=job.profiles,
-            flavour=api.flavour,
-            version=api.version,
-            targets=targets,
-            platform=this_platform(),
-            cuda=api.cuda,
-        )
+        key = key_of(job, bundle, content, api, precision, targets)
         cache.write(key, *_timed(build(api, content, job.source, job.name, job.profiles, targets)))
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from samples import DEMONSTRATION
 
-from dynvid.exporter.export import export, sha256_of
 from dynvid.exporter.proof import prove_subgraphs
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.subgraphs import split
@@ -32,11 +31,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def bundle(exports) -> Bundle:
-    root = exports.folder / f"demonstration-{sha256_of(CHECKPOINT)[:12]}"
-    with exports.turn(root.name):
-        if not root.exists():
-            export(load_training_checkpoint(CHECKPOINT).network, root, source_sha256=sha256_of(CHECKPOINT))
-    return Bundle.open(root)
+    return exports.demonstration()
 
 
 def test_the_checkpoint_is_small():

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ...grid.tensors import DType, Ports
-from .base import Call, in_turn, require_ports
+from ...grid.tensors import Ports
+from .base import Call, require_ports
+from .host_arrays import HostArrays
 
 
-class NullBackend:
+class NullBackend(HostArrays):
     """Every output keeps what it held. ``launches`` counts calls by subgraph and frames."""
 
     name = "null"
@@ -25,50 +25,10 @@ class NullBackend:
         """Return a program that only counts."""
         return NullProgram(self, ports, name)
 
-    def zeros(self, shape: tuple[int, ...], dtype: DType) -> NDArray[Any]:
-        """Return a new array of zeros."""
-        return np.zeros(shape, dtype)
-
-    def frames(self, value: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
-        """Return frames ``[start, stop)`` of an array [1, frames, ...]."""
-        return value[:, start:stop]
-
-    def rows(self, value: NDArray[Any], count: int) -> NDArray[Any]:
-        """Return the first ``count`` rows, as a view."""
-        return value[:count]
-
     def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
         """Check that the shapes agree."""
         if value.shape != array.shape:
             raise ValueError(f"array {array.shape} does not fit a tensor {value.shape}")
-
-    def read(self, value: NDArray[Any]) -> NDArray[Any]:
-        """Return ``value`` itself."""
-        return value
-
-    def fetch(self, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return ``values`` themselves."""
-        return list(values)
-
-    def take(self, value: NDArray[Any], rows: Sequence[int], out: NDArray[Any]) -> None:
-        """Copy rows of ``value`` to the first rows of ``out``."""
-        for place, row in enumerate(rows):  # as one fancy index it would copy twice
-            out[place] = value[row]
-
-    def put(self, value: NDArray[Any], store: NDArray[Any], rows: Sequence[int]) -> None:
-        """Copy the first rows of ``value`` to ``rows`` of ``store``."""
-        store[list(rows)] = value[: len(rows)]
-
-    def poison(self, store: NDArray[Any], row: int) -> None:
-        """Fill a row with NaN."""
-        store[row] = np.nan
-
-    def record(self, calls: Sequence[Call]) -> Call:
-        """Return one call that makes these calls in order."""
-        return in_turn(calls)
-
-    def close(self) -> None:
-        """Do nothing: arrays and sessions go when nothing refers to them."""
 
 
 class NullProgram:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...grid.errors import BackendError, MissingPackageError
-from ...grid.tensors import DType, Ports
-from .base import Call, in_turn, require_ports
+from ...grid.tensors import Ports
+from .base import Call, require_ports
+from .host_arrays import HostArrays
 
 _pool_threads: int | None = None  # of this process; onnxruntime takes the size once
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(HostArrays):
     """onnxruntime's CPU execution provider.
 
     All sessions of a process share one thread pool: with a pool each, idle pools spin against the one at work and
@@ -58,50 +59,10 @@ class OnnxRuntimeBackend:
             raise BackendError(f"onnxruntime runs {name} on {session.get_providers()[0]} instead of the CPU")
         return OrtProgram(session, ports, name)
 
-    def zeros(self, shape: tuple[int, ...], dtype: DType) -> NDArray[Any]:
-        """Return a new array of zeros."""
-        return np.zeros(shape, dtype)
-
-    def frames(self, value: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
-        """Return frames ``[start, stop)`` of an array [1, frames, ...], as a contiguous view."""
-        return value[:, start:stop]
-
-    def rows(self, value: NDArray[Any], count: int) -> NDArray[Any]:
-        """Return the first ``count`` rows, as a view."""
-        return value[:count]
-
     def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
         """Copy ``array`` into ``value``."""
         with np.errstate(over="ignore"):  # beyond half precision: infinity, which never answers with a class
             np.copyto(value, array, casting="same_kind")
-
-    def read(self, value: NDArray[Any]) -> NDArray[Any]:
-        """Return ``value`` itself."""
-        return value
-
-    def fetch(self, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return ``values`` themselves."""
-        return list(values)
-
-    def take(self, value: NDArray[Any], rows: Sequence[int], out: NDArray[Any]) -> None:
-        """Copy rows of ``value`` to the first rows of ``out``."""
-        for place, row in enumerate(rows):  # as one fancy index it would copy twice
-            out[place] = value[row]
-
-    def put(self, value: NDArray[Any], store: NDArray[Any], rows: Sequence[int]) -> None:
-        """Copy the first rows of ``value`` to ``rows`` of ``store``."""
-        store[list(rows)] = value[: len(rows)]
-
-    def poison(self, store: NDArray[Any], row: int) -> None:
-        """Fill a row with NaN."""
-        store[row] = np.nan
-
-    def record(self, calls: Sequence[Call]) -> Call:
-        """Return one call that makes these calls in order."""
-        return in_turn(calls)
-
-    def close(self) -> None:
-        """Do nothing: arrays and sessions go when nothing refers to them."""
 
 
 class OrtProgram:

@@ -12,17 +12,14 @@ from types import SimpleNamespace
 import onnx
 import pytest
 from disguise import disguised
-from samples import DEMONSTRATION
 from tensorrt_stub.stub import Stub, write_package
 
 from dynvid.exporter.build_engines import Row, build_engines, choose_targets, exit_code
 from dynvid.exporter.engine_jobs import jobs
 from dynvid.exporter.engine_process import Children, Order
-from dynvid.exporter.export import export, sha256_of
-from dynvid.grid.bundle import Bundle, write_bundle
+from dynvid.grid.bundle import write_bundle
 from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import DeviceError, EngineBuildError, LintError, ProofError, UsageError
-from dynvid.models.layouts import load_training_checkpoint
 from dynvid.runtime.backends.tensorrt_api import open_api
 
 WAIT_S = 60.0
@@ -378,19 +375,11 @@ NETWORKS = {
 }
 
 
-def demonstration(exports):
-    checkpoint = DEMONSTRATION / "network.pth"
-    root = exports.folder / f"demonstration-{sha256_of(checkpoint)[:12]}"
-    if not root.exists():
-        export(load_training_checkpoint(checkpoint).network, root, source_sha256=sha256_of(checkpoint))
-    return Bundle.open(root)
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", ["demonstration", *NETWORKS])
 def test_every_cell_and_segment_of_the_big_networks_builds(rtx, exports, tmp_path, name, precision):
-    bundle = demonstration(exports) if name == "demonstration" else exports.bundle(NETWORKS[name], ("fp32", "fp16"))
+    bundle = exports.demonstration() if name == "demonstration" else exports.bundle(NETWORKS[name], ("fp32", "fp16"))
     targets = ("sm86", "sm89", "sm120")
     rows = build_engines(bundle, tmp_path, "tensorrt-rtx", precision, targets, max_batch=8)
     print(f"\n{name} {precision}, kept in fp32: {', '.join(bundle.manifest.fp32_only) or 'none'}")

@@ -9,18 +9,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.utils import Extractor
-from samples import DEMONSTRATION, TINY, every_monotone_route
+from samples import TINY, every_monotone_route
 
 from dynvid.exporter import fuse_proof
 from dynvid.exporter.draft import Draft
-from dynvid.exporter.export import export, sha256_of
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.fuse_proof import prove_fused
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.errors import HashError, LintError, ProofError
 from dynvid.grid.fusion import fused_full, fused_segments
-from dynvid.models.layouts import load_training_checkpoint
 
 SMALL = {**TINY, "input_sets": 3, "options": {**TINY["options"], "layers": [1, 1]}, "route": "2,0 2,1", "heads": [0, 1]}
 NETWORKS = {name: {"network": name, "classes": 400, "route": "joint"} for name in ("msdnet38", "resnet50", "resnet101")}
@@ -480,18 +478,10 @@ def test_tensorrt_rtx_builds_every_segment(tiny_bundle, name, precision, target)
 # big networks
 
 
-def demonstration(exports):
-    checkpoint = DEMONSTRATION / "network.pth"
-    root = exports.folder / f"demonstration-{sha256_of(checkpoint)[:12]}"
-    if not root.exists():
-        export(load_training_checkpoint(checkpoint).network, root, source_sha256=sha256_of(checkpoint))
-    return Bundle.open(root)
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("name", [*NETWORKS, "demonstration"])
 def test_the_segments_of_big_networks_equal_their_cells(exports, name):
-    bundle = demonstration(exports) if name == "demonstration" else exports.bundle(NETWORKS[name], ("fp32", "fp16"))
+    bundle = exports.demonstration() if name == "demonstration" else exports.bundle(NETWORKS[name], ("fp32", "fp16"))
     assert largest(prove(bundle)) == 0.0
     figures = prove(bundle, "fp16")
     print(f"{name} fp16: logits {figures['checkpoints']} handed on {figures['handed_on']} full {figures['full']}")
