@@ -41,7 +41,7 @@ def fuse(bundle: Bundle, segment: FusedSegment, precision: Precision) -> bytes:
     graph = _SegmentGraph(bundle, segment, precision)
     for span in segment.spans:
         graph.add_span(span)
-    graph.add_head()
+    graph.end()
     model = clean(graph.model(), segment.outputs)
     lint(model, segment.name, segment.inputs, segment.outputs)
     return model.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
@@ -91,10 +91,18 @@ class _SegmentGraph:
         for spec in features_of(block, self._precision):
             self._held.setdefault(feature_name(spec), []).append(_Piece(written[spec.name], frames))
 
-    def add_head(self) -> None:
+    def end(self) -> None:
+        """Answer, or, without a head, keep what a head would read."""
+        manifest = self._bundle.manifest
+        if self._segment.head is not None:
+            self._add_head(manifest.subgraph(self._segment.head))
+        else:
+            feature = manifest.subgraph(manifest.heads[-1]).variant(self._precision).inputs[0]
+            self._held["features"] = self._held.get(feature_name(feature), [])
+
+    def _add_head(self, head: Subgraph) -> None:
         """Answer from the frames that the last block has just computed and those embedded before."""
         manifest = self._bundle.manifest
-        head = manifest.subgraph(self._segment.head)
         spans = [span for span in self._segment.spans if span.block == head.block]
         feature, embeddings, weights = head.variant(self._precision).inputs
         new = self._held[feature_name(feature)][-len(spans) :]

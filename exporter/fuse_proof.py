@@ -62,9 +62,10 @@ def prove_fused(bundle: Bundle, precision: Precision, clips: Floats, report: Cal
         models[segment] = fuse(bundle, segment, precision)
 
     def alone_and_among_others(whole: bool) -> list[list[Arrays]]:
-        executor = FusedExecutor(bundle, backend, precision, models.__getitem__, full=whole)
+        route = manifest.route.full if whole else manifest.route
+        executor = FusedExecutor(bundle, backend, precision, models.__getitem__, 1, route)
         alone = [_run(executor, clip[None]) for clip in clips]
-        executor = FusedExecutor(bundle, backend, precision, models.__getitem__, BATCH, full=whole)
+        executor = FusedExecutor(bundle, backend, precision, models.__getitem__, BATCH, route)
         rows = np.arange(BATCH) % len(clips)
         for segment, together in zip((full,) if whole else segments, _run(executor, clips[rows]), strict=True):
             for row, clip in enumerate(rows):

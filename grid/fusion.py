@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .manifest import Manifest, Precision, Subgraph
 from .route import Route, Span
-from .tensors import TensorSpec
+from .tensors import Dimension, TensorSpec
 
 FUSION = 1
 """Version of the fused graphs; engines of another one are built anew."""
@@ -21,15 +21,16 @@ class FusedSegment:
     """One segment of a route as one graph, of any batch and a fixed number of frames.
 
     Attributes:
-        name: ``segment1`` and so on, or ``full``.
+        name: ``segment1`` and so on, or ``full``; ``spans1`` and so on without heads, ``part1`` along another route.
         index: the segment's place in its route, 1-based.
         start: its new frames are ``[start, stop)`` of the permuted order; none where they are equal.
         stop: see ``start``.
         spans: of the segment.
-        head: the subgraph that answers.
+        head: the subgraph that answers; None where heads are left out.
         inputs: ``frames`` [batch, stop - start, 3, crop, crop] where there are new ones, then ``in.NAME`` for every
             tensor handed on that it reads.
-        outputs: ``logits`` and ``probabilities`` [batch, classes], then ``out.NAME`` for every tensor it hands on.
+        outputs: ``logits`` and ``probabilities`` [batch, classes], then ``out.NAME`` for every tensor it hands on. Without a
+            head, ``features`` [batch, frames, channels, height, width] instead, where it reaches the last block.
     """
 
     name: str
@@ -37,14 +38,29 @@ class FusedSegment:
     start: int
     stop: int
     spans: tuple[Span, ...]
-    head: str
+    head: str | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
 
-def fused_segments(manifest: Manifest, precision: Precision) -> tuple[FusedSegment, ...]:
-    """Return the fused segments of the bundle's route."""
-    return tuple(_fuse(manifest, manifest.route, k, precision) for k in range(1, len(manifest.route.cells) + 1))
+def fused_segments(
+    manifest: Manifest, precision: Precision, route: Route | None = None, heads: bool = True
+) -> tuple[FusedSegment, ...]:
+    """Return the fused segments of a route.
+
+    Args:
+        manifest: of the bundle.
+        precision: of the graphs.
+        route: None: the bundle's own; else one whose checkpoints lie on the last block of the bundle's route.
+        heads: whether segments answer; without, they cannot be classified with, only measured.
+    """
+    if route is None or route.cells == manifest.route.cells:
+        route, name = manifest.route, "segment" if heads else "spans"
+    elif route.cells == manifest.route.full.cells and heads:
+        return (fused_full(manifest, precision),)
+    else:
+        name = "part"
+    return tuple(_fuse(manifest, route, k, precision, f"{name}{k}", heads) for k in range(1, len(route.cells) + 1))
 
 
 def fused_full(manifest: Manifest, precision: Precision) -> FusedSegment:
@@ -67,7 +83,9 @@ def embeddings_name(block: int) -> str:
     return f"block{block}.embeddings"
 
 
-def _fuse(manifest: Manifest, route: Route, index: int, precision: Precision, name: str = "") -> FusedSegment:
+def _fuse(
+    manifest: Manifest, route: Route, index: int, precision: Precision, name: str, heads: bool = True
+) -> FusedSegment:
     size = manifest.grid.frames_per_set
     head = manifest.subgraph(manifest.heads[-1 if route.cells != manifest.route.cells else index - 1])
     blocks = [block_of(manifest, m) for m in range(max(route.head_blocks) + 1)]
@@ -76,7 +94,8 @@ def _fuse(manifest: Manifest, route: Route, index: int, precision: Precision, na
     if stop > start:
         frames = blocks[0].variant(precision).inputs[0]
         inputs.append(TensorSpec("frames", frames.dtype, ("batch", stop - start, *frames.shape[2:])))
-    outputs = [s for s in head.variant(precision).outputs if s.name in ("logits", "probabilities")]
+    answers = [s for s in head.variant(precision).outputs if s.name in ("logits", "probabilities")]
+    outputs = answers if heads else []
     for block in blocks:
         before, after = _live_features(route, index - 1, block.block), _live_features(route, index, block.block)
         for spec in features_of(block, precision):
@@ -93,14 +112,20 @@ def _fuse(manifest: Manifest, route: Route, index: int, precision: Precision, na
                 inputs.append(_carried("in", carried, specs[state.input]))
             if _state_lives(route, index, block.block):
                 outputs.append(_carried("out", carried, specs[state.input]))
+    spans, last = route.segments[index - 1].spans, max(route.head_blocks)
+    if not heads:
+        new = (route.progress(index, last) - route.progress(index - 1, last)) * size
+        if new:
+            feature = head.variant(precision).inputs[0]
+            outputs.append(TensorSpec("features", feature.dtype, _with_frames(feature, new)))
+        return FusedSegment(name, index, start, stop, spans, None, tuple(inputs), tuple(outputs))
     embeddings = next(s for s in head.variant(precision).inputs if s.name == head.states[0].input)
-    answers = [k for k, cell in enumerate(route.cells, 1) if cell.block == head.block]
-    if index > answers[0]:
+    checkpoints = [k for k, cell in enumerate(route.cells, 1) if cell.block == head.block]
+    if index > checkpoints[0]:
         inputs.append(_carried("in", embeddings_name(head.block), embeddings))
-    if index < answers[-1]:
+    if index < checkpoints[-1]:
         outputs.append(_carried("out", embeddings_name(head.block), embeddings))
-    spans = route.segments[index - 1].spans
-    return FusedSegment(name or f"segment{index}", index, start, stop, spans, head.name, tuple(inputs), tuple(outputs))
+    return FusedSegment(name, index, start, stop, spans, head.name, tuple(inputs), tuple(outputs))
 
 
 def block_of(manifest: Manifest, block: int) -> Subgraph:
@@ -130,5 +155,8 @@ def _state_lives(route: Route, index: int, block: int) -> bool:
 
 
 def _carried(way: str, name: str, spec: TensorSpec, frames: int | None = None) -> TensorSpec:
-    shape = tuple(frames if d == "frames" and frames is not None else d for d in spec.shape)
-    return TensorSpec(f"{way}.{name}", spec.dtype, shape)
+    return TensorSpec(f"{way}.{name}", spec.dtype, spec.shape if frames is None else _with_frames(spec, frames))
+
+
+def _with_frames(spec: TensorSpec, frames: int) -> tuple[Dimension, ...]:
+    return tuple(frames if dimension == "frames" else dimension for dimension in spec.shape)

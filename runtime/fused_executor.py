@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle
 from ..grid.errors import UsageError
-from ..grid.fusion import FusedSegment, fused_full, fused_segments
+from ..grid.fusion import FusedSegment, fused_segments
 from ..grid.manifest import Precision
+from ..grid.route import Route
 from .backends.base import Backend, Call, Value
 
 
@@ -41,7 +42,7 @@ class PreparedFusedSegment:
 
 
 class FusedExecutor:
-    """Runs ``batch`` videos at a time along the bundle's route, or along its full one."""
+    """Runs ``batch`` videos at a time along a route."""
 
     def __init__(
         self,
@@ -50,7 +51,8 @@ class FusedExecutor:
         precision: Precision,
         load: Callable[[FusedSegment], bytes],
         batch: int = 1,
-        full: bool = False,
+        route: Route | None = None,
+        heads: bool = True,
     ) -> None:
         """Load every segment and prepare its call.
 
@@ -60,7 +62,8 @@ class FusedExecutor:
             precision: of the segments.
             load: returns what the backend runs for a segment: its ONNX model, or an engine.
             batch: videos at once.
-            full: run the static network, the last checkpoint alone, instead of the bundle's route.
+            route: None: the bundle's own; else its full one, or another that ``fused_segments`` can fuse.
+            heads: False: no segment answers, and ``answer`` must not be called; for measuring.
 
         Raises:
             UsageError: If the bundle has no subgraphs of ``precision``, or ``batch`` is less than 1.
@@ -74,8 +77,8 @@ class FusedExecutor:
         self.backend = backend
         self.precision: Precision = precision
         self.batch = batch
-        self.route = manifest.route.full if full else manifest.route
-        fused = (fused_full(manifest, precision),) if full else fused_segments(manifest, precision)
+        self.route = route or manifest.route
+        fused = fused_segments(manifest, precision, self.route, heads)
         self._handed_on: dict[str, Value] = {}  # by name, what the segments so far have written last
         self.segments = tuple(self._prepare(segment, load(segment)) for segment in fused)
 

@@ -142,7 +142,7 @@ def cells(case, backend, bundle, clips, precision="fp32"):
 def fused(case, backend, bundle, precision="fp32", batch=1, full=False):
     """Return a fused executor."""
     load = case.content.load(bundle, backend, precision, batch)
-    return FusedExecutor(bundle, backend, precision, load, batch, full)
+    return FusedExecutor(bundle, backend, precision, load, batch, bundle.manifest.route.full if full else None)
 
 
 def run(executor, clips, calls=None):

@@ -9,6 +9,8 @@ import pytest
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.grid.errors import UsageError
+from dynvid.grid.route import Route
+from dynvid.grid.topology import Cell
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.null import NullBackend
 from dynvid.runtime.executor import Executor
@@ -112,16 +114,44 @@ def test_it_answers_as_the_cells_do(tiny_bundle, backend, clips, precision):
 
 
 def test_full_is_one_segment_that_answers_as_the_last_checkpoint_does(tiny_bundle, backend, clips):
-    full = fused_on(tiny_bundle, backend, full=True)
+    full = fused_on(tiny_bundle, backend, route=tiny_bundle.manifest.route.full)
     assert len(full.segments) == 1 and full.route == tiny_bundle.manifest.route.full
     assert (full.segments[0].start, full.segments[0].stop) == (0, 8)
     assert answers(full, clips[:1])[0].tobytes() == answers(fused_on(tiny_bundle, backend), clips[:1])[-1].tobytes()
 
 
+def test_without_heads_the_last_blocks_features_are_what_the_cells_compute(tiny_bundle, backend, clips):
+    """What is measured as the cost of splitting does all the work but the heads'."""
+    bare, cells = fused_on(tiny_bundle, backend, heads=False), Executor(tiny_bundle, backend, "fp32")
+    compared = 0
+    for index, (segment, of_cells) in enumerate(zip(bare.segments, cells.segments, strict=True), 1):
+        assert not {"logits", "probabilities"} & set(segment.outputs)
+        for executor, prepared in ((bare, segment), (cells, of_cells)):
+            if prepared.frames is not None:
+                executor.backend.write(prepared.frames, clips[:1, prepared.start : prepared.stop])
+            executor.run_spans(prepared)
+        wanted = cells.last_features(index)
+        assert ("features" in segment.outputs) == (wanted is not None)
+        if wanted is not None:
+            assert backend.read(segment.outputs["features"])[0].tobytes() == wanted[2].tobytes()
+            compared += 1
+    assert compared > 0
+
+
+def test_the_static_network_in_two_halves_answers_as_in_one_piece(tiny_bundle, backend, clips):
+    grid, (last,) = tiny_bundle.manifest.grid, tiny_bundle.manifest.route.full.cells
+    halves = fused_on(tiny_bundle, backend, route=Route(grid, (Cell(grid.input_sets // 2 - 1, last.block), last)))
+    full = fused_on(tiny_bundle, backend, route=tiny_bundle.manifest.route.full)
+    assert [s.stop - s.start for s in halves.segments] == [4, 4]
+    found, wanted = answers(halves, clips[:1])[-1], answers(full, clips[:1])[-1]
+    assert np.abs(found - wanted).max() <= 1e-4 * wanted.std()
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_videos_together_are_answered_as_each_alone_to_the_last_bit(tiny_bundle, backend, clips, full):
-    together = answers(fused_on(tiny_bundle, backend, batch=5, full=full), clips)
-    alone = fused_on(tiny_bundle, backend, full=full)
+    route = tiny_bundle.manifest.route.full if full else None
+    together = answers(fused_on(tiny_bundle, backend, batch=5, route=route), clips)
+    alone = fused_on(tiny_bundle, backend, route=route)
     for row, clip in enumerate(clips):
         assert answers(alone, clip[None]).tobytes() == together[:, :, row : row + 1].tobytes()
     assert together.shape == (1 if full else 4, 2, 5, 5)
