@@ -1,4 +1,4 @@
-"""A bundle's engines: each built in a process of its own, kept as soon as it is done, and never built twice."""
+"""A bundle's engines: each built on its own, kept as soon as it is done, and never built twice."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..grid.bundle import Bundle
-from ..grid.engine_key import EngineKey, sorted_targets, this_platform
+from ..grid.engine_key import EngineKey, Flavour, this_platform
 from ..grid.engines import Engine, EngineCache
 from ..grid.errors import DynvidError, UsageError
 from ..grid.manifest import Precision
-from ..runtime.backends.tensorrt_api import Api, open_api
 from .census import require_census
 from .engine_builder import Report
-from .engine_jobs import EngineJob, jobs
-from .engine_process import Children, Order
+from .engine_jobs import EngineJob
+from .engine_maker import Builder, EngineMaker, open_maker
 
 PARTIAL = 7
 
@@ -31,7 +30,8 @@ class Row:
     Attributes:
         subgraph: or the fused segment.
         precision: of its graph.
-        targets: compute capabilities that it is for; none: Ampere and later.
+        flavour: what runs it.
+        targets: compute capabilities that it is for; none: Ampere and later, or without a GPU any processor.
         status: ``kept`` where it was there already.
         engine: of the cache; None where it failed.
         error: why it failed.
@@ -39,6 +39,7 @@ class Row:
 
     subgraph: str
     precision: Precision
+    flavour: Flavour
     targets: tuple[str, ...]
     status: Literal["built", "kept", "failed"]
     engine: Engine | None
@@ -86,11 +87,11 @@ def build_engines(
     Args:
         bundle: the bundle.
         folder: of the engines; made where it is missing.
-        flavour: ``tensorrt`` or ``tensorrt-rtx``.
+        flavour: ``tensorrt``, ``tensorrt-rtx`` or ``onnxruntime``.
         precision: of the graphs.
         targets: for ``tensorrt-rtx``, compute capabilities such as ``sm89``, or ``current``; none: Ampere and later. For
-            ``tensorrt`` none, or ``current``: it builds for the present GPU.
-        max_batch: most videos in one call.
+            ``tensorrt`` none, or ``current``: it builds for the present GPU. For ``onnxruntime`` none.
+        max_batch: most videos in one call; ``onnxruntime`` takes any number, whatever is built, and wants 1 here.
         workers: builds at once. On a GPU use one: the builder measures.
         only: names of subgraphs and segments to build; None: all.
         expected: videos that enter each segment; None: as ``engine_jobs.jobs``.
@@ -98,31 +99,30 @@ def build_engines(
         report: gets a line about each step, from any thread.
 
     Raises:
-        UsageError: If an argument is out of range, or the bundle lacks the precision.
+        UsageError: If an argument is out of range or not for the flavour, or the bundle lacks the precision.
         MissingPackageError, BackendError, DeviceError: If the flavour cannot build here at all.
         CensusError: If the bundle's tensors do not fit together.
     """
     if workers < 1:
         raise UsageError(f"{workers} workers: expected at least 1")
-    api = open_api(flavour)
-    chosen = choose_targets(api, targets)
-    found = jobs(bundle, precision, max_batch, expected)
+    maker = open_maker(flavour, targets, max_batch, expected)
+    found = maker.jobs(bundle, precision)
     names = [job.name for job in found]
     unknown = [name for name in only or () if name not in names]
     if unknown:
         raise UsageError(f"engine {unknown[0]!r}: expected some of {', '.join(names)}")
     found = tuple(job for job in found if only is None or job.name in only)
     cache = EngineCache(folder, bundle.root)
-    children, proof = Children(), _Proof(prove)
+    proof = _Proof(prove)
 
     def run(job: EngineJob) -> Row:
         try:
-            status, engine = _ensure(job, bundle, cache, api, precision, chosen, children, proof, report)
+            status, engine = _ensure(job, bundle, cache, maker, precision, proof, report)
         except DynvidError as error:
             report(f"{job.name} {precision}: failed")
-            return Row(job.name, precision, chosen, "failed", None, error)
+            return Row(job.name, precision, maker.flavour, maker.targets, "failed", None, error)
         report(f"{job.name} {precision}: {status}")
-        return Row(job.name, precision, chosen, status, engine, None)
+        return Row(job.name, precision, maker.flavour, maker.targets, status, engine, None)
 
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(run, job) for job in found]
@@ -130,7 +130,7 @@ def build_engines(
             return [future.result() for future in futures]
         except BaseException:  # Ctrl-C too: what is half built is of no use
             pool.shutdown(wait=False, cancel_futures=True)
-            children.kill()
+            maker.kill()
             raise
 
 
@@ -159,40 +159,8 @@ class _Proof:
             raise self._fault
 
 
-def choose_targets(api: Api, targets: Sequence[str]) -> tuple[str, ...]:
-    """Return the compute capabilities to build for, ascending, each once.
-
-    Raises:
-        UsageError: If this TensorRT cannot build for one of them.
-        DeviceError: If the present GPU is asked for and there is none.
-    """
-    if not api.targets:
-        odd = [target for target in targets if target != "current"]
-        if odd:
-            raise UsageError(f"target {odd[0]!r}: {api.flavour} builds for the present GPU only, leave --target out")
-        return (_present(),)
-    resolved = [_present() if target == "current" else target for target in targets]
-    for target in resolved:
-        if target not in api.targets:
-            raise UsageError(
-                f"target {target!r}: {api.flavour} {api.version} builds for {', '.join(api.targets)} and, without --target, for "
-                "Ampere and later"
-            )
-    return tuple(sorted_targets(tuple(resolved)))
-
-
-def _present() -> str:
-    from ..runtime.device import open_device
-
-    device = open_device()
-    try:
-        return device.compute_capability
-    finally:
-        device.close()
-
-
 def key_of(
-    job: EngineJob, bundle: Bundle, content: bytes, api: Api, precision: Precision, targets: tuple[str, ...]
+    job: EngineJob, bundle: Bundle, content: bytes, builder: Builder, precision: Precision, targets: tuple[str, ...]
 ) -> EngineKey:
     """Return the key of the engine of ``job``, whose graph is ``content``."""
     return EngineKey(
@@ -202,11 +170,11 @@ def key_of(
         bundle_sha256=bundle.sha256,
         fusion=job.fusion,
         profiles=job.profiles,
-        flavour=api.flavour,
-        version=api.version,
+        flavour=builder.flavour,
+        version=builder.version,
         targets=targets,
         platform=this_platform(),
-        cuda=api.cuda,
+        cuda=builder.cuda,
     )
 
 
@@ -214,22 +182,19 @@ def _ensure(
     job: EngineJob,
     bundle: Bundle,
     cache: EngineCache,
-    api: Api,
+    maker: EngineMaker,
     precision: Precision,
-    targets: tuple[str, ...],
-    children: Children,
     proof: _Proof,
     report: Report,
 ) -> tuple[Literal["built", "kept"], Engine]:
-    """Return the engine of a job, from the cache or from a build."""
+    """Return the engine of a job, from the cache or newly made."""
     content = job.graph(bundle, precision)
-    key = key_of(job, bundle, content, api, precision, targets)
+    key = key_of(job, bundle, content, maker, precision, maker.targets)
     kept = cache.has(key)
     if kept is not None:
         return "kept", kept
     if job.fusion:
         proof.require()
-    order = Order(job.name, api.flavour, content, job.source, job.profiles, targets)
-    plan, census, seconds = children.build(order, lambda line: report(f"{job.name} {precision}: {line}"))
+    plan, census, seconds = maker.make(job, content, lambda line: report(f"{job.name} {precision}: {line}"))
     require_census(census, job, precision)
     return "built", cache.write(key, plan, seconds, census)

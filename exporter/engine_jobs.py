@@ -15,6 +15,8 @@ from ..grid.tensors import DType, TensorSpec
 from ..runtime.backends.tensorrt_api import first_line
 
 EXPECTED_Q = 1.2  # the paper's exit distribution, where no other is known
+ANY_BATCH = Profile((1, 4, 4096), None)
+"""Of a graph that takes any number of videos; on a CPU more than 4 at once gain next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,25 @@ def jobs(
             )
         )
     for fused, videos in zip(fused_segments(manifest, precision), entering, strict=True):
-        found.append(_fused_job(manifest, fused, precision, videos, max_batch))
-    found.append(_fused_job(manifest, fused_full(manifest, precision), precision, max_batch, max_batch))
+        found.append(_fused_job(manifest, fused, precision, _profiles(videos, max_batch, None)))
+    full = _profiles(max_batch, max_batch, None)
+    found.append(_fused_job(manifest, fused_full(manifest, precision), precision, full))
     _require_one_dtype(found)
     return tuple(found)
+
+
+def fused_jobs(bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
+    """Return the engines of the route's fused segments and of ``full`` for what runs ONNX graphs of any batch.
+
+    Raises:
+        UsageError, CensusError: As ``jobs``.
+    """
+    manifest = bundle.manifest
+    bundle.require(precision)
+    fused = (*fused_segments(manifest, precision), fused_full(manifest, precision))
+    found = tuple(_fused_job(manifest, segment, precision, (ANY_BATCH,)) for segment in fused)
+    _require_one_dtype(found)
+    return found
 
 
 def survivors(segments: int, videos: int, q: float = EXPECTED_Q) -> tuple[int, ...]:
@@ -139,10 +156,11 @@ def _profiles(expected: int, max_batch: int, frames: tuple[int, int, int] | None
     return (one,) if max_batch == 1 else (one, Profile((1, expected, max_batch), frames))
 
 
-def _fused_job(manifest: Manifest, fused: FusedSegment, precision: Precision, videos: int, max_batch: int) -> EngineJob:
+def _fused_job(
+    manifest: Manifest, fused: FusedSegment, precision: Precision, profiles: tuple[Profile, ...]
+) -> EngineJob:
     names = dict.fromkeys(manifest.cells[0][span.block] for span in fused.spans)
     parts = [manifest.subgraph(name) for name in (*names, fused.head) if name is not None]
-    profiles = _profiles(videos, max_batch, None)
     return EngineJob(fused.name, fused, profiles, _parts(manifest, precision, parts), ())
 
 

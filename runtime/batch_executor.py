@@ -134,14 +134,16 @@ class BatchExecutor:
 
     def time_call(self, index: int, rows: int) -> float:
         """Return the seconds of one call of segment ``index`` with ``rows`` rows, one of its buckets; a median of three."""
+        self.time_once(index, rows)
+        return statistics.median(self.time_once(index, rows) for _ in range(_TIMED_CALLS))
+
+    def time_once(self, index: int, rows: int) -> float:
+        """Return the seconds of one call, until its answers are on the host; its frames and states are those before."""
         prepared = self._prepare(index, rows)
-        seconds = []
-        for _ in range(1 + _TIMED_CALLS):
-            started = time.perf_counter()
-            prepared.call()
-            self.backend.fetch(prepared.answers)
-            seconds.append(time.perf_counter() - started)
-        return statistics.median(seconds[1:])
+        started = time.perf_counter()
+        prepared.call()
+        self.backend.fetch(prepared.answers)
+        return time.perf_counter() - started
 
     def measured_cost(self) -> Cost:
         """Return t_k(n), measured at the least and the largest bucket of each segment and on a straight line between."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,16 +98,31 @@ class Failures:
         """Whether more than that share failed, of 20 videos or more."""
         return self.tried >= _LEAST_TRIED and self.failed / self.tried > self.most
 
+    def partial(self, videos: int, output: Path | None) -> str | None:
+        """Return what to say of a run over so many videos that left some without an answer; None where none is.
+
+        Raises:
+            InputRefusedError: If there is no answer at all.
+        """
+        where = "above" if output is None else str(output)
+        if self.failed and self.failed == self.tried:
+            raise InputRefusedError(f"no video could be classified ({self.failed} of {self.tried} failed, see {where})")
+        if self.tried < videos:
+            remedy = "leave them out" if output is None else "mend them and add --retry-failed"
+            return (
+                f"stopped after {self.tried} of {videos} videos, since {self.failed} could not be classified, more than "
+                f"--max-failures {self.most:g} allows: see {where}; {remedy}, or allow more"
+            )
+        return f"{self.failed} of {self.tried} videos could not be classified, see {where}" if self.failed else None
+
 
 def classify_rest(
-    session: Session,
+    classify: Callable[[Iterable[Path]], Generator[dict[str, Any], None, None]],
     videos: Sequence[Path],
-    decoder: Decoder,
     failures: Failures,
     results: Results | None = None,
-    trace: bool = False,
 ) -> Generator[dict[str, Any], None, None]:
-    """Yield the records of ``classify_files`` for the videos without a line in ``results``, each once it has one.
+    """Yield the records that ``classify`` yields for the videos without a line in ``results``, each once it has one.
 
     Ends early when too many have failed; ``failures`` counts them.
 
@@ -115,7 +130,7 @@ def classify_rest(
         ResourceError: If the disk is full.
     """
     left = videos if results is None else [video for video in videos if str(video) not in results.done]
-    with closing(classify_files(session, left, decoder, trace)) as records:
+    with closing(classify(left)) as records:
         while not failures.too_many and (record := next(records, None)) is not None:
             failures.add(record)
             if results is not None:

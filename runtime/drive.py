@@ -32,6 +32,7 @@ class Drive:
         reader: reads the frames; its lock is this one's, too.
 
     Attributes:
+        rule: as given; another one holds from the next launch on.
         tally: exits and confidences of the videos answered, but numeric errors and those cut.
         stats: the scheduler's counts.
         unanswered: videos by their readings.
@@ -41,7 +42,7 @@ class Drive:
     def __init__(
         self, executor: BatchExecutor, rule: ExitRule, new_scheduler: Callable[[], Scheduler], reader: ReadAhead
     ) -> None:
-        self._executor, self._rule, self._new_scheduler, self._reader = executor, rule, new_scheduler, reader
+        self._executor, self.rule, self._new_scheduler, self._reader = executor, rule, new_scheduler, reader
         self._scheduler = new_scheduler()
         self.stats: Stats = self._scheduler.stats
         self.tally = ExitTally(len(executor.route.cells))
@@ -170,7 +171,7 @@ class Drive:
             for video in parts:
                 video.error = error  # its answer, if it fails alone
             return Videos(), set(parts)
-        verdicts = [self._rule.judge(index, z, p) for z, p in zip(logits, probabilities, strict=True)]
+        verdicts = [self.rule.judge(index, z, p) for z, p in zip(logits, probabilities, strict=True)]
         milliseconds = (time.perf_counter() - started) * 1e3 / len(parts)
         for (video, part), verdict, z, p in zip(parts.items(), verdicts, logits, probabilities, strict=True):
             video.part = part or video.part

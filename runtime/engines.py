@@ -1,16 +1,18 @@
-"""The engines of a bundle for the TensorRT and the GPU that are here."""
+"""The engines of a bundle for the backend and the machine that are here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..grid.bundle import Bundle
 from ..grid.engines import Engine, EngineCache, Wanted, engines_folder, this_platform
+from ..grid.errors import UsageError
 from ..grid.fusion import FUSION, FusedSegment
 from ..grid.manifest import Precision, Subgraph
 from ..grid.route import Route
-from .backends.trt import TensorRTBackend
+from .backends.base import Backend, EngineHost
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Engines:
     Attributes:
         bundle: whose engines.
         cache: where they are.
-        backend: what will run them.
+        host: what will run them.
         precision: of their graphs.
         batch: videos in a call.
         route: along which subgraphs are called.
@@ -28,10 +30,29 @@ class Engines:
 
     bundle: Bundle
     cache: EngineCache
-    backend: TensorRTBackend
+    host: EngineHost
     precision: Precision
     batch: int
     route: Route
+
+    def begun(self, parts: Sequence[FusedSegment]) -> bool:
+        """Return whether an engine of any of these was ever built for this flavour and precision, fit or not, whole or not.
+
+        Raises:
+            IntegrityError: If the folder cannot be read, or others may write to it.
+        """
+        ledger = self.cache.engines()
+        names = (*(engine.key.name for engine in ledger.engines), *ledger.damaged)
+        starts = tuple(f"{part.name}.{self.precision}.{self.host.flavour}." for part in parts)
+        return any(name.startswith(starts) for name in names)
+
+    def best_batch(self, part: FusedSegment) -> int:
+        """Return the largest batch that the engine of a fused segment is at its best for.
+
+        Raises:
+            IntegrityError: As ``plan``.
+        """
+        return max(profile.batch[1] for profile in self.find(part).key.profiles)
 
     def plan(self, part: Subgraph | FusedSegment) -> bytes:
         """Return the plan of a subgraph or a fused segment, after every check that needs no GPU.
@@ -49,7 +70,6 @@ class Engines:
             IntegrityError: As ``plan``.
         """
         plain = isinstance(part, Subgraph)
-        device, api = self.backend.device, self.backend.api
         return self.cache.find(
             Wanted(
                 subgraph=part.name,
@@ -57,10 +77,10 @@ class Engines:
                 onnx_sha256=part.variant(self.precision).sha256 if isinstance(part, Subgraph) else None,
                 bundle_sha256=self.bundle.sha256,
                 fusion=0 if plain else FUSION,
-                flavour=api.flavour,
-                version=api.version,
-                device=device.compute_capability,
-                cuda=str(device.cuda_version[0]),
+                flavour=self.host.flavour,
+                version=self.host.version,
+                device=self.host.device,
+                cuda=self.host.cuda,
                 platform=this_platform(),
                 batch=self.batch,
                 frames=self._frames(part) if isinstance(part, Subgraph) else (),
@@ -84,7 +104,7 @@ class Engines:
 
 def open_engines(
     bundle: Bundle,
-    backend: TensorRTBackend,
+    backend: Backend,
     folder: Path | None = None,
     precision: Precision = "fp32",
     batch: int = 1,
@@ -99,6 +119,12 @@ def open_engines(
         precision: of their graphs.
         batch: videos in a call.
         route: along which subgraphs are called; None: the bundle's own.
+
+    Raises:
+        UsageError: If the backend runs no engines.
     """
+    host = backend.engine_host
+    if host is None:
+        raise UsageError(f"backend {backend.name!r} runs the bundle's graphs: leave --engines out")
     cache = EngineCache(engines_folder(bundle.root) if folder is None else folder, bundle.root)
-    return Engines(bundle, cache, backend, precision, batch, route or bundle.manifest.route)
+    return Engines(bundle, cache, host, precision, batch, route or bundle.manifest.route)

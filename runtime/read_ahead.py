@@ -248,7 +248,7 @@ class ReadAhead:
                 raise FramesError(
                     f"frames {frames.dtype} {list(frames.shape)} of {reading.video}: expected float32 {list(wanted)}"
                 )
-        except Exception as error:  # not swallowed: whatever it is, it becomes the answer of this video
+        except Exception as error:  # a caller's frames may raise anything: it is this video's answer, and no other's
             return error
         decoded = source.frames_decoded
         return Part(

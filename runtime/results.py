@@ -24,7 +24,7 @@ from ..grid.manifest import Precision
 from ..grid.sealed import seal, unseal
 from ..grid.strict_json import StrictJsonError, loads, parse
 
-_FORMAT, _VERSION = "dynvid.run", (1, 0)
+_FORMAT, _VERSION = "dynvid.run", (1, 1)
 _STATUSES = ("ok", "numeric_error", "damaged")
 _LINES_A_SYNC, _SECONDS_A_SYNC = 100, 1.0
 
@@ -39,6 +39,7 @@ class Run:
         precision, backend, trace: as given.
         videos: how many there are before sharding; ``videos_sha256``: of their paths, in whatever order.
         shard: (i, n), 1-based.
+        fused: whether fused segments answered; None where cells answer with the same bits: in fp32 on onnxruntime's CPU.
     """
 
     bundle_sha256: str
@@ -50,6 +51,7 @@ class Run:
     videos: int
     videos_sha256: str
     shard: tuple[int, int] = (1, 1)
+    fused: bool | None = None
 
     def differences(self, other: Run) -> list[str]:
         """Return what ``other`` has otherwise, each as 'field its value, here own value'."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from .exit_rule import ExitRule
 from .frames import FrameSource
 from .fused_executor import FusedExecutor
 from .tally import ExitTally
-
-if TYPE_CHECKING:
-    from .engines import Engines
 
 Status = Literal["ok", "numeric_error"]
 
@@ -121,8 +118,8 @@ class Session:
         precision: of the subgraphs.
         route: another route over the bundle's blocks and heads; None for the bundle's own.
         temperatures: one a checkpoint, as the thresholds were chosen with; None: confidences as they are.
-        engines: what the backend runs, where that is not the bundle's graphs: the fused segments' engines along the
-            bundle's own route, those of the subgraphs along another.
+        load: returns what the backend runs, where that is not the bundle's graphs: for fused segments along the bundle's own
+            route and its full one, for subgraphs along another.
 
     Attributes:
         tally: exits and confidences of the videos classified so far; numeric errors are left out.
@@ -140,12 +137,11 @@ class Session:
         precision: Precision = "fp32",
         route: Route | None = None,
         temperatures: Sequence[float] | None = None,
-        engines: Engines | None = None,
+        load: Callable[[Any], bytes] | None = None,
     ) -> None:
-        load = None if engines is None else engines.plan
         self.executor: RouteExecutor
-        if load is not None and route is None:
-            self.executor = FusedExecutor(bundle, backend, precision, load)
+        if load is not None and (route is None or route.cells == bundle.manifest.route.full.cells):
+            self.executor = FusedExecutor(bundle, backend, precision, load, route=route)
         else:
             self.executor = Executor(bundle, backend, precision, route, load)
         self.route = self.executor.route

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..grid.errors import ResourceError, UsageError
+from ..grid.errors import UsageError
 
 
 class SlotError(RuntimeError):
@@ -94,11 +95,11 @@ def slots_within(budget_mb: float, bytes_per_video: int) -> int:
         bytes_per_video: states, features and answers of one video.
 
     Raises:
-        ResourceError: If not even one.
+        UsageError: If not even one, or it is no number.
     """
-    count = int(budget_mb * 1e6 // bytes_per_video)
-    if count < 1:
-        raise ResourceError(
-            f"a budget of {budget_mb:g} MB holds no video: one needs {bytes_per_video / 1e6:.1f} MB. Raise the budget."
+    if not bytes_per_video <= budget_mb * 1e6 < math.inf:
+        least = math.ceil(bytes_per_video / 1e3) / 1e3
+        raise UsageError(
+            f"{budget_mb:g} MB for videos in flight: expected a number from {least:g}, what one of this bundle needs"
         )
-    return count
+    return int(budget_mb * 1e6 // bytes_per_video)

@@ -8,17 +8,14 @@ busy holds others up, but no longer than the decoder's timeout.
 from __future__ import annotations
 
 import atexit
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
 
-from ..grid.errors import DynvidError, UsageError
+from ..grid.errors import UsageError
 from .answer import Answer, VideoInFlight
 from .batch_executor import BatchExecutor
 from .call_times import Cost
@@ -26,15 +23,14 @@ from .decoder import Decoder
 from .drive import Drive
 from .exit_rule import ExitRule
 from .frames import FrameSource
+from .intake import Intake
 from .policies import Mode
 from .read_ahead import ReadAhead
 from .scheduler import Scheduler, Stats
 from .tally import ExitTally
 
-Video = TypeVar("Video", bound=Path | FrameSource)
 
-
-class Stream:
+class Stream(Intake):
     """Classifies videos; a context manager.
 
     Args:
@@ -43,11 +39,12 @@ class Stream:
         thresholds: one a checkpoint, the last None; None: every video runs to the end of its route.
         temperatures: one a checkpoint, as the thresholds were chosen with; None: confidences as they are.
         mode: of the scheduler; ``static`` needs an executor of the full route.
-        cost: t_k(n), seconds; None: as the executor measures it now.
+        cost: t_k(n), seconds; None: what ``measure`` returns.
         patience_s: of the scheduler.
         decoders: threads that read frames, each with a child process for video files.
         ahead: videos that are read ahead, see ``ReadAhead``; None: as many as one call of segment 1 takes.
         open_decoder: returns a decoder.
+        measure: returns t_k(n) of the executor; called in its thread, before the first video.
 
     Attributes:
         executor: as opened.
@@ -73,6 +70,7 @@ class Stream:
         decoders: int = 2,
         ahead: int | None = None,
         open_decoder: Callable[[], Decoder] = Decoder,
+        measure: Callable[[BatchExecutor], Cost] = BatchExecutor.measured_cost,
     ) -> None:
         self._mode: Mode = mode
         self._fault: BaseException | None = None
@@ -80,7 +78,7 @@ class Stream:
         def open_drive() -> None:
             executor, manifest = self.executor, self.executor.bundle.manifest
             rule = ExitRule(executor.route, thresholds, temperatures)
-            seconds = executor.measured_cost() if cost is None else cost
+            seconds = measure(executor) if cost is None else cost
             first = executor.buckets[0][-1] if ahead is None else ahead
             samples = [manifest.grid.frame_order[segment.start : segment.stop] for segment in executor.segments]
 
@@ -107,6 +105,16 @@ class Stream:
         atexit.register(self.close)
 
     @property
+    def most(self) -> int:
+        """Videos in flight or read ahead at most."""
+        return self._most
+
+    @property
+    def fault(self) -> BaseException | None:
+        """What ended the stream before it was closed."""
+        return self._fault
+
+    @property
     def stats(self) -> Stats:
         """The scheduler's counts."""
         return self._drive.stats
@@ -116,19 +124,16 @@ class Stream:
         """Exits and confidences of the videos answered so far, but numeric errors and those that a deadline cut short."""
         return self._drive.tally
 
-    def submit(self, video: Path | FrameSource, deadline_s: float | None = None) -> Future[Answer]:
-        """Return the future answer for one video; for any thread, and for ``asyncio.wrap_future``.
-
-        Cancelling it works until it is done, and frees the video's slot once no launch holds it. Its exception is what
-        reading the video, or its last launch alone, raised, or ``DeadlineError`` where it passed no checkpoint in time.
-
-        Args:
-            video: a file, or its frames by temporal sample number; they are read in another thread and not closed.
-            deadline_s: from now; only in mode ``deadline``.
+    def judge_by(self, thresholds: Sequence[float | None] | None, temperatures: Sequence[float] | None = None) -> None:
+        """Let videos leave by other thresholds, those in flight from their next launch on.
 
         Raises:
-            UsageError: If the stream is closed, or another mode is given a deadline.
+            ThresholdsError: If they do not fit the route.
         """
+        self._drive.rule = ExitRule(self.executor.route, thresholds, temperatures)
+
+    def submit(self, video: Path | FrameSource, deadline_s: float | None = None) -> Future[Answer]:
+        """Return the future answer for one video; see ``Intake``."""
         if deadline_s is not None and self._mode != "deadline":
             raise UsageError(f"a deadline of {deadline_s} s in mode {self._mode!r}: use mode 'deadline'")
         now = time.monotonic()
@@ -146,71 +151,16 @@ class Stream:
         found.future.add_done_callback(forget)
         return found.future
 
-    def classify(
-        self, videos: Iterable[Video], deadline_s: float | None = None
-    ) -> Iterator[tuple[Video, Answer | DynvidError]]:
-        """Yield each video with its answer as soon as it has one, or with the error why it has none.
-
-        No more videos are taken from ``videos`` than are in flight or read ahead. Whoever stops iterating cancels the rest.
-
-        Args:
-            videos: files, or frames, see ``submit``.
-            deadline_s: for each, from when it is taken; only in mode ``deadline``.
-
-        Raises:
-            UsageError: As ``submit``.
-            BaseException: What ended the stream, or what was raised by frames that the caller gave.
-        """
-        done: queue.SimpleQueue[Future[Answer]] = queue.SimpleQueue()
-        pending: dict[Future[Answer], Video] = {}
-        waiting = iter(videos)
-        more = True
-        try:
-            while True:
-                while more and len(pending) < self._most:
-                    video = next(waiting, None)
-                    if video is None:
-                        more = False
-                        self.flush()
-                    else:
-                        future = self.submit(video, deadline_s)
-                        pending[future] = video
-                        future.add_done_callback(done.put)
-                if not pending:
-                    return
-                future = done.get()
-                error = future.exception()
-                if error is not None and (self._fault is not None or not isinstance(error, DynvidError)):
-                    raise error
-                yield pending.pop(future), error or future.result()
-        finally:
-            for future in pending:
-                future.cancel()
-
     def flush(self) -> None:
-        """Say that no more videos come for now: once all that came are admitted, no batch is kept waiting for company.
-
-        What is submitted meanwhile is served after those.
-        """
+        """Say that no more videos come for now; see ``Intake``."""
         self._drive.flush()
 
     def close(self) -> None:
-        """Give everything back, child processes too; waits for the launch and the parts that are under way.
-
-        Videos without an answer are cancelled.
-        """
+        """Give everything back; see ``Intake``."""
         self._stop()
         if threading.current_thread() is not self._owner:
             self._owner.join()
         atexit.unregister(self.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
 
     def _stop(self) -> None:
         with self.reader.changed:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from ...grid.engine_key import Flavour
 from ...grid.errors import BackendError, UsageError
 from ...grid.tensors import DType, Ports
 
@@ -18,6 +19,21 @@ Value = Any
 
 Call = Callable[[], None]
 """Runs a subgraph on the tensors it was prepared with."""
+
+
+class EngineHost(NamedTuple):
+    """What the engines of a backend must be for, as ``Wanted`` asks for it.
+
+    Attributes:
+        flavour: what runs them; ``version`` of it.
+        device: compute capability of the GPU; None without one.
+        cuda: major version of CUDA that the driver knows; None without a GPU.
+    """
+
+    flavour: Flavour
+    version: str
+    device: str | None
+    cuda: str | None
 
 
 class Program(Protocol):
@@ -36,6 +52,11 @@ class Backend(Protocol):
     """An executor of subgraphs, with the tensors that they read and write."""
 
     name: str
+
+    @property
+    def engine_host(self) -> EngineHost | None:
+        """What engines must be for to run here; None where only the bundle's graphs run."""
+        ...
 
     def load(self, content: bytes, ports: Ports, name: str) -> Program:
         """Return the program of a graph with these ports.

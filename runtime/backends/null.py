@@ -17,6 +17,7 @@ class NullBackend(HostArrays):
     """Every output keeps what it held. ``launches`` counts calls by subgraph and frames."""
 
     name = "null"
+    engine_host = None
 
     def __init__(self) -> None:
         self.launches: Counter[tuple[str, int]] = Counter()

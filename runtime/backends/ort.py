@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.tensors import Ports
-from .base import Call, require_ports
+from .base import Call, EngineHost, require_ports
 from .host_arrays import HostArrays
 
 _pool_threads: int | None = None  # of this process; onnxruntime takes the size once
@@ -36,6 +36,11 @@ class OnnxRuntimeBackend(HostArrays):
         self._ort = onnxruntime
         onnxruntime.set_default_logger_severity(3)
         self.threads = share_pool(onnxruntime, threads)
+
+    @property
+    def engine_host(self) -> EngineHost:
+        """Fused graphs of this version, on any processor."""
+        return EngineHost("onnxruntime", self._ort.__version__, None, None)
 
     def load(self, content: bytes, ports: Ports, name: str) -> OrtProgram:
         """Return the program of the ONNX model ``content``.

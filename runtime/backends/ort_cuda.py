@@ -60,6 +60,7 @@ class OrtCudaBackend(DeviceTensors):
     """
 
     name = "onnxruntime-cuda"
+    engine_host = None
 
     def __init__(self, ort: Any, device: Device, threads: int | None = None) -> None:
         super().__init__(device)

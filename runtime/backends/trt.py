@@ -10,7 +10,7 @@ from ...grid.errors import BackendError, DeviceError
 from ...grid.tensors import Ports
 from ..device import ALIGNMENT_BYTES, Device, open_device
 from ..device_tensors import DeviceTensor, DeviceTensors
-from .base import Call, in_turn, require_ports
+from .base import Call, EngineHost, in_turn, require_ports
 from .tensorrt_api import Api, open_api
 
 Shapes = dict[str, tuple[int, ...]]
@@ -47,6 +47,12 @@ class TensorRTBackend(DeviceTensors):
         self._programs: weakref.WeakSet[TensorRTProgram] = weakref.WeakSet()
         self._scratch_bytes = 1
         self._scratch: DeviceTensor | None = None
+
+    @property
+    def engine_host(self) -> EngineHost:
+        """Plans of this TensorRT for this GPU."""
+        device = self.device
+        return EngineHost(self.api.flavour, self.api.version, device.compute_capability, str(device.cuda_version[0]))
 
     def load(self, content: bytes, ports: Ports, name: str) -> TensorRTProgram:
         """Return the program of the plan ``content``, which the engine cache has checked.

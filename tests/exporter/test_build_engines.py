@@ -14,13 +14,15 @@ import pytest
 from disguise import disguised
 from tensorrt_stub.stub import Stub, write_package
 
-from dynvid.exporter.build_engines import Row, build_engines, choose_targets, exit_code
+from dynvid.exporter.build_engines import Row, build_engines, exit_code
 from dynvid.exporter.engine_jobs import jobs
+from dynvid.exporter.engine_maker import choose_targets, graph_census
 from dynvid.exporter.engine_process import Children, Order
 from dynvid.grid.bundle import write_bundle
 from dynvid.grid.engines import EngineCache
-from dynvid.grid.errors import DeviceError, EngineBuildError, LintError, ProofError, UsageError
+from dynvid.grid.errors import DeviceError, EngineBuildError, EngineFileError, LintError, ProofError, UsageError
 from dynvid.runtime.backends.tensorrt_api import open_api
+from dynvid.terminal import print_engines
 
 WAIT_S = 60.0
 
@@ -130,8 +132,11 @@ def test_every_engine_of_a_bundle_is_built_for_tensorrt(stub, tiny_bundle, tmp_p
 
 def test_exit_codes():
     error = EngineBuildError("it")
-    good, bad = Row("a", "fp32", (), "kept", None, None), Row("b", "fp32", (), "failed", None, error)
-    worse = Row("c", "fp32", (), "failed", None, LintError("it"))
+    good, bad = (
+        Row("a", "fp32", "tensorrt-rtx", (), "kept", None, None),
+        Row("b", "fp32", "tensorrt-rtx", (), "failed", None, error),
+    )
+    worse = Row("c", "fp32", "tensorrt-rtx", (), "failed", None, LintError("it"))
     assert exit_code([]) == 0
     assert exit_code([good, good]) == 0
     assert exit_code([good, bad, worse]) == 7
@@ -325,7 +330,11 @@ def test_a_build_that_starts_after_the_end_is_killed(stub, tiny_bundle):
         ({"targets": ["sm90"]}, r"target 'sm90': tensorrt-rtx \S+ builds for sm75, sm80, sm86, sm89, sm120, sm121"),
         ({"targets": ["SM86"]}, "target 'SM86'"),
         ({"flavour": "openvino"}, "flavour 'openvino': expected one of tensorrt, tensorrt-rtx"),
-        ({"flavour": "onnxruntime"}, "flavour 'onnxruntime': expected one of"),
+        ({"flavour": "onnxruntime", "targets": ["sm86"]}, "target 'sm86': .* for any processor, leave --target out"),
+        ({"flavour": "onnxruntime", "max_batch": 2}, "at most 2 videos: .* take any number, leave --max-batch out"),
+        ({"flavour": "onnxruntime", "expected": [1, 1, 1, 1]}, "leave --max-batch out"),
+        ({"flavour": "onnxruntime", "only": ["block0"]}, "engine 'block0': expected some of segment1, .* full"),
+        ({"flavour": "onnxruntime", "precision": "int8"}, "precision int8: .* holds fp32, fp16"),
     ],
 )
 def test_arguments_that_cannot_be_served_are_refused(monkeypatch, tiny_bundle, tmp_path, arguments, message):
@@ -407,3 +416,68 @@ def test_no_segment_is_built_where_the_proof_of_the_fused_segments_fails(tiny_bu
     assert len(asked) == 1 and exit_code(rows) == 7
     again = build_engines(tiny_bundle, tmp_path / "e", only=["block0"], prove=prove)
     assert [row.status for row in again] == ["kept"] and len(asked) == 1
+
+
+# onnxruntime, whose engines are the fused graphs
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_fused_graphs_are_onnxruntimes_engines(tiny_bundle, tmp_path, precision):
+    proofs = []
+    rows = build_engines(tiny_bundle, tmp_path, "onnxruntime", precision, prove=lambda: proofs.append(1))
+    assert [row.subgraph for row in rows] == ["segment1", "segment2", "segment3", "segment4", "full"]
+    assert {row.status for row in rows} == {"built"} and proofs == [1]
+    for row, job in zip(rows, [job for job in jobs(tiny_bundle, precision) if job.fusion], strict=True):
+        graph = EngineCache(tmp_path).read(row.engine)
+        assert graph == job.graph(tiny_bundle, precision)
+        assert row.targets == row.engine.key.targets == () and row.engine.key.cuda == ""
+        assert all(row.engine.key.profiles[0].holds(batch, ()) for batch in (1, 3, 4096))
+    before = files_of(tmp_path)
+    again = build_engines(tiny_bundle, tmp_path, "onnxruntime", precision, prove=lambda: proofs.append(1))
+    assert {row.status for row in again} == {"kept"} and proofs == [1]
+    assert [row.to_json() | {"status": "built"} for row in again] == [row.to_json() for row in rows]
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_census_of_a_graph_is_that_of_its_network(rtx, tiny_bundle, tmp_path, precision):
+    (built,) = build_engines(tiny_bundle, tmp_path, "tensorrt-rtx", precision, only=["segment3"])
+    job = next(job for job in jobs(tiny_bundle, precision) if job.name == "segment3")
+    counted, network = graph_census(job.graph(tiny_bundle, precision)), built.engine.dtype_census
+    for kind in ("convolution", "parts", "inputs", "outputs"):
+        assert counted[kind] == network[kind]
+    assert sum(counted["matrix_multiply"].values()) == sum(network["matrix_multiply"].values()) > 0
+
+
+def test_a_graph_in_another_precision_is_no_engine_of_onnxruntime_either(tiny_bundle, tmp_path, monkeypatch):
+    graph = next(job for job in jobs(tiny_bundle, "fp32") if job.name == "segment1").graph(tiny_bundle, "fp32")
+    monkeypatch.setattr("dynvid.exporter.engine_jobs.EngineJob.graph", lambda job, bundle, precision: graph)
+    (row,) = build_engines(tiny_bundle, tmp_path, "onnxruntime", "fp16", only=["segment1"])
+    assert row.status == "failed" and exit_code([row]) == 4
+    assert not EngineCache(tmp_path).engines().engines
+
+
+def test_onnxruntime_has_no_engine_that_is_not_proved(tiny_bundle, tmp_path):
+    def prove():
+        raise ProofError("proof failed: segment2")
+
+    rows = build_engines(tiny_bundle, tmp_path, "onnxruntime", only=["segment1", "full"], prove=prove)
+    assert [(row.status, str(row.error)) for row in rows] == [("failed", "proof failed: segment2")] * 2
+    assert not EngineCache(tmp_path).engines().engines
+
+
+def test_a_corrupted_engine_of_onnxruntime_is_built_again(tiny_bundle, tmp_path):
+    (row,) = build_engines(tiny_bundle, tmp_path, "onnxruntime", only=["segment2"])
+    plan = tmp_path / row.engine.plan
+    whole = plan.read_bytes()
+    plan.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(EngineFileError, match=r"sha256.*--backend onnxruntime"):
+        EngineCache(tmp_path).read(row.engine)
+    (again,) = build_engines(tiny_bundle, tmp_path, "onnxruntime", only=["segment2"])
+    assert again.status == "built" and plan.read_bytes() == whole
+
+
+def test_the_table_of_onnxruntimes_engines(tiny_bundle, tmp_path, capsys):
+    rows = build_engines(tiny_bundle, tmp_path, "onnxruntime", only=["full"])
+    print_engines(rows)
+    assert "full    fp32       any      built" in capsys.readouterr().out

@@ -1,16 +1,18 @@
 """Engines are looked up with what the bundle, the route, the TensorRT and the GPU say."""
 
-from types import SimpleNamespace
-
 import pytest
 from host_device import HostDevice
+from samples import TINY
 
 from dynvid.exporter.build_engines import build_engines
-from dynvid.grid.errors import EngineFileError, MissingEngineError, StaleEngineError
+from dynvid.exporter.fuse import fuse
+from dynvid.grid.errors import EngineFileError, MissingEngineError, StaleEngineError, UsageError
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.grid.plan_header import read_header
 from dynvid.grid.route import parse_route
+from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.tensorrt_api import open_api
+from dynvid.runtime.backends.trt import TensorRTBackend
 from dynvid.runtime.engines import open_engines
 
 
@@ -30,7 +32,7 @@ def folder(api, tiny_bundle, tmp_path_factory):
 
 
 def engines(bundle, api, folder, device=None, **options):
-    backend = SimpleNamespace(api=api, device=device or HostDevice("sm86"))
+    backend = TensorRTBackend(api, device or HostDevice("sm86"))
     return open_engines(bundle, backend, folder, **{"precision": "fp16", **options})
 
 
@@ -92,17 +94,64 @@ def test_a_damaged_plan_is_refused(api, folder, tiny_bundle, tmp_path):
 
 def test_the_frames_of_a_subgraph_are_those_of_its_calls(tiny_bundle):
     # two frames a set, route (1,0) (1,1) (2,2) (3,2): block 0 runs sets 0-1, then 2, then 3; so does block 1
-    found = open_engines(tiny_bundle, SimpleNamespace(api=None, device=None), None)
+    found = open_engines(tiny_bundle, open_backend("onnxruntime"), None)
     facts = {"block0": (2, 4), "block1": (2, 4), "block2": (2, 6), "head0": (4,), "head1": (4,), "head2": (2, 6)}
     for name, frames in facts.items():
         assert found._frames(subgraph(tiny_bundle, name)) == frames
     grid, heads = tiny_bundle.manifest.grid, tiny_bundle.manifest.route.head_blocks
-    other = open_engines(
-        tiny_bundle, SimpleNamespace(api=None, device=None), None, route=parse_route("3,1 3,2", grid, heads)
-    )
+    other = open_engines(tiny_bundle, open_backend("onnxruntime"), None, route=parse_route("3,1 3,2", grid, heads))
     assert [other._frames(subgraph(tiny_bundle, n)) for n in ("block0", "block2", "head0", "head1")] == [
         (8,),
         (8,),
         (),
         (8,),
     ]
+
+
+# onnxruntime
+
+
+@pytest.fixture
+def fused(tiny_bundle, tmp_path):
+    """Return a folder with the fused segments for onnxruntime."""
+    assert {row.status for row in build_engines(tiny_bundle, tmp_path, "onnxruntime")} == {"built"}
+    return tmp_path
+
+
+def test_onnxruntime_finds_its_own_engines_for_any_batch(fused, tiny_bundle):
+    parts = fused_segments(tiny_bundle.manifest, "fp32")
+    for batch in (1, 7, 500):
+        found = open_engines(tiny_bundle, open_backend("onnxruntime"), fused, batch=batch)
+        assert [found.plan(part) for part in parts] == [fuse(tiny_bundle, part, "fp32") for part in parts]
+        assert found.best_batch(parts[0]) == 4
+    assert found.begun(parts) and not open_engines(tiny_bundle, open_backend("onnxruntime"), fused, "fp16").begun(parts)
+    with pytest.raises(
+        StaleEngineError, match="batch 4097. Run 'dynvid build-engines [^']* --backend onnxruntime --eng"
+    ):
+        open_engines(tiny_bundle, open_backend("onnxruntime"), fused, batch=4097).plan(parts[0])
+
+
+def test_what_was_begun_is_known_by_its_name_even_when_damaged(fused, tiny_bundle):
+    parts = fused_segments(tiny_bundle.manifest, "fp32")
+    found = open_engines(tiny_bundle, open_backend("onnxruntime"), fused)
+    for file in fused.iterdir():
+        if not file.name.startswith("segment3."):
+            file.unlink()
+    assert found.begun(parts) and not found.begun(parts[:2])
+    for sidecar in fused.glob("*.json"):
+        sidecar.write_bytes(b"{}")
+    assert found.begun(parts) and not found.begun(parts[:2])
+
+
+def test_another_version_or_bundle_is_stale(fused, tiny_bundle, monkeypatch, exports):
+    parts, other = fused_segments(tiny_bundle.manifest, "fp32"), exports.bundle(TINY, seed=1)
+    with pytest.raises(StaleEngineError, match=f"bundle_sha256 {tiny_bundle.sha256[:8]}.*needed {other.sha256[:8]}"):
+        open_engines(other, open_backend("onnxruntime"), fused).plan(parts[0])
+    monkeypatch.setattr("onnxruntime.__version__", "9.9.9")
+    with pytest.raises(StaleEngineError, match="needed 9.9.9. Run 'dynvid build-engines .* --backend onnxruntime"):
+        open_engines(tiny_bundle, open_backend("onnxruntime"), fused).plan(parts[0])
+
+
+def test_a_backend_that_runs_no_engines_says_so(tiny_bundle):
+    with pytest.raises(UsageError, match="backend 'null' runs the bundle's graphs: leave --engines out"):
+        open_engines(tiny_bundle, open_backend("null"))

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 
 from dynvid.cli import cli
 from dynvid.grid.errors import DynvidError, ResourceError, StaleResultsError, UsageError
-from dynvid.runtime.classify import Failures, classify_rest, each_once, parse_shard, shard_of
+from dynvid.runtime.classify import Failures, classify_files, classify_rest, each_once, parse_shard, shard_of
 from dynvid.runtime.decoder import Decoder
 from dynvid.runtime.results import Run, open_results, sha256_of_videos
 
@@ -269,7 +270,7 @@ def test_a_run_whose_results_were_removed_starts_anew(out, whole):
         (lambda text: text.replace(b"fp32", b"fp16"), "it has changed since it was written"),
         (lambda text: text[:40], "Expecting|Unterminated"),
         (lambda text: b"{}", "its format is not 'dynvid.run'"),
-        (lambda text: text.replace(b'"version": [\n  1', b'"version": [\n  2'), "version 2.0, this dynvid reads 1.x"),
+        (lambda text: text.replace(b'"version": [\n  1', b'"version": [\n  2'), "version 2.1, this dynvid reads 1.x"),
     ],
 )
 def test_a_changed_run_is_refused(out, whole, change, said):
@@ -390,7 +391,8 @@ def test_a_run_that_cannot_succeed_stops_and_goes_on_only_when_told(session, tmp
     def classify(most, **options):
         with open_results(out, run, map(str, missing), **options) as results, Decoder() as decoder:
             failures = Failures.of(results, most)
-            return len(list(classify_rest(session, missing, decoder, failures, results))), failures.tried
+            one_by_one = partial(classify_files, session, decoder=decoder)
+            return len(list(classify_rest(one_by_one, missing, failures, results))), failures.tried
 
     assert classify(0.05) == (20, 20)
     assert classify(0.05) == (0, 20)

@@ -1,0 +1,204 @@
+"""What makes the engines of a flavour: TensorRT does in child processes; onnxruntime runs the fused graphs as they are."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..grid.bundle import Bundle
+from ..grid.engine_key import Flavour, sorted_targets
+from ..grid.errors import MissingPackageError, UsageError
+from ..grid.manifest import Precision
+from ..runtime.backends.tensorrt_api import Api, open_api
+from .census import Census
+from .engine_builder import Report
+from .engine_jobs import EngineJob, fused_jobs, jobs
+from .engine_process import Children, Order
+
+_KINDS = {"Conv": "convolution", "Gemm": "matrix_multiply", "MatMul": "matrix_multiply"}
+_PART = re.compile(r"(.+?)(\.\d+-\d+)?/")  # of a fused graph's nodes: block0.0-2/NAME, head0/NAME
+
+
+class Builder(Protocol):
+    """What an engine's key says of what built it."""
+
+    @property
+    def flavour(self) -> Flavour:
+        """What runs the engines."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Of the flavour."""
+        ...
+
+    @property
+    def cuda(self) -> str:
+        """Major version of CUDA that the flavour is made for; empty without CUDA."""
+        ...
+
+
+class EngineMaker(Builder, Protocol):
+    """Makes engines of one flavour.
+
+    Attributes:
+        targets: compute capabilities that they are for, as in ``EngineKey``.
+    """
+
+    targets: tuple[str, ...]
+
+    def jobs(self, bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
+        """Return the engines that the bundle's route needs.
+
+        Raises:
+            UsageError: If the bundle has no graphs of ``precision``.
+            CensusError: If a tensor is written in one dtype and read in another.
+        """
+        ...
+
+    def make(self, job: EngineJob, graph: bytes, report: Report) -> tuple[bytes, Census, float]:
+        """Return the engine of ``job``, made from ``graph``, what it computes in, and the seconds that it took.
+
+        Raises:
+            DynvidError: If it cannot be made.
+        """
+        ...
+
+    def kill(self) -> None:
+        """End whatever is being made, and what will be."""
+        ...
+
+
+def open_maker(
+    flavour: str, targets: Sequence[str] = (), max_batch: int = 1, expected: Sequence[int] | None = None
+) -> EngineMaker:
+    """Return the maker of a flavour's engines; the arguments are those of ``build_engines``.
+
+    Raises:
+        UsageError: If the flavour is unknown, or an argument is not for it.
+        MissingPackageError, BackendError, DeviceError: If it cannot build here at all.
+    """
+    if flavour != "onnxruntime":
+        return TensorRTMaker(open_api(flavour), targets, max_batch, expected)
+    if targets:
+        raise UsageError(f"target {targets[0]!r}: onnxruntime's engines are for any processor, leave --target out")
+    if max_batch != 1 or expected is not None:
+        raise UsageError(
+            f"batch of at most {max_batch} videos: onnxruntime's engines take any number, leave --max-batch out"
+        )
+    return OnnxRuntimeMaker()
+
+
+class TensorRTMaker:
+    """See ``EngineMaker``. Each engine is built in a process of its own."""
+
+    def __init__(self, api: Api, targets: Sequence[str], max_batch: int, expected: Sequence[int] | None) -> None:
+        self.flavour: Flavour = api.flavour
+        self.version, self.cuda = api.version, api.cuda
+        self.targets = choose_targets(api, targets)
+        self._max_batch, self._expected = max_batch, expected
+        self._children = Children()
+
+    def jobs(self, bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
+        """Return an engine for each subgraph of the route, each fused segment, and ``full``."""
+        return jobs(bundle, precision, self._max_batch, self._expected)
+
+    def make(self, job: EngineJob, graph: bytes, report: Report) -> tuple[bytes, Census, float]:
+        """Return the plan; see ``EngineMaker``."""
+        return self._children.build(
+            Order(job.name, self.flavour, graph, job.source, job.profiles, self.targets), report
+        )
+
+    def kill(self) -> None:
+        """Kill the child processes."""
+        self._children.kill()
+
+
+class OnnxRuntimeMaker:
+    """See ``EngineMaker``. An engine is the fused graph itself; the bundle's own graphs need none."""
+
+    flavour: Flavour = "onnxruntime"
+    cuda = ""
+    targets: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingPackageError(
+                f"backend 'onnxruntime' cannot run: {error}. Install it: pip install 'dynvid[cpu]'"
+            ) from None
+        self.version: str = onnxruntime.__version__
+
+    def jobs(self, bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
+        """Return an engine for each fused segment of the route, and ``full``."""
+        return fused_jobs(bundle, precision)
+
+    def make(self, job: EngineJob, graph: bytes, report: Report) -> tuple[bytes, Census, float]:
+        """Return the graph and what its nodes compute in."""
+        started = time.perf_counter()
+        census = graph_census(graph)
+        return graph, census, round(time.perf_counter() - started, 3)
+
+    def kill(self) -> None:
+        """Do nothing: what is being made is done at once."""
+
+
+def graph_census(graph: bytes) -> Census:
+    """Return the nodes of an ONNX model, counted as ``census.census_of`` counts the layers of a network."""
+    import onnx
+
+    found = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph)).graph
+    dtypes = {
+        value.name: str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        for value in (*found.input, *found.value_info, *found.output)
+    }
+    counts: dict[str, Counter[str]] = {kind: Counter() for kind in (*dict.fromkeys(_KINDS.values()), "other")}
+    parts: dict[str, Counter[str]] = {}
+    for node in found.node:
+        kind, dtype = _KINDS.get(node.op_type, "other"), dtypes[node.output[0]]
+        if kind != "other" or dtype in ("float32", "float16"):
+            counts[kind][dtype] += 1
+        part = _PART.match(node.name)
+        if kind == "convolution" and part:
+            parts.setdefault(part[1], Counter())[dtype] += 1
+    census: Census = {kind: dict(sorted(counter.items())) for kind, counter in counts.items()}
+    census["parts"] = {part: dict(sorted(counter.items())) for part, counter in sorted(parts.items())}
+    for side, values in (("inputs", found.input), ("outputs", found.output)):
+        census[side] = {value.name: dtypes[value.name] for value in values}
+    return census
+
+
+def choose_targets(api: Api, targets: Sequence[str]) -> tuple[str, ...]:
+    """Return the compute capabilities to build for, ascending, each once.
+
+    Raises:
+        UsageError: If this TensorRT cannot build for one of them.
+        DeviceError: If the present GPU is asked for and there is none.
+    """
+    if not api.targets:
+        odd = [target for target in targets if target != "current"]
+        if odd:
+            raise UsageError(f"target {odd[0]!r}: {api.flavour} builds for the present GPU only, leave --target out")
+        return (_present(),)
+    resolved = [_present() if target == "current" else target for target in targets]
+    for target in resolved:
+        if target not in api.targets:
+            raise UsageError(
+                f"target {target!r}: {api.flavour} {api.version} builds for {', '.join(api.targets)} and, without --target, for "
+                "Ampere and later"
+            )
+    return tuple(sorted_targets(tuple(resolved)))
+
+
+def _present() -> str:
+    from ..runtime.device import open_device
+
+    device = open_device()
+    try:
+        return device.compute_capability
+    finally:
+        device.close()
