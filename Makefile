@@ -10,7 +10,7 @@ setup: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade "pip==26.3" "setuptools==84.2.1"
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[export,cpu,tensorrt-rtx,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[export,cpu,openvino,bench,tensorrt-rtx,dev]"
 	touch $@
 
 demo: setup

@@ -48,7 +48,7 @@ def score_videos(
     """
     bundle = session.executor.bundle
     manifest = bundle.manifest
-    labels = _labels(videos, manifest)
+    labels = class_labels(videos, manifest)
     files = _hashes(videos, report)
     belongs_to = _belongs_to(session, files, labels)
     keep = keep or scores_file(bundle, belongs_to)
@@ -162,8 +162,12 @@ def _hashes(videos: Sequence[ListedVideo], report: Report) -> list[str]:
     return files
 
 
-def _labels(videos: Sequence[ListedVideo], manifest: Manifest) -> list[int | None]:
-    """Return the class of every row by its name, or number where the bundle has no names; all None without labels."""
+def class_labels(videos: Sequence[ListedVideo], manifest: Manifest) -> list[int | None]:
+    """Return the class of every row by its name, or number where the bundle has no names; all None without labels.
+
+    Raises:
+        ListError: If some rows have a label and others none, or a label is no class.
+    """
     missing = sum(video.label is None for video in videos)
     if missing:
         if missing < len(videos):
