@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -16,12 +17,12 @@ from .grid.errors import DynvidError, InputRefusedError, MissingPackageError, Us
 from .terminal import print_engines, print_proof, print_record, print_sections, steps, table
 
 if TYPE_CHECKING:
+    from .benchmarks.contestants import Loads
     from .calibration.scores import Scores
     from .grid.bundle import Bundle
+    from .grid.manifest import Precision
     from .models.network import VideoNetwork
     from .runtime.backends.base import Backend
-    from .runtime.backends.trt import TensorRTBackend
-    from .runtime.engines import Engines
 
 PATH = click.Path(path_type=Path)
 
@@ -202,10 +203,10 @@ def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> Non
 @cli.command("build-engines")
 @click.argument("bundle", type=PATH)
 @click.option("--fp16", is_flag=True, help="Build the typed fp16 graphs; the fp32 ones by default.")
-@click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx"]), default="tensorrt-rtx", show_default=True,
-              help="tensorrt builds on the GPU it is for; tensorrt-rtx builds anywhere.")  # fmt: skip
+@click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime"]), default="tensorrt-rtx",
+              show_default=True, help="tensorrt builds on the GPU it is for; tensorrt-rtx builds anywhere; onnxruntime keeps the fused segments for a CPU.")  # fmt: skip
 @click.option("--target", help="For tensorrt-rtx, such as sm86,sm89, or current; by default Ampere and later.")
-@click.option("--max-batch", type=int, default=1, show_default=True, help="Most videos in one call.")
+@click.option("--max-batch", type=int, default=1, show_default=True, help="For TensorRT: most videos in one call.")
 @click.option("--only", help="Names of subgraphs and segments, such as block0,segment1,full; by default all.")
 @click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Builds at once.")
@@ -214,7 +215,7 @@ def build_engines(
     bundle: Path, fp16: bool, backend: str, target: str | None, max_batch: int, only: str | None, engines: Path | None,
     workers: int, as_json: bool,
 ) -> None:  # fmt: skip
-    """Build engines of BUNDLE: one per unique subgraph, one per segment of its route, and one of the static network."""
+    """Build engines of BUNDLE: one per segment of its route, one of the static network, for TensorRT one per unique subgraph."""
     with _packages("export"):
         import onnx  # noqa: F401
     from .exporter.build_engines import build_engines as run_build
@@ -260,7 +261,18 @@ def build_engines(
 @click.option("--retry-failed", is_flag=True, help="With -o: try the videos again that failed before.")
 @click.option("--thresholds", type=PATH, help="T.json; without it every video runs to the end.")
 @click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
-@click.option("--engines", type=PATH, help="Folder of the engines that TensorRT runs; BUNDLE.engines by default.")
+@click.option("--engines", type=PATH, help="Folder of the engines, such as fused segments; BUNDLE.engines by default.")
+@click.option("--batch", type=click.IntRange(1, 4096), help="Engines: most videos in one call; their best by default.")
+@click.option("--max-in-flight", metavar="MB", type=click.FloatRange(min=0, min_open=True),
+              help="Engines: memory for videos that have begun; as much as keeps batches full by default.")  # fmt: skip
+@click.option(
+    "--decoders", type=click.IntRange(1, 64), help="Engines: processes that decode, for each stream; 1 by default."
+)
+@click.option(
+    "--streams",
+    type=click.IntRange(1, 64),
+    help="Engines: streams that share the videos; 1 by default. On a CPU try one a core with --threads 1.",
+)
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
 @click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--trace", is_flag=True, help="Run to the end and print every checkpoint's logits.")
@@ -268,16 +280,14 @@ def build_engines(
 def classify(
     bundle: Path, videos: tuple[Path, ...], data: Path | None, output: Path | None, shard: str | None,
     max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, engines: Path | None, precision: str,
-    threads: int | None, trace: bool, as_json: bool,
+    batch: int | None, max_in_flight: float | None, decoders: int | None, streams: int | None, threads: int | None, trace: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Classify videos (files, or .npy arrays of frames), each until a checkpoint is confident."""
     from .grid.bundle import Bundle
     from .grid.thresholds import read_thresholds
-    from .runtime.backends.base import open_backend
+    from .runtime.classifier import Limits, open_classifier
     from .runtime.classify import Failures, classify_rest, each_once, parse_shard, shard_of
-    from .runtime.decoder import Decoder
     from .runtime.results import Run, open_results, sha256_of_videos
-    from .runtime.session import Session
     from .runtime.video_list import read_list
 
     if backend == "null":
@@ -286,41 +296,37 @@ def classify(
         raise UsageError("classify needs VIDEO arguments or --data LIST, and not both")
     if retry_failed and output is None:
         raise UsageError("--retry-failed needs -o OUT.jsonl, where videos failed before")
-    index, count = (1, 1) if shard is None else parse_shard(shard)
+    part = (1, 1) if shard is None else parse_shard(shard)
     listed = list(videos) if data is None else [video.path for video in read_list(data)]
     if output is not None:
         listed = each_once(listed)
-    paths = shard_of(listed, index, count)
-    opened = Bundle.open(bundle)
+    paths = shard_of(listed, *part)
+    opened, graphs = Bundle.open(bundle), cast("Precision", precision)
     chosen = None
     if thresholds is None:
         click.echo("no --thresholds: every video runs to the end of its route", err=True)
     else:
         chosen = read_thresholds(thresholds, opened.sha256, len(opened.manifest.route_cells))
-    opened_backend, half = open_backend(backend, threads), precision == "fp16"
-    session = Session(
-        opened,
-        opened_backend,
-        chosen.thresholds if chosen else None,
-        "fp16" if half else "fp32",
-        temperatures=chosen.temperatures if chosen else None,
-        engines=_engines(opened, opened_backend, engines, half),
-    )
-    header, where = not as_json, "above" if output is None else str(output)
+    header, limits = not as_json, Limits(batch, max_in_flight, decoders, streams)
     with ExitStack() as stack:
+        classifier = stack.enter_context(
+            open_classifier(
+                opened, backend, graphs, chosen, engines=engines, threads=threads, trace=trace, limits=limits
+            )
+        )
+        click.echo(classifier.runs, err=True)
         results = None
         if output is not None:
-            temperatures, among = chosen.temperatures if chosen else None, sha256_of_videos(map(str, listed))
+            values, temperatures = (chosen.thresholds, chosen.temperatures) if chosen else (None, None)
             run = Run(
-                opened.sha256, chosen.thresholds if chosen else None, temperatures, session.executor.precision, backend, trace, len(listed),
-                among, (index, count),
+                opened.sha256, values, temperatures, graphs, backend, trace, len(listed),
+                sha256_of_videos(map(str, listed)), part, classifier.fused,
             )  # fmt: skip
             results = stack.enter_context(open_results(output, run, map(str, paths), retry_failed=retry_failed))
             if results.done:
-                click.echo(f"{where}: {len(results.done)} of {len(paths)} videos are done already", err=True)
-        failures = Failures.of(results, max_failures)
-        decoder, step = stack.enter_context(Decoder()), stack.enter_context(steps())
-        for record in stack.enter_context(closing(classify_rest(session, paths, decoder, failures, results, trace))):
+                click.echo(f"{output}: {len(results.done)} of {len(paths)} videos are done already", err=True)
+        failures, step = Failures.of(results, max_failures), stack.enter_context(steps())
+        for record in stack.enter_context(closing(classify_rest(classifier.records, paths, failures, results))):
             if results is not None:
                 step(f"{results.on_disk}/{len(paths)} videos")
             elif as_json:
@@ -328,20 +334,113 @@ def classify(
                 step(f"{failures.tried}/{len(paths)} videos")
             else:
                 header = print_record(record, header)
-    tried, failed = failures.tried, failures.failed
-    if failed and failed == tried:
-        raise InputRefusedError(f"no video could be classified ({failed} of {tried} failed, see {where})")
-    if tried < len(paths):
-        remedy = "leave them out" if output is None else "mend them and add --retry-failed"
-        click.echo(
-            f"Error: stopped after {tried} of {len(paths)} videos, since {failed} could not be classified, more than "
-            f"--max-failures {max_failures:g} allows: see {where}; {remedy}, or allow more",
-            err=True,
+    if said := failures.partial(len(paths), output):
+        click.echo(f"Error: {said}", err=True)
+        sys.exit(7)
+
+
+@cli.command()
+@click.argument("bundle", type=PATH)
+@click.argument("training_checkpoint", type=PATH, required=False)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the report.")
+@click.option("--data", type=PATH, help="LIST of videos to classify; clips of noise by default.")
+@click.option("--clips", type=click.IntRange(1), default=48, show_default=True, help="How many, all in memory.")
+@click.option("--thresholds", type=PATH, help="T.json: the main operating point; else the first --q is.")
+@click.option("--q", "qs", type=click.FloatRange(0, min_open=True), multiple=True, default=(1.2, 0.7, 1.0, 1.5, 2.0),
+              show_default=True, help="Ratio of the exits' shares; may be repeated.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1, 256), default=4, show_default=True, help="Most videos of one call.")
+@click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
+@click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
+@click.option("--rounds", type=click.IntRange(1), help="Passes over the clips; as many as fit by default.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
+              help="For single videos, and for the table t_k(n); at least one pass is made.")  # fmt: skip
+@click.option("--stream-seconds", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True,
+              help="For each run of many videos at once.")  # fmt: skip
+@click.option("--peer", "peers", type=click.Choice(["openvino", "torch", "torch-compile"]), multiple=True,
+              help="Measure the static network there, too; may be repeated; torch needs TRAINING_CHECKPOINT.")  # fmt: skip
+@click.option("--referee/--no-referee", default=False, show_default=True, help="Let MLPerf LoadGen judge, too.")
+@click.option("--referee-seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
+              help="That LoadGen measures Offline and Server at least.")  # fmt: skip
+@click.option("--referee-streams", type=click.IntRange(1, 64), default=1, show_default=True,
+              help="Streams that share LoadGen's videos; on a CPU, one a core with --threads 1.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def bench(
+    bundle: Path, training_checkpoint: Path | None, output: Path, data: Path | None, clips: int, thresholds: Path | None,
+    qs: tuple[float, ...], batch: int, backend: str, engines: Path | None, precision: str, threads: int | None,
+    rounds: int | None, seconds: float, stream_seconds: float, peers: tuple[str, ...], referee: bool,
+    referee_seconds: float, referee_streams: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure latency against average FLOPs of BUNDLE: table, JSON, CSV, a page with plots, and a trace."""
+    from .benchmarks.bench import Options
+    from .benchmarks.bench import bench as run_bench
+    from .benchmarks.clips import random_clips, read_clips
+    from .benchmarks.refereed import Referee
+    from .benchmarks.report_console import describe
+    from .benchmarks.report_files import LOGS, require_report_folder, write_report
+    from .benchmarks.report_svg import require_plots
+    from .grid.bundle import Bundle
+    from .grid.thresholds import read_thresholds
+
+    if backend == "null":
+        raise UsageError("backend 'null' computes nothing, so there is nothing to measure: expected onnxruntime")
+    opened, graphs = Bundle.open(bundle), cast("Precision", precision)
+    opened.require(graphs)
+    chosen = None
+    if thresholds is not None:
+        chosen = read_thresholds(thresholds, opened.sha256, len(opened.manifest.route_cells))
+    require_plots()
+    require_report_folder(output)
+    options = Options(
+        qs, chosen, graphs, threads, batch, rounds, seconds, stream_seconds, peers, training_checkpoint,
+        Referee(output / LOGS, engines, referee_seconds, referee_streams) if referee else None, shlex.join(["dynvid", *sys.argv[1:]]),
+    )  # fmt: skip
+    with steps() as step:
+        measured_on = (
+            random_clips(opened.manifest, clips) if data is None else read_clips(data, opened.manifest, clips, step)
         )
-        sys.exit(7)
-    if failed:
-        click.echo(f"Error: {failed} of {tried} videos could not be classified, see {where}", err=True)
-        sys.exit(7)
+
+        def loads(found: Backend) -> Loads:
+            return _loads(opened, found, graphs, engines, batch, step)
+
+        report = run_bench(opened, backend, loads, measured_on, options, step)
+    write_report(report, output)
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        print_sections(describe(report))
+        click.echo(f"wrote {output}")
+
+
+def _loads(
+    bundle: Bundle, backend: Backend, precision: Precision, folder: Path | None, batch: int, step: Callable[[str], None]
+) -> Loads:
+    """Return where a benchmark's graphs come from: engines, made first where that takes no GPU, and fused here for the rest."""
+    import importlib.util
+
+    from .benchmarks.contestants import Loads
+    from .grid.engines import engines_folder
+    from .runtime.engines import open_engines
+
+    if backend.name != "onnxruntime":
+        plan = open_engines(bundle, backend, folder, precision, batch).plan
+        return Loads(plan, plan, None)
+    plan = open_engines(bundle, backend, folder, precision, batch).plan
+    if importlib.util.find_spec("onnx") is None:
+        return Loads(None, plan, None)
+    from .exporter.build_engines import build_engines as run_build
+    from .exporter.fuse import fuse
+    from .exporter.fuse_proof import prove_segments
+
+    cache = engines_folder(bundle.root) if folder is None else folder
+    rows = run_build(
+        bundle, cache, "onnxruntime", precision, prove=lambda: prove_segments(bundle, precision, step), report=step
+    )
+    for row in rows:
+        if row.error is not None:
+            raise row.error
+    return Loads(None, plan, lambda segment: fuse(bundle, segment, precision))
 
 
 @cli.command()
@@ -474,19 +573,6 @@ def _network_to_plan(
     if head is not None:
         raise UsageError(f"--head {head}: {source!r} has its heads already, leave it out")
     return load_training_checkpoint(Path(source), route=route, classes=classes, num_frames=frames).network
-
-
-def _engines(bundle: Bundle, backend: Backend, folder: Path | None, half: bool) -> Engines | None:
-    """Return the engines that a backend runs; None for one that runs the bundle's graphs."""
-    from .runtime.engines import open_engines
-
-    if backend.name not in ("tensorrt", "tensorrt-rtx"):
-        if folder is not None:
-            raise UsageError(
-                f"--engines {str(folder)!r}: backend {backend.name!r} runs the bundle's graphs, leave it out"
-            )
-        return None
-    return open_engines(bundle, cast("TensorRTBackend", backend), folder, "fp16" if half else "fp32")
 
 
 def _names(text: str | None) -> list[str]:

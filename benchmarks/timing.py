@@ -8,10 +8,8 @@ route), so that whatever disturbs the machine disturbs all of them alike. Median
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from ..grid.errors import CostTableError, DynvidError, ResourceError, StaleCostT
 from ..grid.strict_json import StrictJsonError, dumps, loads, parse
 from ..runtime.backends.base import Backend, open_backend
 from ..runtime.session import ArraySource, Session
+from .machine import MOST_OTHERS, cpu_seconds, describe, others_share, versions
 
 FORMAT = "dynvid.timing/1"
 
@@ -141,57 +140,20 @@ def measure(
     rng = np.random.default_rng(0)
     clips = [ArraySource(rng.normal(size=shape).astype(np.float32)) for _ in range(8)]
     times = np.zeros((rounds, len(manifest.route.cells) + 1))
-    busy = _cpu_seconds()
+    busy = cpu_seconds()
     for number in range(-warmup, rounds):
         row = [ms for run in runs for ms in run.classify(clips[number % len(clips)]).segment_ms]
         if number >= 0:
             times[number] = row
-    others = _others_share(busy, _cpu_seconds())
+    others = others_share(busy, cpu_seconds())
     entries = []
     for index, column in enumerate(times.T, 1):
         p25, median, p75 = np.percentile(column, [25, 50, 75]).tolist()
         entries.append(SegmentTime(index if index <= len(manifest.route.cells) else 0, 1, median, p25, p75))
     return Timing(
         FORMAT, bundle.sha256, tuple(entries[:-1]), entries[-1], backend.name, "fp32", threads or len(os.sched_getaffinity(0)), rounds, warmup,
-        {"processor": _processor(), "system": f"{platform.system()} {platform.machine()}", "cores": str(os.cpu_count())},
-        _versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others,
+        describe(), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others,
     )  # fmt: skip
-
-
-def _cpu_seconds() -> tuple[float, float] | None:
-    """Return the CPU seconds that all processes, and this one, have used; None where the system does not say."""
-    try:
-        fields = [int(x) for x in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-    except OSError:
-        return None
-    own = os.times()
-    busy = sum(fields) - fields[3] - fields[4]  # but idle and waiting for a disk
-    return busy / os.sysconf("SC_CLK_TCK"), own.user + own.system
-
-
-def _others_share(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
-    if before is None or after is None:
-        return None
-    own = max(after[1] - before[1], 1e-9)
-    return round(max(0.0, (after[0] - before[0] - own) / own), 3)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("dynvid", "numpy", "onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @click.command()
@@ -211,7 +173,7 @@ def main(bundle: Path, output: Path, backend: str, threads: int | None, rounds: 
     for entry in (*timing.segments, timing.static):
         name = f"segment {entry.index}" if entry.index else "static run"
         click.echo(f"{name}: {entry.median_ms:.3f} ms ({entry.p25_ms:.3f} to {entry.p75_ms:.3f})")
-    if timing.others_cpu_share is not None and timing.others_cpu_share > 0.05:
+    if timing.others_cpu_share is not None and timing.others_cpu_share > MOST_OTHERS:
         click.echo(
             f"Warning: other processes used {timing.others_cpu_share:.0%} of this one's CPU time: measure on a quiet machine",
             err=True,

@@ -1,0 +1,295 @@
+"""Latency against average FLOPs: every figure of ``dynvid bench``, measured side by side in one process."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibration.answers import answers_of
+from ..calibration.interval import of_share
+from ..calibration.scores import Scores
+from ..calibration.thresholds import exits as exits_of
+from ..calibration.thresholds import geometric_thresholds
+from ..grid.bundle import Bundle
+from ..grid.errors import DynvidError, UsageError
+from ..grid.fusion import fused_full, fused_segments
+from ..grid.manifest import Manifest, Precision
+from ..grid.thresholds import Thresholds
+from ..runtime.backends.base import Backend, open_backend
+from ..runtime.batch_executor import BatchExecutor
+from ..runtime.state_store import bytes_per_video
+from .breakdown import single_breakdown, stream_breakdown
+from .call_table import cost_table, measure_calls
+from .clips import Clips
+from .contestants import COPY, NO_EXITS, STATIC, Field, Loads
+from .machine import MOST_OTHERS, cpu_seconds, describe, others_share, versions
+from .peers import open_peer
+from .ratios import Gmacs, latency_ratios, offline_realisation, scheduler_efficiency, single_video_ratios
+from .referee import RefereeOrder
+from .refereed import Referee, judged
+from .report import Estimate, Memory, OperatingPoint, Peer, Report, Scenario, Setting
+from .rounds import Contestant, Samples, interleave
+from .stream_bench import LOADS, NEVER, OFFLINE, StreamBench
+from .stream_bench import STATIC as STATIC_STREAM
+from .timing import SegmentTime
+
+MOST_DIFFERENT = 0.02
+"""By which two copies of the static run may differ while figures are taken."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure, and for how long.
+
+    Attributes:
+        qs: ratios of the exits' shares, the main one first; thresholds for them are chosen on the clips themselves.
+        chosen: thresholds from calibration, which then are the main operating point; None.
+        precision: of the graphs.
+        threads: CPU threads to compute with; None: one a core.
+        batch: most videos of one call.
+        rounds: passes over the clips; None: as many as fit into ``seconds``.
+        seconds: for each of the two measurements without a stream: of single videos, and of t_k(n).
+        stream_seconds: for each run of the stream.
+        peers: other runtimes, see ``peers.NAMES``.
+        training_checkpoint: for the peers of torch.
+        referee: what MLPerf LoadGen is given; None: it is not asked.
+        command: as it was called, for the report.
+    """
+
+    qs: tuple[float, ...] = (1.2,)
+    chosen: Thresholds | None = None
+    precision: Precision = "fp32"
+    threads: int | None = None
+    batch: int = 4
+    rounds: int | None = None
+    seconds: float = 60.0
+    stream_seconds: float = 20.0
+    peers: tuple[str, ...] = ()
+    training_checkpoint: Path | None = None
+    referee: Referee | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class _Point:
+    """An operating point before it is measured."""
+
+    name: str
+    q: float | None
+    thresholds: tuple[float | None, ...]
+    temperatures: tuple[float, ...] | None
+    exits: NDArray[np.int64]  # [clips], 1-based
+
+
+def bench(
+    bundle: Bundle, backend: str, open_loads: Callable[[Backend], Loads], clips: Clips, options: Options,
+    report: Callable[[str], None],
+) -> Report:  # fmt: skip
+    """Return every figure of a bundle on a backend.
+
+    Args:
+        bundle: the bundle.
+        backend: the name of what computes.
+        open_loads: says where its graphs and engines come from.
+        clips: to classify.
+        options: what to measure.
+        report: gets a line about each step.
+
+    Raises:
+        UsageError: If an option is out of range.
+        DynvidError: As opening the backend and the graphs; a peer that does not run is reported instead.
+    """
+    if options.batch < 1 or (not options.qs and options.chosen is None):
+        raise UsageError(
+            f"batch {options.batch}, q {list(options.qs)}: expected a batch of at least 1 and one q or more"
+        )
+    manifest, busy = bundle.manifest, cpu_seconds()
+    opened = open_backend(backend, options.threads)
+    threads, loads = options.threads or len(os.sched_getaffinity(0)), open_loads(opened)
+    field = Field(bundle, opened, options.precision, loads, clips)
+    report("scores of every checkpoint")
+    along, static = field.answers(field.along), field.answers(field.static)
+    points = _points(along, options)
+    full = fused_full(manifest, options.precision)
+    peers, refused = _open_peers(bundle, clips, loads.route(full), static[0, 0], threads, options)
+    contestants = [*field.contestants, *(field.point(p.name, p.thresholds, p.temperatures) for p in points), *peers]
+    samples = Samples(interleave(contestants, len(clips.frames), options.seconds, options.rounds, report))
+    copies_differ = abs(1 - samples.times(STATIC).value / samples.times(COPY).value)
+    del field, contestants
+
+    table = _measure_table(bundle, opened, loads, options, report)
+    costs = cost_table(table, f"measured with {backend}, {options.precision}, {threads} threads")
+    main = points[0]
+    stream = StreamBench(
+        bundle, lambda: open_backend(backend, options.threads), options.precision, loads.route, clips, main.exits,
+        (main.thresholds, main.temperatures), costs, options.batch, options.stream_seconds, report,
+    )  # fmt: skip
+    streams, efficiencies = stream.run()
+    others = others_share(busy, cpu_seconds())
+    report("MLPerf LoadGen: SingleStream, Offline, Server")
+    clip_s = samples.times(NO_EXITS).value / 1e3
+    scenarios = _ask_referee(bundle, backend, clips, along, main, clip_s, stream.slots, options)
+
+    gmacs = Gmacs.of(manifest, main.exits)
+    on_cpu = backend in ("onnxruntime", "openvino")
+    loaded = next((run for run in streams if run.rate_per_s is not None), None)
+    ratios = (
+        *single_video_ratios(samples, main.name, gmacs, manifest, on_cpu),
+        offline_realisation(
+            stream.served[OFFLINE], stream.served[STATIC_STREAM], gmacs, options.batch, on_cpu, manifest
+        ),
+        scheduler_efficiency(efficiencies, options.batch),
+        *latency_ratios(loaded, LOADS[0]),
+    )
+    faults = []
+    if copies_differ > MOST_DIFFERENT:
+        faults.append(
+            f"two copies of the static run differ by {copies_differ:.1%}, expected at most {MOST_DIFFERENT:.0%}"
+        )
+    if others is not None and others > MOST_OTHERS:
+        faults.append(f"other processes used {others:.0%} of this one's CPU time, expected at most {MOST_OTHERS:.0%}")
+    setting = Setting(
+        manifest.network["network"], bundle.sha256, manifest.classes, gmacs.static, backend, options.precision, threads,
+        clips.source, clips.labels is not None,
+        "thresholds as given" if options.chosen else "thresholds chosen on these clips, so that the exits' shares follow q",
+        max(sample.round for sample in samples.all) + 1, options.batch, options.command,
+        describe(), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others, copies_differ, tuple(faults),
+    )  # fmt: skip
+    names = {OFFLINE: main.name, NEVER: NO_EXITS, STATIC_STREAM: STATIC}
+    per_s = {names[run.name]: run.videos_per_s for run in streams if run.measured and run.name in names}
+    return Report(
+        setting,
+        ratios,
+        tuple(_figures(point, along, static, clips, manifest, samples, per_s) for point in _all_points(points, along)),
+        (*(Peer(p.name, samples.latency(p.name), None) for p in peers), *refused),
+        tuple(table),
+        tuple(streams),
+        (single_breakdown(samples, main.name, main.exits, costs, gmacs), stream_breakdown(stream.served[OFFLINE], stream.served[STATIC_STREAM], main.exits, costs, gmacs, options.batch)),
+        Memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, bytes_per_video(fused_segments(manifest, options.precision)), stream.slots),
+        clips.decode,
+        scenarios,
+        samples.all,
+        stream.launches(),
+    )  # fmt: skip
+
+
+def _points(probabilities: NDArray[np.float32], options: Options) -> list[_Point]:
+    """Return the operating points with thresholds; the main one first."""
+    found = []
+    if options.chosen is not None:
+        chosen = options.chosen
+        answers = answers_of(Scores(probabilities), chosen.temperatures)
+        exits = exits_of(answers.confidences, chosen.thresholds) + 1
+        found.append(_Point("thresholds", chosen.q, chosen.thresholds, chosen.temperatures, exits))
+    confidences = answers_of(Scores(probabilities)).confidences
+    for q in dict.fromkeys(options.qs):
+        thresholds = geometric_thresholds(confidences, q)
+        found.append(_Point(f"q = {q:g}", q, thresholds, None, exits_of(confidences, thresholds) + 1))
+    return found
+
+
+def _all_points(points: Sequence[_Point], probabilities: NDArray[np.float32]) -> list[_Point]:
+    checkpoints, clips = probabilities.shape[:2]
+    never = _Point(NO_EXITS, None, (*[1.0] * (checkpoints - 1), None), None, np.full(clips, checkpoints))
+    return [*points, never, _Point(STATIC, None, (), None, np.ones(clips, np.int64))]
+
+
+def _figures(
+    point: _Point, along: NDArray[np.float32], static: NDArray[np.float32], clips: Clips, manifest: Manifest,
+    samples: Samples, per_s: dict[str, float],
+) -> OperatingPoint:  # fmt: skip
+    """Return the figures of an operating point; ``along`` and ``static`` are [checkpoints, clips, classes]."""
+    costs, whole = manifest.costs, point.name == STATIC
+    route = manifest.route.full if whole else manifest.route
+    checkpoints = len(route.cells)
+    answers = (static if whole else along)[point.exits - 1, np.arange(len(point.exits))].argmax(axis=1)
+    wanted = static[0].argmax(axis=1)
+    gmacs, paper = (
+        float(np.array([cost(route, k) for k in range(1, checkpoints + 1)])[point.exits - 1].mean()) / 1e9
+        for cost in (costs.checkpoint, costs.paper_checkpoint)
+    )
+    latency = samples.latency(point.name)
+    assert latency is not None
+    return OperatingPoint(
+        point.name, point.q, point.thresholds,
+        tuple((np.bincount(point.exits, minlength=checkpoints + 1)[1:] / len(point.exits)).tolist()),
+        gmacs, paper, gmacs * 1e9 / costs.checkpoint(manifest.route.full, 1),
+        None if clips.labels is None else _share(answers == clips.labels),
+        _share(answers == wanted),
+        latency,
+        tuple(samples.latency(point.name, left) for left in range(1, checkpoints + 1)),
+        per_s.get(point.name),
+    )  # fmt: skip
+
+
+def _share(hits: NDArray[np.bool_]) -> Estimate:
+    low, high = of_share(int(hits.sum()), len(hits))
+    return Estimate(float(hits.mean()), low, high)
+
+
+def _ask_referee(
+    bundle: Bundle, backend: str, clips: Clips, along: NDArray[np.float32], main: _Point, clip_s: float, slots: int,
+    options: Options,
+) -> tuple[Scenario, ...]:  # fmt: skip
+    given = options.referee
+    if given is None:
+        return ()
+    folder, manifest = given.folder.resolve(), bundle.manifest
+    checkpoints = range(1, len(manifest.route.cells) + 1)
+    order = RefereeOrder(
+        bundle=str(bundle.root.resolve()),
+        engines=None if given.engines is None else str(given.engines.resolve()),
+        backend=backend,
+        precision=options.precision,
+        threads=options.threads,
+        batch=options.batch,
+        slots=slots,
+        thresholds=main.thresholds,
+        temperatures=main.temperatures,
+        clips=str(folder / "clips.npy"),
+        expected=str(folder / "expected.npy"),
+        gmacs=tuple(manifest.costs.checkpoint(manifest.route, k) / 1e9 for k in checkpoints),
+        clip_s=clip_s,
+        logs=str(folder),
+        offline_s=given.seconds,
+        server_s=given.seconds,
+        streams=given.streams,
+    )
+    return judged(order, clips, manifest, along, main.exits)
+
+
+def _open_peers(
+    bundle: Bundle, clips: Clips, graph: bytes, probabilities: NDArray[np.float32], threads: int, options: Options
+) -> tuple[list[Contestant], list[Peer]]:
+    """Return the peers that run here, and those that do not with the reason."""
+    found, refused = [], []
+    for name in options.peers:
+        try:
+            found.append(open_peer(name, bundle, clips, graph, probabilities, options.training_checkpoint, threads))
+        except DynvidError as error:
+            refused.append(Peer(name, None, str(error)))
+    return found, refused
+
+
+def _measure_table(
+    bundle: Bundle, backend: Backend, loads: Loads, options: Options, report: Callable[[str], None]
+) -> list[SegmentTime]:
+    sizes = _sizes(options.batch)
+    along, static = (
+        BatchExecutor(bundle, backend, options.precision, loads.route, 1, [sizes] * segments, full=full)
+        for full, segments in ((False, len(bundle.manifest.route.cells)), (True, 1))
+    )
+    return measure_calls(along, static, sizes, options.seconds, report)
+
+
+def _sizes(batch: int) -> list[int]:
+    """Return the batches to measure: all of few, every second or fourth of many, and the largest."""
+    step = 1 if batch <= 4 else 2 if batch <= 16 else 4
+    return sorted({1, *range(step, batch + 1, step), batch})

@@ -1,0 +1,160 @@
+"""The stream measured for real, offline and under load, beside the simulator's policies on the same videos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..grid.bundle import Bundle
+from ..grid.manifest import Precision
+from ..runtime.backends.base import Backend
+from .baselines import oracle, serve_batches
+from .clips import Clips
+from .contestants import Load
+from .cost_tables import CostTable
+from .report import LaunchSpan, StreamRun
+from .served import Exits, Floats, Run, poisson_arrivals
+from .simulator import simulate
+from .stream_runs import Bed, Served, WatchedExecutor
+
+PASSES = 5
+LEAST, MOST = 60, 20000
+"""Videos of one run."""
+LOADS = (0.70, 0.90)
+"""Shares of the oracle's throughput at which videos arrive; latency ratios are of the first, stability of the last."""
+
+OFFLINE, NEVER, STATIC = "offline", "offline, no exits", "offline, static network"
+
+
+class StreamBench:
+    """Runs of one operating point.
+
+    Args:
+        bundle: the bundle.
+        open_backend: returns what computes; called in the thread that it is for.
+        precision: of the graphs.
+        load: of fused segments.
+        clips: to classify.
+        exits: [clips], where each leaves at the operating point, 1-based.
+        chosen: thresholds and temperatures of the operating point.
+        table: t_k(n), measured.
+        batch: most videos of one call.
+        seconds: that each run should take.
+        report: gets a line about each step.
+
+    Attributes:
+        served: every real run, by name, pass after pass.
+        slots: videos in flight at most.
+    """
+
+    def __init__(
+        self, bundle: Bundle, open_backend: Callable[[], Backend], precision: Precision, load: Load, clips: Clips, exits: Exits,
+        chosen: tuple[Sequence[float | None], Sequence[float] | None], table: CostTable, batch: int, seconds: float,
+        report: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._bundle, self._open_backend, self._precision, self._load = bundle, open_backend, precision, load
+        self._sources, self._exits, self._chosen = clips.sources(bundle.manifest), exits, chosen
+        self._table, self._batch, self._seconds, self._report = table, batch, seconds, report
+        self.slots = 2 * len(table.segments) * batch
+        self.served: dict[str, list[Served]] = {OFFLINE: [], NEVER: [], STATIC: []}
+
+    def run(self) -> tuple[list[StreamRun], list[float]]:
+        """Return every run, real ones and simulated ones, and the throughput over the oracle's of each offline pass."""
+        order = self._order(self._per_s(self._exits))
+        bound = oracle(self._table, self._exits[order], self._batch)
+        efficiencies = []
+        with ExitStack() as stack:
+            bed = stack.enter_context(self._bed(full=False))
+            static = stack.enter_context(self._bed(full=True))
+            for number in range(PASSES):
+                self._report(f"stream: pass {number + 1}/{PASSES}")
+                bed.judge_by(*self._chosen)
+                served = self._serve(OFFLINE, bed, order)
+                efficiencies.append(served.run.videos_per_s / bound.videos_per_s)
+                bed.judge_by(None, None)
+                few = order[: max(LEAST, len(order) // 2)]
+                self._serve(NEVER, bed, few)
+                self._serve(STATIC, static, few)
+            bed.judge_by(*self._chosen)
+            rows = [self._middle(name, bound if name == OFFLINE else None) for name in (OFFLINE, NEVER, STATIC)]
+            rows += self._simulated(order, bound)
+            for share in LOADS:
+                rows.append(self._under_load(bed, share, bound.videos_per_s))
+        return rows, efficiencies
+
+    def launches(self) -> tuple[LaunchSpan, ...]:
+        """Return the launches of the first pass of each run."""
+        return tuple(span for runs in self.served.values() for span in runs[0].launches)
+
+    def _bed(self, full: bool) -> Bed:
+        sizes = range(1, self._batch + 1)
+        segments = 1 if full else len(self._table.segments)
+        slots = 2 * self._batch if full else self.slots
+        table = CostTable((self._table.static,), self._table.static, self._table.source) if full else self._table
+        own = (None, None) if full else self._chosen
+
+        def open_executor() -> WatchedExecutor:
+            return WatchedExecutor(
+                self._bundle, self._open_backend(), self._precision, self._load, slots, [sizes] * segments, full=full
+            )
+
+        mode = "static" if full else "throughput"
+        return Bed(open_executor, table, self._sources, thresholds=own[0], temperatures=own[1], mode=mode)
+
+    def _serve(self, name: str, bed: Bed, order: NDArray[np.int64], arrivals: Floats | None = None) -> Served:
+        served = bed.serve(name, order.tolist(), arrivals)
+        self.served.setdefault(name, []).append(served)
+        return served
+
+    def _middle(self, name: str, bound: Run | None) -> StreamRun:
+        """Return the pass of median throughput."""
+        passes = sorted(self.served[name], key=lambda served: served.run.videos_per_s)
+        return _row(name, passes[len(passes) // 2], None, bound)
+
+    def _under_load(self, bed: Bed, share: float, most_per_s: float) -> StreamRun:
+        rate, name = share * most_per_s, f"Poisson, {share:.0%} of the oracle"
+        order = self._order(rate, seed=1)
+        self._report(f"stream: {len(order)} videos, {name}")
+        arrivals = poisson_arrivals(rate, len(order))
+        served = self._serve(name, bed, order, arrivals)
+        return _row(name, served, rate, oracle(self._table, self._exits[order], self._batch, arrivals))
+
+    def _simulated(self, order: NDArray[np.int64], bound: Run) -> list[StreamRun]:
+        table, exits, batch = self._table, self._exits[order], self._batch
+        runs = [
+            simulate(table, exits, batch, mode="static"),
+            *(serve_batches(table, exits, batch, compact=compact) for compact in (False, True)),
+            simulate(table, exits, batch, slots=self.slots),
+            bound,
+        ]
+        return [
+            StreamRun(
+                OFFLINE, run.policy, False, None, len(order), run.videos_per_s, run.videos_per_s / bound.videos_per_s,
+                run.p_s(50) * 1e3, run.p_s(90) * 1e3, run.p_s(99) * 1e3, None, None, run.growth, (), (), run.in_flight,
+            )
+            for run in runs
+        ]  # fmt: skip
+
+    def _per_s(self, exits: Exits) -> float:
+        return oracle(self._table, exits, self._batch).videos_per_s
+
+    def _order(self, per_s: float, seed: int = 0) -> NDArray[np.int64]:
+        """Return the clips of a run, as many as it should take; every clip as often as any other, to one."""
+        count = int(np.clip(per_s * self._seconds, LEAST, MOST))
+        whole = np.tile(np.arange(len(self._exits)), -(-count // len(self._exits)))[:count]
+        return np.random.default_rng(seed).permutation(whole)
+
+
+def _row(name: str, served: Served, rate: float | None, bound: Run | None) -> StreamRun:
+    run = served.run
+    under_load = rate is not None and bound is not None
+    return StreamRun(
+        name, "re-batched" if name != STATIC else "static", True, rate, len(run.latency_s), run.videos_per_s,
+        run.videos_per_s / bound.videos_per_s if bound is not None and not under_load else None,
+        run.p_s(50) * 1e3, run.p_s(90) * 1e3, run.p_s(99) * 1e3,
+        bound.p_s(50) * 1e3 if under_load and bound else None, bound.p_s(99) * 1e3 if under_load and bound else None,
+        run.growth, served.fills, served.wait_ms, served.in_flight,
+    )  # fmt: skip

@@ -1,0 +1,185 @@
+"""Many videos at once, for real: a stream on clips in memory, offline or as they arrive, and where its time went."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.answer import Answer
+from ..runtime.batch_executor import BatchExecutor
+from ..runtime.slots import Slot
+from ..runtime.stream import Stream
+from .clips import InOrder
+from .cost_tables import CostTable
+from .report import LaunchSpan
+from .served import Exits, Floats, Run
+
+MOST_LAUNCHES = 2000
+"""Launches of a run that are kept for the trace."""
+
+
+class WatchedExecutor(BatchExecutor):
+    """A batch executor that notes its launches.
+
+    Attributes:
+        launches: (segment, rows of the store, start, seconds) by ``time.perf_counter``.
+        most_held: most slots that were held during a launch.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.launches: list[tuple[int, tuple[int, ...], float, float]] = []
+        self.most_held = 0
+        super().__init__(*arguments, **options)
+
+    def run(
+        self, index: int, slots: Sequence[Slot], frames: Sequence[NDArray[np.float32]] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run one segment, as every batch executor does."""
+        started = time.perf_counter()
+        answers = super().run(index, slots, frames)
+        self.launches.append((index, tuple(s.index for s in slots), started, time.perf_counter() - started))
+        self.most_held = max(self.most_held, self.store.slots.count - self.store.slots.free)
+        return answers
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a stream did.
+
+    Attributes:
+        run: latencies, exits and seconds.
+        fills: [segment][n], launches with n videos.
+        wait_ms: [segment], mean wait in its queue.
+        in_flight: most videos that held a slot.
+        frames_s, copies_s, calls_s: of the executor, as ``BatchExecutor``.
+        filled_s: what the launches should have taken, by t_k(n), without their padding; ``padded_s``: with it.
+        launches: the first of them.
+    """
+
+    run: Run
+    fills: tuple[tuple[int, ...], ...]
+    wait_ms: tuple[float, ...]
+    in_flight: int
+    frames_s: float
+    copies_s: float
+    calls_s: float
+    filled_s: float
+    padded_s: float
+    launches: tuple[LaunchSpan, ...]
+
+
+class Bed:
+    """A stream kept open for several runs on the same clips; a context manager.
+
+    Args:
+        open_executor: as ``Stream``.
+        table: t_k(n).
+        clips: to classify.
+        options: of ``Stream``.
+    """
+
+    def __init__(
+        self, open_executor: Callable[[], WatchedExecutor], table: CostTable, clips: Sequence[InOrder], **options: Any
+    ) -> None:
+        self._table, self._clips = table, clips
+        self._stream = Stream(open_executor, cost=lambda k, n: table.ms(k, n) / 1e3, decoders=1, **options)
+        self._executor = self._stream.executor
+        assert isinstance(self._executor, WatchedExecutor)
+        self.watched: WatchedExecutor = self._executor
+        for _ in self._stream.classify(clips):  # warm
+            pass
+
+    def __enter__(self) -> Bed:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self._stream.close()
+
+    def judge_by(self, thresholds: Sequence[float | None] | None, temperatures: Sequence[float] | None) -> None:
+        """Let videos leave by other thresholds from now on."""
+        self._stream.judge_by(thresholds, temperatures)
+
+    def serve(self, name: str, order: Sequence[int], arrivals: Floats | None = None) -> Served:
+        """Return what becomes of some videos.
+
+        Args:
+            name: of the run.
+            order: [videos], the clip that each is.
+            arrivals: [videos], seconds, ascending; None: all there from the start.
+
+        Raises:
+            DynvidError: If a video has no answer.
+        """
+        executor, stats = self.watched, self._stream.stats
+        fills, waited = [list(f) for f in stats.fills], list(stats.waited_s)
+        before = executor.frames_s, executor.copies_s, executor.calls_s
+        executor.launches.clear()
+        executor.most_held = 0
+        begun = time.perf_counter()
+        latency, exits, seconds = (
+            self._offline(order, begun) if arrivals is None else self._arriving(order, arrivals, begun)
+        )
+        counts = tuple(tuple(b - a for a, b in zip(*two, strict=True)) for two in zip(fills, stats.fills, strict=True))
+        videos = [sum(n * c for n, c in enumerate(row)) for row in counts]
+        spent = [b - a for a, b in zip(waited, stats.waited_s, strict=True)]
+        frames_s, copies_s, calls_s = (
+            b - a for a, b in zip(before, (executor.frames_s, executor.copies_s, executor.calls_s), strict=True)
+        )
+        filled = padded = 0.0
+        for index, rows, _, _ in executor.launches:
+            sizes = executor.buckets[index - 1]
+            filled += self._table.ms(index, len(rows)) / 1e3
+            padded += self._table.ms(index, next(size for size in sizes if size >= len(rows))) / 1e3
+        return Served(
+            Run(name, latency, exits, seconds, calls_s),
+            counts,
+            tuple(s * 1e3 / max(1, v) for s, v in zip(spent, videos, strict=True)),
+            executor.most_held,
+            frames_s, copies_s, calls_s, filled, padded,
+            tuple(
+                LaunchSpan(name, index, rows, (start - begun) * 1e3, s * 1e3)
+                for index, rows, start, s in executor.launches[:MOST_LAUNCHES]
+            ),
+        )  # fmt: skip
+
+    def _offline(self, order: Sequence[int], begun: float) -> tuple[Floats, Exits, float]:
+        latency, exits = [], []
+        for _, answer in self._stream.classify(self._clips[clip] for clip in order):
+            latency.append(time.perf_counter() - begun)
+            exits.append(_answered(answer).checkpoint)
+        return np.array(latency), np.array(exits), latency[-1]
+
+    def _arriving(self, order: Sequence[int], arrivals: Floats, begun: float) -> tuple[Floats, Exits, float]:
+        done = np.zeros(len(order))
+        left = threading.Semaphore(0)
+        futures: list[Future[Answer]] = []
+
+        def note(place: int) -> None:
+            done[place] = time.perf_counter() - begun
+            left.release()
+
+        for place, (clip, at) in enumerate(zip(order, arrivals.tolist(), strict=True)):
+            ahead = begun + at - time.perf_counter()
+            if ahead > 0:
+                time.sleep(ahead)
+            future = self._stream.submit(self._clips[clip])
+            future.add_done_callback(lambda _, place=place: note(place))  # type: ignore[misc]
+            futures.append(future)
+        self._stream.flush()
+        for _ in order:
+            left.acquire()
+        exits = np.array([_answered(future.exception() or future.result()).checkpoint for future in futures])
+        return done - arrivals, exits, float(done.max())
+
+
+def _answered(answer: Answer | BaseException) -> Answer:
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer

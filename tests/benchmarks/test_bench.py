@@ -1,0 +1,262 @@
+"""The whole benchmark on a small network: every figure is there, and hangs together with the others."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from samples import TINY
+
+from dynvid.benchmarks.bench import Options, bench
+from dynvid.benchmarks.clips import InOrder, random_clips, read_clips
+from dynvid.benchmarks.contestants import CELLS, COPY, HALVES, NO_EXITS, SPANS, STATIC, Loads
+from dynvid.benchmarks.peers import open_peer
+from dynvid.benchmarks.report_files import write_report
+from dynvid.benchmarks.stream_bench import NEVER, OFFLINE
+from dynvid.benchmarks.stream_bench import STATIC as STATIC_STREAM
+from dynvid.exporter.fuse import fuse
+from dynvid.grid.errors import BackendError, ListError, UsageError
+from dynvid.grid.fusion import fused_full
+from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.session import ArraySource, Session
+
+CLIPS = 12
+QUICK = Options(qs=(1.2, 2.0), threads=1, batch=2, rounds=2, seconds=0.1, stream_seconds=0.01)
+
+
+@pytest.fixture(scope="module")
+def clips(tiny_bundle):
+    return random_clips(tiny_bundle.manifest, CLIPS)
+
+
+@pytest.fixture(scope="module")
+def fused(tiny_bundle):
+    return lambda segment: fuse(tiny_bundle, segment, "fp32")
+
+
+@pytest.fixture(scope="module")
+def loads(fused):
+    return lambda _: Loads(None, fused, fused)
+
+
+@pytest.fixture(scope="module")
+def report(tiny_bundle, clips, loads):
+    labelled = dataclasses.replace(clips, labels=np.zeros(CLIPS, np.int64))
+    return bench(tiny_bundle, "onnxruntime", loads, labelled, QUICK, lambda _: None)
+
+
+def point(report, name):
+    return next(p for p in report.points if p.name == name)
+
+
+def test_everyone_was_measured_on_every_clip_in_every_round(report):
+    names = {STATIC, COPY, HALVES, CELLS, SPANS, NO_EXITS, "q = 1.2", "q = 2"}
+    counted = {name: sum(s.contestant == name for s in report.samples) for name in names}
+    assert counted == dict.fromkeys(names, 2 * CLIPS)
+    assert {s.contestant for s in report.samples} == names
+
+
+def test_operating_points_cost_what_their_exits_cost(report, tiny_bundle):
+    manifest = tiny_bundle.manifest
+    full = manifest.costs.checkpoint(manifest.route.full, 1) / 1e9
+    assert [p.name for p in report.points] == ["q = 1.2", "q = 2", NO_EXITS, STATIC]
+    along = [manifest.costs.checkpoint(manifest.route, k) / 1e9 for k in range(1, len(manifest.route.cells) + 1)]
+    for found in report.points[:2]:
+        assert found.gmacs == pytest.approx(np.dot(found.shares, along))
+        assert found.fraction == pytest.approx(found.gmacs / full)
+        left = [0 if latency is None else latency.videos for latency in found.exit_latency]
+        assert left == [round(2 * CLIPS * share) for share in found.shares]
+        assert found.latency.videos == 2 * CLIPS
+    assert point(report, "q = 2").gmacs > point(report, "q = 1.2").gmacs
+    assert (point(report, NO_EXITS).gmacs, point(report, STATIC).gmacs) == pytest.approx((along[-1], full))
+    assert report.setting.gmacs == pytest.approx(full)
+
+
+def test_agreement_and_accuracy_are_those_of_the_session(report, tiny_bundle, clips):
+    backend, order = open_backend("onnxruntime"), tiny_bundle.manifest.grid.frame_order
+    found = point(report, "q = 1.2")
+    session = Session(tiny_bundle, backend, found.thresholds)
+    static = Session(tiny_bundle, backend, route=tiny_bundle.manifest.route.full)
+    temporal = [ArraySource(clip[np.argsort(order)]) for clip in clips.frames]
+    own = [session.classify(source) for source in temporal]
+    wanted = [static.classify(source).class_index for source in temporal]
+    assert found.agreement.value == np.mean([p.class_index == w for p, w in zip(own, wanted, strict=True)])
+    assert found.accuracy.value == np.mean([p.class_index == 0 for p in own])
+    assert [s.exit for s in report.samples if s.contestant == "q = 1.2" and s.round == 0] != []
+    exits = {s.clip: s.exit for s in report.samples if s.contestant == "q = 1.2"}
+    assert exits == {clip: p.checkpoint for clip, p in enumerate(own)}
+    assert point(report, STATIC).agreement.value == 1.0
+
+
+def test_ratios_follow_from_the_samples(report):
+    by = {r.name: r for r in report.ratios}
+    assert list(by) == [
+        "split_overhead", "split_overhead_cells", "progressive_penalty", "flops_realisation", "flops_realisation_offline",
+        "scheduler_efficiency", "latency_ratio_p50", "latency_ratio_p99",
+    ]  # fmt: skip
+
+    def median(*names):
+        return float(np.median([s.ms for s in report.samples if s.contestant in names]))
+
+    static = min(median(STATIC, COPY), median(HALVES))
+    assert by["split_overhead"].estimate.value == pytest.approx(median(SPANS) / static)
+    assert by["split_overhead_cells"].estimate.value == pytest.approx(median(CELLS) / static)
+    assert by["progressive_penalty"].estimate.value == pytest.approx(median(NO_EXITS) / static)
+    main = report.points[0]
+    realised = static / main.latency.mean_ms.value * main.fraction
+    assert by["flops_realisation"].estimate.value == pytest.approx(realised)
+    for ratio in report.ratios:
+        assert ratio.estimate.low <= ratio.estimate.value <= ratio.estimate.high
+        below = ratio.bar.startswith("<=")
+        bar = float(ratio.bar.split()[1])
+        assert ratio.meets == (ratio.estimate.value <= bar if below else ratio.estimate.value >= bar)
+
+
+def test_the_stream_served_every_video_and_counts_its_launches(report):
+    measured = [run for run in report.streams if run.measured]
+    assert [r.name for r in measured][:3] == [OFFLINE, NEVER, STATIC_STREAM]
+    assert sum(r.rate_per_s is not None for r in measured) == 2
+    for run in measured:
+        entered = sum(n * count for n, count in enumerate(run.fills[0]))
+        assert entered == run.videos >= 60
+        assert run.in_flight >= 1
+        assert all(row[0] == 0 for row in run.fills)
+    through = next(r for r in measured if r.name == NEVER)
+    assert [sum(n * c for n, c in enumerate(row)) for row in through.fills] == [through.videos] * len(through.fills)
+    policies = [run.policy for run in report.streams if not run.measured]
+    assert policies == ["static", "no compaction", "compaction only", "re-batched, throughput", "oracle"]
+    assert report.launches
+    assert {span.run for span in report.launches} == {run.name for run in measured}
+
+
+def test_what_lies_between_ideal_and_measured_adds_up(report):
+    for found in report.breakdowns:
+        assert found.ideal_ms + sum(part.ms for part in found.parts) == pytest.approx(found.actual_ms)
+    single, stream = report.breakdowns
+    assert single.actual_ms == pytest.approx(report.points[0].latency.mean_ms.value)
+    assert stream.actual_ms == pytest.approx(1e3 / report.points[0].offline_videos_per_s)
+
+
+def test_the_table_has_every_call_and_the_files_are_written(report, tmp_path):
+    segments = len(report.points[0].thresholds)
+    assert [(e.index, e.batch) for e in report.table] == [(k, n) for k in range(segments + 1) for n in (1, 2)]
+    write_report(report, tmp_path / "report")
+    found = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert found["flops_realisation"]["estimate"]["value"] == report.ratios[3].estimate.value
+    assert found["memory"]["slots"] == 2 * segments * 2
+
+
+def test_a_run_beside_others_is_not_valid(tiny_bundle, clips, loads, monkeypatch):
+    monkeypatch.setattr("dynvid.benchmarks.bench.others_share", lambda before, after: 0.3)
+    found = bench(tiny_bundle, "onnxruntime", loads, clips, QUICK, lambda _: None)
+    assert any("other processes used 30%" in fault for fault in found.setting.faults)
+    assert found.points[0].accuracy is None
+
+
+def test_without_onnx_what_needs_it_is_left_out_and_said(tiny_bundle, clips, fused):
+    found = bench(tiny_bundle, "onnxruntime", lambda _: Loads(None, fused, None), clips, QUICK, lambda _: None)
+    ratio = found.ratios[0]
+    assert (ratio.name, ratio.estimate, ratio.meets) == ("split_overhead", None, None)
+    assert "dynvid[export]" in ratio.note
+    assert HALVES not in {s.contestant for s in found.samples}
+
+
+# peers
+
+
+def test_peers_compute_the_static_network(tiny_bundle, clips, fused, exports):
+    graph = fused(fused_full(tiny_bundle.manifest, "fp32"))
+    static = Session(tiny_bundle, open_backend("onnxruntime"), route=tiny_bundle.manifest.route.full)
+    wanted = static.classify(clips.sources(tiny_bundle.manifest)[0]).probabilities[0]
+    for name in ("openvino", "torch"):
+        peer = open_peer(name, tiny_bundle, clips, graph, wanted, exports.training_checkpoint(TINY), 1)
+        assert peer.name.startswith(name)
+        assert peer.run(0) == 1
+    with pytest.raises(BackendError, match="computes something else"):
+        open_peer("openvino", tiny_bundle, clips, graph, np.roll(wanted, 1), None, 1)
+    with pytest.raises(UsageError, match="needs the training checkpoint"):
+        open_peer("torch", tiny_bundle, clips, graph, wanted, None, 1)
+
+
+def test_a_peer_that_does_not_run_is_reported_with_the_reason(tiny_bundle, clips, fused):
+    options = dataclasses.replace(QUICK, peers=("torch", "openvino"), rounds=1)
+    found = bench(tiny_bundle, "onnxruntime", lambda _: Loads(None, fused, None), clips, options, lambda _: None)
+    assert [peer.latency is None for peer in found.peers] == [False, True]
+    assert "training checkpoint" in found.peers[1].error
+
+
+# clips
+
+
+def test_clips_in_permuted_order_give_views(tiny_bundle, clips):
+    order = tiny_bundle.manifest.grid.frame_order
+    source = InOrder(clips.frames[0], order)
+    assert np.shares_memory(source.read(order[2:5]), clips.frames)
+    assert source.read(order[2:5]).tobytes() == clips.frames[0, 2:5].tobytes()
+
+
+def test_clips_of_a_list_are_decoded_labelled_and_timed(tiny_bundle, tmp_path):
+    manifest, rng = tiny_bundle.manifest, np.random.default_rng(2)
+    rows = ["video,label"]
+    for number in range(10):
+        np.save(tmp_path / f"{number}.npy", rng.integers(0, 256, (9, 40, 48, 3), np.uint8))
+        rows.append(f"{number}.npy,{'abcde'[number % 5]}")
+    path = tmp_path / "list.csv"
+    path.write_text("\n".join(rows))
+    found = read_clips(path, manifest, 9, lambda _: None)
+    assert found.labels.tolist() == [n % 5 for n in range(9)]
+    assert found.frames.shape[:2] == (9, manifest.grid.num_frames)
+    assert found.decode.videos == 9 and found.decode.mean_ms > 0
+    assert "9 videos of list.csv" in found.source
+    path.write_text("\n".join([*rows[:-1], "9.npy,none"]))
+    with pytest.raises(ListError, match="no class"):
+        read_clips(path, manifest, 10, lambda _: None)
+    with pytest.raises(UsageError, match="2 clips: expected at least"):
+        read_clips(path, manifest, 2, lambda _: None)
+
+
+# the command
+
+
+def dynvid(*arguments):
+    command = [sys.executable, "-m", "dynvid.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+
+
+def test_the_command_measures_and_writes(tiny_bundle, tmp_path):
+    quick = ("--clips", 12, "--rounds", 1, "--seconds", 0.1, "--stream-seconds", 0.01, "--batch", 2, "--threads", 1)
+    done = dynvid("bench", tiny_bundle.root, "-o", tmp_path / "r", "--engines", tmp_path / "e", *quick, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for name in ("split_overhead", "progressive_penalty", "flops_realisation", "scheduler_efficiency",
+                 "latency_ratio_p50", "latency_ratio_p99"):  # fmt: skip
+        assert math.isfinite(found[name]["estimate"]["value"])
+    assert found["setting"]["command"].startswith("dynvid bench")
+    assert json.loads((tmp_path / "r" / "report.json").read_text()) == found
+    assert (tmp_path / "r" / "report.html").read_text().startswith("<!")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--backend", "null"), 2, "computes nothing"),
+        (("--clips", "3"), 2, "3 clips: expected at least"),
+        (("--data", "nothing.csv"), 3, "nothing.csv"),
+        (("--threads", "999"), 2, "999 threads"),
+        (("--precision", "fp16", "--thresholds", "none.json"), 3, "none.json"),
+        (("--q", "0"), 2, "--q"),
+    ],
+)
+def test_wrong_inputs_are_refused_in_one_line(tiny_bundle, tmp_path, arguments, code, says):
+    done = dynvid("bench", tiny_bundle.root, "-o", tmp_path / "r", "--engines", tmp_path / "e", *arguments)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_of_other_things_is_left_alone(tiny_bundle, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    done = dynvid("bench", tiny_bundle.root, "-o", tmp_path)
+    assert done.returncode == 2 and "mine.txt" in done.stderr
