@@ -1,7 +1,8 @@
 """The batch executor: one segment of the route at a time, for whichever videos come together there.
 
 A call works on buffers of its own: before it the rows of its videos are copied there from the state store, after it what it
-wrote is copied back. So videos can be batched anew at every checkpoint, and a call that fails leaves their state as it was.
+wrote is copied back. So videos can be batched anew at every checkpoint. A call for one video works on its row of the store
+itself, where the backend can prepare a call for each row. A call that fails leaves the state of its videos as it was.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..grid.tensors import TensorSpec
 from .backends.base import Backend, Call, Value
 from .call_times import Cost
 from .slots import Slot
-from .state_store import Key, StateStore, key_of
+from .state_store import Key, Kind, StateStore, kind_of
 
 Floats = NDArray[np.float32]
 
@@ -38,8 +39,8 @@ class _Prepared:
     rows: int
     call: Call
     frames: Value | None
-    inputs: Mapping[Key, Value]
-    outputs: Mapping[Key, Value]
+    inputs: Mapping[Key, Value]  # to copy to before it; empty where it works on the store
+    outputs: Mapping[Key, Value]  # and from after it
     answers: tuple[Value, Value]
 
 
@@ -98,9 +99,10 @@ class BatchExecutor:
         self._inputs = self._buffers([segment.inputs for segment in self.segments])
         self._outputs = self._buffers([segment.outputs for segment in self.segments])
         largest = max(sizes[-1] for sizes in self.buckets)
-        shapes = {key[1] for key in self._inputs if key[0] == "frames"}
+        shapes = {kind[1] for kind in self._inputs if kind[0] == "frames"}
         self._staged = {shape: np.zeros((largest, *shape), np.float32) for shape in shapes}  # on the host
         self._prepared: dict[tuple[int, int], _Prepared] = {}
+        self._on_row: dict[tuple[int, int], _Prepared | None] = {}
 
     def run(self, index: int, slots: Sequence[Slot], frames: Sequence[Floats] | None) -> tuple[Floats, Floats]:
         """Run one segment for some videos; return logits and probabilities, each [videos, classes].
@@ -116,12 +118,13 @@ class BatchExecutor:
             BackendError: If the call fails; the videos' state is as it was.
         """
         rows = self.store.rows(slots)
-        prepared = self._prepare(index, self._bucket(index, len(rows)))
+        prepared = self._prepare_for(index, rows)
         padding = prepared.rows - len(rows)
         started = time.perf_counter()
         self._write_frames(index, prepared, frames, len(rows))
         written = time.perf_counter()
         self.store.gather([*rows, *rows[:1] * padding], prepared.inputs)
+        self.store.writing(self.store.writes[index - 1].values(), rows)
         gathered = time.perf_counter()
         prepared.call()
         logits, probabilities = (answer[: len(rows)].copy() for answer in self.backend.fetch(prepared.answers))
@@ -177,27 +180,49 @@ class BatchExecutor:
                 staged[row] = frames[row if row < videos else 0]
             self.backend.write(prepared.frames, staged)
 
+    def _prepare_for(self, index: int, rows: Sequence[int]) -> _Prepared:
+        """Return the call of a segment for these rows: on the store itself for one row, where that can be, else on buffers."""
+        size = self._bucket(index, len(rows))
+        if size > 1:
+            return self._prepare(index, size)
+        place = (index, rows[0])
+        if place not in self._on_row:
+            values = self.store.row(index, rows[0])
+            self._on_row[place] = None if values is None else self._bind(index, *values)
+        return self._on_row[place] or self._prepare(index, 1)
+
+    def _bind(self, index: int, reads: Mapping[str, Value], writes: Mapping[str, Value]) -> _Prepared:
+        """Return the call of a segment for one row on tensors of the store, by port."""
+        segment = self.segments[index - 1]
+        inputs = {s.name: self.backend.rows(self._inputs[kind_of(s)], 1) for s in segment.inputs if s.name not in reads}
+        outputs = {
+            s.name: self.backend.rows(self._outputs[kind_of(s)], 1) for s in segment.outputs if s.name not in writes
+        }
+        call = self.backend.record([self._programs[index - 1].prepare({**inputs, **reads}, {**outputs, **writes})])
+        return _Prepared(1, call, inputs.get("frames"), {}, {}, (outputs["logits"], outputs["probabilities"]))
+
     def _prepare(self, index: int, rows: int) -> _Prepared:
         """Return the call of a segment for so many rows, prepared once."""
         if (index, rows) not in self._prepared:
             segment = self.segments[index - 1]
-            inputs = {s.name: self.backend.rows(self._inputs[key_of(s)], rows) for s in segment.inputs}
-            outputs = {s.name: self.backend.rows(self._outputs[key_of(s)], rows) for s in segment.outputs}
+            inputs = {s.name: self.backend.rows(self._inputs[kind_of(s)], rows) for s in segment.inputs}
+            outputs = {s.name: self.backend.rows(self._outputs[kind_of(s)], rows) for s in segment.outputs}
+            reads, writes = self.store.reads[index - 1], self.store.writes[index - 1]
             call = self.backend.record([self._programs[index - 1].prepare(inputs, outputs)])
             self._prepared[index, rows] = _Prepared(
                 rows,
                 call,
                 inputs.get("frames"),
-                {key_of(s): inputs[s.name] for s in segment.inputs if s.name.startswith("in.")},
-                {key_of(s): outputs[s.name] for s in segment.outputs if s.name.startswith("out.")},
+                {key: inputs[port] for port, key in reads.items()},
+                {key: outputs[port] for port, key in writes.items()},
                 (outputs["logits"], outputs["probabilities"]),
             )
         return self._prepared[index, rows]
 
-    def _buffers(self, ports: Sequence[Sequence[TensorSpec]]) -> dict[Key, Value]:
+    def _buffers(self, ports: Sequence[Sequence[TensorSpec]]) -> dict[Kind, Value]:
         """Return a tensor for each kind of port, with rows for the largest bucket of a segment that has it."""
-        rows: dict[Key, int] = {}
+        rows: dict[Kind, int] = {}
         for specs, sizes in zip(ports, self.buckets, strict=True):
             for spec in specs:
-                rows[key_of(spec)] = max(rows.get(key_of(spec), 0), sizes[-1])
-        return {key: self.backend.zeros((count, *key[1]), key[2]) for key, count in rows.items()}
+                rows[kind_of(spec)] = max(rows.get(kind_of(spec), 0), sizes[-1])
+        return {kind: self.backend.zeros((count, *kind[1]), kind[2]) for kind, count in rows.items()}

@@ -150,6 +150,9 @@ class DeviceTensors:
             for value, place in zip(values, places, strict=True)
         ]
 
+    def row(self, value: DeviceTensor, index: int) -> None:
+        """Return None: every prepared call holds a CUDA graph, or addresses that TensorRT sets anew for each call."""
+
     def rows(self, value: DeviceTensor, count: int) -> DeviceTensor:
         """Return the first ``count`` rows of a tensor [batch, ...], without a copy.
 

@@ -6,7 +6,7 @@ another video.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,8 +15,12 @@ from ..grid.tensors import DType, TensorSpec
 from .backends.base import Backend, Value
 from .slots import Slot, SlotError, Slots
 
-Key = tuple[str, tuple[int, ...], DType]
+Kind = tuple[str, tuple[int, ...], DType]
 """What is handed on: its name, the shape of one video's, its dtype. A feature has another shape where more of it waits."""
+
+Key = tuple[str, tuple[int, ...], DType, int]
+"""A kind and its place, 0 or 1: a segment that reads and writes the same kind writes to the other place. So no call reads
+what it writes, and one that fails can be made again."""
 
 
 class StateStore:
@@ -30,6 +34,7 @@ class StateStore:
     Attributes:
         slots: the ledger; a row becomes NaN when its slot is released.
         arrays: [slots, ...] by key.
+        reads, writes: of each segment, the keys of its ports by name.
 
     Raises:
         UsageError: If there would be no row.
@@ -39,9 +44,8 @@ class StateStore:
     def __init__(self, backend: Backend, segments: Sequence[FusedSegment], count: int) -> None:
         self._backend = backend
         self.slots = Slots(count, lambda slot: self._poison(slot.index))
-        self.arrays: dict[Key, Value] = {
-            (name, shape, dtype): backend.zeros((count, *shape), dtype) for name, shape, dtype in keys(segments)
-        }
+        self.reads, self.writes = ports(segments)
+        self.arrays: dict[Key, Value] = {key: backend.zeros((count, *key[1]), key[2]) for key in keys(segments)}
         self._written: list[set[Key]] = [set(self.arrays) for _ in range(count)]  # what of a row is not NaN
         for row in range(count):
             self._poison(row)
@@ -62,10 +66,25 @@ class StateStore:
         for key, buffer in buffers.items():
             self._backend.take(self.arrays[key], rows, buffer)
 
+    def row(self, index: int, row: int) -> tuple[dict[str, Value], dict[str, Value]] | None:
+        """Return what segment ``index`` (1-based) reads and writes of one row, by port, [1, ...], without copies.
+
+        None where the backend has calls on buffers of their own only. What is written there is NaN again after a release.
+        """
+        found = [
+            {port: self._backend.row(self.arrays[key], row) for port, key in ports.items()}
+            for ports in (self.reads[index - 1], self.writes[index - 1])
+        ]
+        return None if any(value is None for values in found for value in values.values()) else (found[0], found[1])
+
+    def writing(self, keys: Iterable[Key], rows: Sequence[int]) -> None:
+        """Note that ``rows`` of these will hold something: to be said before a call writes there."""
+        for row in rows:
+            self._written[row].update(keys)
+
     def scatter(self, buffers: Mapping[Key, Value], rows: Sequence[int]) -> None:
         """Copy the first rows of ``buffers`` to ``rows``."""
-        for row in rows:
-            self._written[row].update(buffers)
+        self.writing(buffers, rows)
         for key, buffer in buffers.items():
             self._backend.put(buffer, self.arrays[key], rows)
 
@@ -75,16 +94,29 @@ class StateStore:
         self._written[row].clear()
 
 
-def key_of(spec: TensorSpec) -> Key:
-    """Return under what a port finds its tensor: ``in.NAME`` and ``out.NAME`` are the same one."""
+def kind_of(spec: TensorSpec) -> Kind:
+    """Return what a port carries: ``in.NAME`` and ``out.NAME`` the same."""
     return spec.name.removeprefix("in.").removeprefix("out."), spec.concrete(1, 1)[1:], spec.dtype
+
+
+def ports(segments: Sequence[FusedSegment]) -> tuple[list[dict[str, Key]], list[dict[str, Key]]]:
+    """Return, for each segment, the keys that its ``in.`` and its ``out.`` ports have, by name."""
+    held: dict[Kind, int] = {}  # the place where a kind is now
+    reads, writes = [], []
+    for segment in segments:
+        read = {s.name: kind_of(s) for s in segment.inputs if s.name.startswith("in.")}
+        written = {s.name: kind_of(s) for s in segment.outputs if s.name.startswith("out.")}
+        reads.append({port: (*kind, held[kind]) for port, kind in read.items()})
+        held |= {kind: 1 - held[kind] if kind in read.values() else held.get(kind, 0) for kind in written.values()}
+        writes.append({port: (*kind, held[kind]) for port, kind in written.items()})
+    return reads, writes
 
 
 def keys(segments: Sequence[FusedSegment]) -> Iterator[Key]:
     """Yield what the segments hand on, each once."""
-    yield from dict.fromkeys(key_of(spec) for s in segments for spec in s.outputs if spec.name.startswith("out."))
+    yield from dict.fromkeys(key for written in ports(segments)[1] for key in written.values())
 
 
 def bytes_per_video(segments: Sequence[FusedSegment]) -> int:
     """Return the size of a row: what one video in flight needs of a backend's memory, known before anything runs."""
-    return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for _, shape, dtype in keys(segments))
+    return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for _, shape, dtype, _ in keys(segments))

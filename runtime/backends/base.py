@@ -78,6 +78,10 @@ class Backend(Protocol):
         """Return the first ``count`` rows of a tensor [batch, ...], without a copy: at the same address."""
         ...
 
+    def row(self, value: Value, index: int) -> Value | None:
+        """Return one row [1, ...] of a tensor [batch, ...] without a copy; None where a call for each row would cost too much."""
+        ...
+
     def write(self, value: Value, array: NDArray[Any]) -> None:
         """Copy a host array of the same shape into a tensor, converting to its dtype."""
         ...

@@ -27,6 +27,10 @@ class HostArrays:
         """Return the first ``count`` rows, as a view."""
         return value[:count]
 
+    def row(self, value: NDArray[Any], index: int) -> NDArray[Any]:
+        """Return one row, as a view."""
+        return value[index : index + 1]
+
     def read(self, value: NDArray[Any]) -> NDArray[Any]:
         """Return ``value`` itself."""
         return value

@@ -162,6 +162,36 @@ def test_a_call_writes_the_rows_of_its_videos_only(opened, clips):
             assert array[row].tobytes() == before[key][row].tobytes()
 
 
+def test_a_video_alone_runs_on_its_row_of_the_store_and_nothing_is_copied(opened, clips, expected, monkeypatch):
+    executor = opened()
+    slots = [executor.store.slots.acquire() for _ in range(2)]
+    copied = []
+    monkeypatch.setattr(executor.backend, "take", lambda *given: copied.append(given))
+    monkeypatch.setattr(executor.backend, "put", lambda *given: copied.append(given))
+    for index in range(1, 5):
+        for slot, clip, wanted in zip(slots, clips, expected, strict=False):
+            assert run(executor, index, [slot], [clip]) == [wanted[index - 1]]
+    assert not copied
+    run(executor, 1, slots, clips[:2])
+    assert copied
+
+
+def test_a_call_that_fails_can_be_made_again(opened, clips, expected):
+    """Alone and among others: nothing that a call reads was written by it."""
+    executor = opened(backend=FailingBackend())
+    for videos in (1, 2):
+        slots = [executor.store.slots.acquire() for _ in range(videos)]
+        for index in range(1, 5):
+            executor.backend.failing = True
+            with pytest.raises(BackendError, match="out of luck"):
+                run(executor, index, slots, clips[:videos])
+            executor.backend.failing = False
+            assert run(executor, index, slots, clips[:videos]) == [e[index - 1] for e in expected[:videos]]
+        for slot in slots:
+            executor.store.slots.release(slot)
+        assert all(np.isnan(array).all() for array in executor.store.arrays.values())
+
+
 def test_padding_repeats_the_first_video_and_is_never_nan(tiny_bundle, graphs, clips):
     seen = []
 
