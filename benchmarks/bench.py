@@ -18,7 +18,7 @@ from ..calibration.scores import Scores
 from ..calibration.thresholds import exits as exits_of
 from ..calibration.thresholds import geometric_thresholds
 from ..grid.bundle import Bundle
-from ..grid.errors import DynvidError, UsageError
+from ..grid.errors import UsageError
 from ..grid.fusion import fused_full, fused_segments
 from ..grid.manifest import Manifest, Precision
 from ..grid.thresholds import Thresholds
@@ -34,7 +34,7 @@ from .peers import open_peer
 from .ratios import Gmacs, latency_ratios, offline_realisation, scheduler_efficiency, single_video_ratios
 from .referee import RefereeOrder
 from .refereed import Referee, judged
-from .report import Estimate, Memory, OperatingPoint, Peer, Report, Scenario, Setting
+from .report import Estimate, Latency, Memory, OperatingPoint, Peer, Report, Scenario, Setting
 from .rounds import Contestant, Samples, interleave
 from .stream_bench import LOADS, NEVER, OFFLINE, StreamBench
 from .stream_bench import STATIC as STATIC_STREAM
@@ -104,12 +104,14 @@ def bench(
 
     Raises:
         UsageError: If an option is out of range.
-        DynvidError: As opening the backend and the graphs; a peer that does not run is reported instead.
+        DynvidError: As opening the backend, the graphs and the peers.
     """
     if options.batch < 1 or (not options.qs and options.chosen is None):
         raise UsageError(
             f"batch {options.batch}, q {list(options.qs)}: expected a batch of at least 1 and one q or more"
         )
+    if options.training_checkpoint is None and any(name.startswith("torch") for name in options.peers):
+        raise UsageError("peer 'torch' needs the training checkpoint: give TRAINING_CHECKPOINT after BUNDLE")
     manifest, busy = bundle.manifest, cpu_seconds()
     opened = open_backend(backend, options.threads)
     threads, loads = options.threads or len(os.sched_getaffinity(0)), open_loads(opened)
@@ -118,7 +120,7 @@ def bench(
     along, static = field.answers(field.along), field.answers(field.static)
     points = _points(along, options)
     full = fused_full(manifest, options.precision)
-    peers, refused = _open_peers(bundle, clips, loads.route(full), static[0, 0], threads, options)
+    peers = _open_peers(bundle, clips, loads.route(full), static[0, 0], threads, options)
     contestants = [*field.contestants, *(field.point(p.name, p.thresholds, p.temperatures) for p in points), *peers]
     samples = Samples(interleave(contestants, len(clips.frames), options.seconds, options.rounds, report))
     copies_differ = abs(1 - samples.times(STATIC).value / samples.times(COPY).value)
@@ -168,7 +170,7 @@ def bench(
         setting,
         ratios,
         tuple(_figures(point, along, static, clips, manifest, samples, per_s) for point in _all_points(points, along)),
-        (*(Peer(p.name, samples.latency(p.name), None) for p in peers), *refused),
+        tuple(Peer(p.name, _latency(samples, p.name)) for p in peers),
         tuple(table),
         tuple(streams),
         (single_breakdown(samples, main.name, main.exits, costs, gmacs), stream_breakdown(stream.served[OFFLINE], stream.served[STATIC_STREAM], main.exits, costs, gmacs, options.batch)),
@@ -215,18 +217,22 @@ def _figures(
         float(np.array([cost(route, k) for k in range(1, checkpoints + 1)])[point.exits - 1].mean()) / 1e9
         for cost in (costs.checkpoint, costs.paper_checkpoint)
     )
-    latency = samples.latency(point.name)
-    assert latency is not None
     return OperatingPoint(
         point.name, point.q, point.thresholds,
         tuple((np.bincount(point.exits, minlength=checkpoints + 1)[1:] / len(point.exits)).tolist()),
         gmacs, paper, gmacs * 1e9 / costs.checkpoint(manifest.route.full, 1),
         None if clips.labels is None else _share(answers == clips.labels),
         _share(answers == wanted),
-        latency,
+        _latency(samples, point.name),
         tuple(samples.latency(point.name, left) for left in range(1, checkpoints + 1)),
         per_s.get(point.name),
     )  # fmt: skip
+
+
+def _latency(samples: Samples, name: str) -> Latency:
+    found = samples.latency(name)
+    assert found is not None  # everyone ran every clip
+    return found
 
 
 def _share(hits: NDArray[np.bool_]) -> Estimate:
@@ -267,15 +273,9 @@ def _ask_referee(
 
 def _open_peers(
     bundle: Bundle, clips: Clips, graph: bytes, probabilities: NDArray[np.float32], threads: int, options: Options
-) -> tuple[list[Contestant], list[Peer]]:
-    """Return the peers that run here, and those that do not with the reason."""
-    found, refused = [], []
-    for name in options.peers:
-        try:
-            found.append(open_peer(name, bundle, clips, graph, probabilities, options.training_checkpoint, threads))
-        except DynvidError as error:
-            refused.append(Peer(name, None, str(error)))
-    return found, refused
+) -> list[Contestant]:
+    path = options.training_checkpoint
+    return [open_peer(name, bundle, clips, graph, probabilities, path, threads) for name in dict.fromkeys(options.peers)]
 
 
 def _measure_table(

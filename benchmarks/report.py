@@ -94,13 +94,11 @@ class Peer:
 
     Attributes:
         name: such as ``openvino 2026.4.1, fp32``.
-        latency: one video at a time; None where it did not run.
-        error: why not.
+        latency: one video at a time.
     """
 
     name: str
-    latency: Latency | None
-    error: str | None
+    latency: Latency
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def _cost(figure: Figure, report: Report) -> None:
     shown, static = _shown(report), static_point(report)
     for point in shown:
         _cross(axes, point, point.gmacs, None, point.latency.mean_ms.value, point.latency.mean_ms)
-    peers = [(cut(peer.name, 36), peer.latency.mean_ms.value) for peer in report.peers if peer.latency]
+    peers = [(cut(peer.name, 36), peer.latency.mean_ms.value) for peer in report.peers]
     peers = [(name, ms) for name, ms in peers if math.isfinite(ms)]
     right = 1.08 * max(point.gmacs for point in shown)
     top = 1.1 * max(

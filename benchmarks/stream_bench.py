@@ -75,7 +75,7 @@ class StreamBench:
                 served = self._serve(OFFLINE, bed, order)
                 efficiencies.append(served.run.videos_per_s / bound.videos_per_s)
                 bed.judge_by(None, None)
-                few = order[: max(LEAST, len(order) // 2)]
+                few = order[: max(LEAST, len(order)) // 2]
                 self._serve(NEVER, bed, few)
                 self._serve(STATIC, static, few)
             bed.judge_by(*self._chosen)

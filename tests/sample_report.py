@@ -94,9 +94,8 @@ def sample_report(**changes):
         ),
         points=points,
         peers=(
-            Peer("onnxruntime 1.22.0, fp32", latency(20.1), None),
-            Peer("openvino 2025.2, fp32", latency(19.2), None),
-            Peer("torch.compile 2.10.0, fp32", None, "no C++ compiler was found"),
+            Peer("onnxruntime 1.22.0, fp32", latency(20.1)),
+            Peer("openvino 2025.2, fp32", latency(19.2)),
         ),
         table=table,
         streams=(

@@ -45,7 +45,7 @@ def test_no_line_is_wider_than_a_terminal(printed):
         report,
         setting=dataclasses.replace(report.setting, clips=long, faults=(long, long)),
         points=tuple(dataclasses.replace(point, name=long) for point in report.points),
-        peers=tuple(dataclasses.replace(peer, name=long, error=long) for peer in report.peers),
+        peers=tuple(dataclasses.replace(peer, name=long) for peer in report.peers),
         ratios=tuple(dataclasses.replace(ratio, note=long) for ratio in report.ratios),
         streams=tuple(dataclasses.replace(run, name=long, policy=long) for run in report.streams),
         scenarios=tuple(dataclasses.replace(run, target=long, reason=long) for run in report.scenarios),
