@@ -32,8 +32,8 @@ def single_breakdown(samples: Samples, point: str, exits: Exits, table: CostTabl
         f"one video at a time, {point}",
         ideal,
         (
-            Part("calls of segments, beyond their multiply-adds at the static call's rate", calls - within),
-            Part("around the calls: frames in, answers out, exits", (actual - calls) - (ideal - within)),
+            Part("segments' calls, beyond ideal", calls - within),
+            Part("frames in, answers out, exits", (actual - calls) - (ideal - within)),
         ),
         actual,
     )
@@ -56,11 +56,11 @@ def stream_breakdown(
         for seconds in (served.filled_s, served.padded_s, served.calls_s, served.copies_s, served.frames_s)
     )
     parts = (
-        Part("calls of segments at their best batch, beyond the ideal", best - ideal),
-        Part("batches less full than the best", filled - best),
+        Part("segments' calls, beyond ideal", best - ideal),
+        Part("batches not at their best", filled - best),
         Part("padding", padded - filled),
-        Part("calls longer than measured alone", calls - padded),
-        Part("copies from and to the state store", copies),
+        Part("calls longer than alone", calls - padded),
+        Part("copies: state store", copies),
         Part("frames into batches", frames),
         Part("scheduling, exits, answers", actual - calls - copies - frames),
     )
