@@ -203,8 +203,8 @@ def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> Non
 @cli.command("build-engines")
 @click.argument("bundle", type=PATH)
 @click.option("--fp16", is_flag=True, help="Build the typed fp16 graphs; the fp32 ones by default.")
-@click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime"]), default="tensorrt-rtx",
-              show_default=True, help="tensorrt builds on the GPU it is for; tensorrt-rtx builds anywhere; onnxruntime keeps the fused segments for a CPU.")  # fmt: skip
+@click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]), default="tensorrt-rtx",
+              show_default=True, help="tensorrt builds on the GPU it is for; tensorrt-rtx builds anywhere; onnxruntime and openvino keep the fused segments for a CPU.")  # fmt: skip
 @click.option("--target", help="For tensorrt-rtx, such as sm86,sm89, or current; by default Ampere and later.")
 @click.option("--max-batch", type=int, default=1, show_default=True, help="For TensorRT: most videos in one call.")
 @click.option("--only", help="Names of subgraphs and segments, such as block0,segment1,full; by default all.")
@@ -220,6 +220,7 @@ def build_engines(
         import onnx  # noqa: F401
     from .exporter.build_engines import build_engines as run_build
     from .exporter.build_engines import exit_code
+    from .exporter.engine_maker import rewrites_of
     from .exporter.fuse_proof import prove_segments
     from .grid.bundle import Bundle
     from .grid.engines import engines_folder
@@ -235,7 +236,7 @@ def build_engines(
             max_batch,
             workers,
             _names(only) or None,
-            prove=lambda: prove_segments(opened, "fp16" if fp16 else "fp32", step),
+            prove=lambda: prove_segments(opened, "fp16" if fp16 else "fp32", step, rewrites_of(backend)),
             report=step,
         )
     if as_json:
@@ -423,24 +424,30 @@ def _loads(
     from .grid.engines import engines_folder
     from .runtime.engines import open_engines
 
-    if backend.name != "onnxruntime":
-        plan = open_engines(bundle, backend, folder, precision, batch).plan
+    plan, host = open_engines(bundle, backend, folder, precision, batch).plan, backend.engine_host
+    if host is None or host.flavour not in ("onnxruntime", "openvino"):
         return Loads(plan, plan, None)
-    plan = open_engines(bundle, backend, folder, precision, batch).plan
     if importlib.util.find_spec("onnx") is None:
         return Loads(None, plan, None)
     from .exporter.build_engines import build_engines as run_build
+    from .exporter.engine_maker import rewrites_of
     from .exporter.fuse import fuse
     from .exporter.fuse_proof import prove_segments
+    from .exporter.rewrites import rewrite
 
-    cache = engines_folder(bundle.root) if folder is None else folder
+    cache, rewrites = engines_folder(bundle.root) if folder is None else folder, rewrites_of(host.flavour)
     rows = run_build(
-        bundle, cache, "onnxruntime", precision, prove=lambda: prove_segments(bundle, precision, step), report=step
+        bundle,
+        cache,
+        host.flavour,
+        precision,
+        prove=lambda: prove_segments(bundle, precision, step, rewrites),
+        report=step,
     )
     for row in rows:
         if row.error is not None:
             raise row.error
-    return Loads(None, plan, lambda segment: fuse(bundle, segment, precision))
+    return Loads(None, plan, lambda segment: rewrite(fuse(bundle, segment, precision), rewrites))
 
 
 @cli.command()
@@ -525,12 +532,14 @@ def calibrate(
 
 
 @cli.command()
+@click.argument("bundle", type=PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor(as_json: bool) -> None:
-    """Report what is installed, which backends really work here, and what to do about the others."""
+def doctor(bundle: Path | None, as_json: bool) -> None:
+    """Report what is installed, which backends work here and how fast those of a CPU run BUNDLE, and what to do about the others."""
+    from .grid.bundle import Bundle
     from .runtime.doctor import examine
 
-    found = examine()
+    found = examine(None if bundle is None else Bundle.open(bundle))
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -544,6 +553,9 @@ def doctor(as_json: bool) -> None:
             for b in found["backends"]
         ]
         table(["backend", "version", "works here", "builds engines", "what was seen"], rows)
+        if found["speed"] is not None:
+            table([found["speed"]["timed"], "ms"], [[name, f"{ms:.3g}"] for name, ms in found["speed"]["ms"].items()])
+            click.echo(found["speed"]["advice"])
         for conflict in found["conflicts"]:
             click.echo(f"Warning: {conflict}", err=True)
     if not any(b["works"] for b in found["backends"] if b["name"] != "null"):

@@ -49,7 +49,7 @@ def print_engines(rows: Sequence[Row]) -> None:
             [
                 row.subgraph,
                 row.precision,
-                " ".join(row.targets) or ("any" if row.flavour == "onnxruntime" else "sm80 and later"),
+                " ".join(row.targets) or ("any" if row.flavour in ("onnxruntime", "openvino") else "sm80 and later"),
                 row.status,
                 f"{found.seconds:.1f}" if found else "-",
                 f"{found.plan_bytes / 1e6:.2f}" if found else "-",

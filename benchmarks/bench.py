@@ -140,7 +140,7 @@ def bench(
     scenarios = _ask_referee(bundle, backend, clips, along, main, clip_s, stream.slots, options)
 
     gmacs = Gmacs.of(manifest, main.exits)
-    on_cpu = backend in ("onnxruntime", "openvino")
+    on_cpu = backend in ("onnxruntime", "openvino", "openvino-bf16")
     loaded = next((run for run in streams if run.rate_per_s is not None), None)
     ratios = (
         *single_video_ratios(samples, main.name, gmacs, manifest, on_cpu),
@@ -275,7 +275,9 @@ def _open_peers(
     bundle: Bundle, clips: Clips, graph: bytes, probabilities: NDArray[np.float32], threads: int, options: Options
 ) -> list[Contestant]:
     path = options.training_checkpoint
-    return [open_peer(name, bundle, clips, graph, probabilities, path, threads) for name in dict.fromkeys(options.peers)]
+    return [
+        open_peer(name, bundle, clips, graph, probabilities, path, threads) for name in dict.fromkeys(options.peers)
+    ]
 
 
 def _measure_table(

@@ -1,4 +1,4 @@
-"""What makes the engines of a flavour: TensorRT does in child processes; onnxruntime runs the fused graphs as they are."""
+"""What makes the engines of a flavour: TensorRT does in child processes; onnxruntime runs the fused graphs, rewritten."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .census import Census
 from .engine_builder import Report
 from .engine_jobs import EngineJob, fused_jobs, jobs
 from .engine_process import Children, Order
+from .rewrites import REWRITES, Rewrite, rewrite
 
 _KINDS = {"Conv": "convolution", "Gemm": "matrix_multiply", "MatMul": "matrix_multiply"}
 _PART = re.compile(r"(.+?)(\.\d+-\d+)?/")  # of a fused graph's nodes: block0.0-2/NAME, head0/NAME
@@ -81,15 +82,24 @@ def open_maker(
         UsageError: If the flavour is unknown, or an argument is not for it.
         MissingPackageError, BackendError, DeviceError: If it cannot build here at all.
     """
-    if flavour != "onnxruntime":
+    if flavour not in ("onnxruntime", "openvino"):
         return TensorRTMaker(open_api(flavour), targets, max_batch, expected)
     if targets:
-        raise UsageError(f"target {targets[0]!r}: onnxruntime's engines are for any processor, leave --target out")
+        raise UsageError(f"target {targets[0]!r}: {flavour}'s engines are for any processor, leave --target out")
     if max_batch != 1 or expected is not None:
         raise UsageError(
-            f"batch of at most {max_batch} videos: onnxruntime's engines take any number, leave --max-batch out"
+            f"batch of at most {max_batch} videos: {flavour}'s engines take any number, leave --max-batch out"
         )
+    if flavour == "openvino":
+        from .openvino_maker import OpenVinoMaker
+
+        return OpenVinoMaker()
     return OnnxRuntimeMaker()
+
+
+def rewrites_of(flavour: str) -> Sequence[Rewrite]:
+    """Return the rewrites that a flavour's engines are made with: what pays there."""
+    return REWRITES if flavour == "onnxruntime" else ()
 
 
 class TensorRTMaker:
@@ -118,13 +128,18 @@ class TensorRTMaker:
 
 
 class OnnxRuntimeMaker:
-    """See ``EngineMaker``. An engine is the fused graph itself; the bundle's own graphs need none."""
+    """See ``EngineMaker``. An engine is the fused graph, rewritten for a CPU; the bundle's own graphs need none.
+
+    Args:
+        rewrites: to make, in order; none: the engine is the fused graph itself. They are no part of an engine's key.
+    """
 
     flavour: Flavour = "onnxruntime"
     cuda = ""
     targets: tuple[str, ...] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, rewrites: Sequence[Rewrite] = REWRITES) -> None:
+        self._rewrites = tuple(rewrites)
         try:
             import onnxruntime
         except ImportError as error:
@@ -138,8 +153,10 @@ class OnnxRuntimeMaker:
         return fused_jobs(bundle, precision)
 
     def make(self, job: EngineJob, graph: bytes, report: Report) -> tuple[bytes, Census, float]:
-        """Return the graph and what its nodes compute in."""
+        """Return the rewritten graph and what its nodes compute in."""
         started = time.perf_counter()
+        if self._rewrites:
+            graph = rewrite(graph, self._rewrites)
         census = graph_census(graph)
         return graph, census, round(time.perf_counter() - started, 3)
 

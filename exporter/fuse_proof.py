@@ -29,6 +29,7 @@ from ..runtime.fused_executor import FusedExecutor
 from .bounds import BOUND, require, require_bits, rounded
 from .fuse import fuse
 from .proof_clips import proof_clips
+from .rewrites import REWRITES, Rewrite, rewrite
 
 BATCH = 3
 CLIPS = 4
@@ -37,7 +38,13 @@ Arrays = dict[str, NDArray[Any]]  # by output port, [batch, ...]
 Floats = NDArray[np.float32]
 
 
-def prove_fused(bundle: Bundle, precision: Precision, clips: Floats, report: Callable[[str], None]) -> dict[str, Any]:
+def prove_fused(
+    bundle: Bundle,
+    precision: Precision,
+    clips: Floats,
+    report: Callable[[str], None],
+    rewrites: Sequence[Rewrite] = (),
+) -> dict[str, Any]:
     """Return how far the fused segments of the bundle's route, and ``full``, are from its cells on onnxruntime's CPU.
 
     Differences are those of the worst clip, in standard deviations of the tensor (their mean over the clips): of answers
@@ -49,6 +56,7 @@ def prove_fused(bundle: Bundle, precision: Precision, clips: Floats, report: Cal
         precision: of the segments.
         clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop], all different.
         report: gets a line about each step.
+        rewrites: made of every segment first.
 
     Raises:
         ProofError: Naming the first segment and tensor that differ.
@@ -59,7 +67,8 @@ def prove_fused(bundle: Bundle, precision: Precision, clips: Floats, report: Cal
     models = {}
     for segment in (*segments, full):
         report(f"{precision}: fusing {segment.name}")
-        models[segment] = fuse(bundle, segment, precision)
+        model = fuse(bundle, segment, precision)
+        models[segment] = rewrite(model, rewrites) if rewrites else model
 
     def alone_and_among_others(whole: bool) -> list[list[Arrays]]:
         route = manifest.route.full if whole else manifest.route
@@ -93,14 +102,23 @@ def prove_fused(bundle: Bundle, precision: Precision, clips: Floats, report: Cal
     }
 
 
-def prove_segments(bundle: Bundle, precision: Precision, report: Callable[[str], None]) -> None:
+def prove_segments(
+    bundle: Bundle, precision: Precision, report: Callable[[str], None], rewrites: Sequence[Rewrite] = REWRITES
+) -> None:
     """Prove the fused segments of a bundle on clips of dynvid's own, before engines are built from them.
+
+    Args:
+        bundle: a bundle.
+        precision: of the segments.
+        report: gets a line about each step.
+        rewrites: that the engines' maker makes: those for onnxruntime, none for TensorRT.
 
     Raises:
         ProofError: As ``prove_fused``.
     """
     grid = bundle.manifest.grid
-    prove_fused(bundle, precision, proof_clips(CLIPS, grid.num_frames, bundle.manifest.preprocessing), report)
+    clips = proof_clips(CLIPS, grid.num_frames, bundle.manifest.preprocessing)
+    prove_fused(bundle, precision, clips, report, rewrites)
 
 
 def _errors(

@@ -99,7 +99,7 @@ def build_command(
         words.append("--fp16")
     if targets and flavour == "tensorrt-rtx":
         words += ["--target", ",".join(targets)]
-    if max_batch > 1 and flavour != "onnxruntime":  # whose engines take any number of videos
+    if max_batch > 1 and flavour not in ("onnxruntime", "openvino"):  # whose engines take any number of videos
         words += ["--max-batch", str(max_batch)]
     if bundle is None or engines_folder(bundle) != Path(os.path.abspath(folder)):
         words += ["--engines", str(folder)]

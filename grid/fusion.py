@@ -12,8 +12,8 @@ from .manifest import Manifest, Precision, Subgraph
 from .route import Route, Span
 from .tensors import Dimension, TensorSpec
 
-FUSION = 1
-"""Version of the fused graphs; engines of another one are built anew."""
+FUSION = 2
+"""Version of the fused graphs and of their rewrites; engines of another one are built anew."""
 
 
 @dataclass(frozen=True)

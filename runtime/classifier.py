@@ -33,16 +33,13 @@ ENGINES_ONLY = ("tensorrt", "tensorrt-rtx")
 
 Records = Generator[dict[str, Any], None, None]
 
-_CALL = 0.23
-"""What a call costs beside its videos, in videos: the demonstration network, one core, 152 videos/s one by one, 177 by four."""
-
 
 @dataclass(frozen=True)
 class Limits:
     """What a stream may use.
 
     Attributes:
-        batch: most videos in one call; None: the most that the engines are at their best for.
+        batch: most videos in one call; None: one on a CPU, else the most that the engines are at their best for.
         in_flight_mb: of memory for videos in flight, in 10^6 bytes, of all streams; None: as much as keeps batches full.
         decoders: threads of a stream that read frames; None: 1.
         streams: that share the videos; None: 1.
@@ -73,12 +70,12 @@ class Classifier:
         records: yields one record a video as soon as there is one, see ``classify_files``; those of a stream have the
             fields of an ``Answer``.
         runs: what computes, in words.
-        fused: whether that are fused segments; None where the bits do not depend on it.
+        fused: whether that are fused segments, whose results differ from the cells' in the last bits.
     """
 
     records: Callable[[Iterable[Path]], Records]
     runs: str
-    fused: bool | None
+    fused: bool
 
 
 @contextmanager
@@ -122,7 +119,6 @@ def open_classifier(
             found = open_engines(bundle, opened, engines, precision)
             segments = fused_segments(bundle.manifest, precision)
             fused = fused or engines is not None or found.begun(segments)
-    matters = None if (backend, precision) == ("onnxruntime", "fp32") else fused
     folder = engines_folder(bundle.root) if engines is None else engines
     with ExitStack() as stack:
         if fused and not trace:
@@ -141,10 +137,10 @@ def open_classifier(
             yield Classifier(
                 lambda videos: _streamed(streams, bundle.manifest, videos),
                 f"fused segments of {str(folder)!r}, {most}",
-                matters,
+                True,
             )
             return
-        command = build_command(bundle.root, folder, "onnxruntime", precision)
+        command = build_command(bundle.root, folder, found.host.flavour if found else "onnxruntime", precision)
         if limits.given:
             fast = f"build the fused segments first: '{command}'" if found and not trace else "leave it out"
             what = "--trace" if trace else "the cells"
@@ -158,7 +154,7 @@ def open_classifier(
         runs = f"fused segments of {str(folder)!r}" if fused else f"the cells of {str(bundle.root)!r}"
         faster = f"; '{command}' makes it faster" if found and not fused else ""
         yield Classifier(
-            lambda videos: classify_files(session, videos, decoder, trace), f"{runs}, one by one{faster}", matters
+            lambda videos: classify_files(session, videos, decoder, trace), f"{runs}, one by one{faster}", fused
         )
 
 
@@ -172,12 +168,13 @@ def open_executor(engines: Engines, backend: Backend, limits: Limits) -> BatchEx
     """
     bundle, precision = engines.bundle, engines.precision
     segments = fused_segments(bundle.manifest, precision)
-    batch = limits.batch or engines.best_batch(segments[0])
-    slots = len(segments) * (batch - 1) + 1  # with fewer, batches may stay short; with more, they get no fuller
+    batch = limits.batch or (1 if engines.host.device is None else engines.best_batch(segments[0]))
+    # with fewer, batches may stay short; with more, they get no fuller, but for the videos whose frames are being decoded
+    slots = len(segments) * (batch - 1) + 1 + (limits.decoders or 1)
     if limits.in_flight_mb is not None:
         slots = min(slots, slots_within(limits.in_flight_mb / (limits.streams or 1), bytes_per_video(segments)))
     batch = min(batch, slots)
-    buckets = [batch_sizes(batch, padded=engines.host.device is not None)] * len(segments)
+    buckets = [batch_sizes(batch, padded=engines.host.flavour != "onnxruntime")] * len(segments)
     return BatchExecutor(bundle, backend, precision, replace(engines, batch=batch).plan, slots, buckets)
 
 
@@ -196,8 +193,8 @@ def cost_by_macs(executor: BatchExecutor) -> Cost:
     costs, route = executor.bundle.manifest.costs, executor.route
     spent = [0, *(costs.checkpoint(route, k) for k in range(1, len(route.cells) + 1))]
     macs = [after - before for before, after in pairwise(spent)]
-    seconds = executor.time_call(1, 1) / (macs[0] * (1 + _CALL))
-    return lambda k, rows: seconds * macs[k - 1] * (rows + _CALL)
+    seconds = executor.time_call(1, 1) / macs[0]
+    return lambda k, rows: seconds * macs[k - 1] * rows
 
 
 def _streamed(streams: Intake, manifest: Manifest, videos: Iterable[Path]) -> Records:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import sys
+import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
+from ..grid.bundle import Bundle
 from ..grid.errors import BackendError, DeviceError, DynvidError
 from ..grid.manifest import Variant
 from ..grid.tensors import TensorSpec
-from .backends.base import NAMES, open_backend
+from .backends.base import NAMES, Backend, Call, in_turn, open_backend
 from .backends.tensorrt_api import Api, open_api
 from .device import BINDINGS, INSTALL, open_device
+from .executor import Executor
 
 _PACKAGES = {
     "av": "pip install dynvid",
     "numpy": "pip install dynvid",
     "onnxruntime": "pip install 'dynvid[cpu]'",
     "onnxruntime-gpu": "pip install 'dynvid[gpu]'",
+    "openvino": "pip install 'dynvid[openvino]'",
     "torch": "pip install 'dynvid[export,cpu]'",
     "onnx": "pip install 'dynvid[export,cpu]'",
     "onnxscript": "pip install 'dynvid[export,cpu]'",
@@ -31,20 +37,41 @@ _PACKAGES = {
     **INSTALL,
 }
 _DISTRIBUTIONS = {"cuda-python": "cuda-bindings"}  # where the wheel that counts has another name
-_BACKEND_PACKAGES = {"onnxruntime-cuda": "onnxruntime-gpu"}  # likewise
+_BACKEND_PACKAGES = {"onnxruntime-cuda": "onnxruntime-gpu", "openvino-bf16": "openvino"}  # likewise
+_ON_CPU = ("onnxruntime", "openvino", "openvino-bf16")
+_ROUNDS = 5
+_REST_S = 0.02  # before each call: threads of the backend before still spin
 
-# an ONNX model with one node, y = x + x, for x of two floats
+# an ONNX model with one node, y = x + x, for x [1, 2]
 _MODEL = (
-    b'\x08\x08\x12\x00:5\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x02'
-    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x02B\x04\n\x00\x10\r"
+    b'\x08\x08\x12\x00:=\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01g'
+    b"Z\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x02"
+    b"b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x02B\x04\n\x00\x10\r"
+)
+
+# another: four convolutions 3x3, each with a ReLU, for x [1, 64, 56, 56]; 0.46 GMACs
+_CONVOLUTIONS = (
+    b'\x08\x08:\xd5\x02\n1\n\x01s\x12\x01w"\x0fConstantOfShape*\x18\n\x05value*\x0c\x08\x01\x10\x01"\x04o\x12\x83:B\x00\xa0\x01\x04'
+    b'\n#\n\x01x\n\x01w\x12\x02c0"\x04Conv*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\x0e\n\x02c0\x12\x02r0"\x04Relu'
+    b'\n$\n\x02r0\n\x01w\x12\x02c1"\x04Conv*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\x0e\n\x02c1\x12\x02r1"\x04Relu'
+    b'\n$\n\x02r1\n\x01w\x12\x02c2"\x04Conv*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\x0e\n\x02c2\x12\x02r2"\x04Relu'
+    b'\n$\n\x02r2\n\x01w\x12\x02c3"\x04Conv*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\r\n\x02c3\x12\x01y"\x04Relu'
+    b"\x12\x01g*\r\x08\x04\x10\x07:\x04@@\x03\x03B\x01sZ\x1b\n\x01x\x12\x16\n\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08@\n\x02\x088\n\x02\x088"
+    b"b\x1b\n\x01y\x12\x16\n\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08@\n\x02\x088\n\x02\x088B\x04\n\x00\x10\r"
 )
 
 
-def examine() -> dict[str, Any]:
+def examine(bundle: Bundle | None = None) -> dict[str, Any]:
     """Return the machine, its GPU, every package with its version or how to get it, and what every backend did here.
 
     A backend works only if it just computed something, and ``builds`` engines only if it just built one, None where it
-    has none; ``problem`` says what failed and what to do about it.
+    has none; ``problem`` says what failed and what to do about it. ``speed`` compares the backends of a CPU that work.
+
+    Args:
+        bundle: whose static network to time; None: four convolutions.
+
+    Raises:
+        HashError, BackendError: If the bundle has changed, or a backend that works cannot run it.
     """
     packages = {}
     for name, remedy in _PACKAGES.items():
@@ -55,6 +82,8 @@ def examine() -> dict[str, Any]:
         for name, sibling in ((one, other), (other, one)):
             if packages[name]["version"]:
                 packages[sibling]["remedy"] = None
+    backends = [_try(name) for name in NAMES]
+    working = {row["name"] for row in backends if row["works"]}
     both = packages["onnxruntime"]["version"] and packages["onnxruntime-gpu"]["version"]
     return {
         "dynvid": version("dynvid"),
@@ -68,8 +97,49 @@ def examine() -> dict[str, Any]:
             if both
             else []
         ),
-        "backends": [_try(name) for name in NAMES],
+        "backends": backends,
+        "speed": compare_speed([name for name in _ON_CPU if name in working], bundle),
     }
+
+
+def compare_speed(names: Sequence[str], bundle: Bundle | None = None) -> dict[str, Any] | None:
+    """Return the milliseconds of one call on each of these backends, and which to use; None without backends.
+
+    Interleaved, medians of 5 after a warm-up, one thread a core. bf16 is never the advice, only told of: it is other
+    arithmetic.
+    """
+    if not names:
+        return None
+    backends = {name: open_backend(name) for name in names}
+    calls = {name: _static(backend, bundle) for name, backend in backends.items()}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(1 + _ROUNDS):
+        for name, call in calls.items():
+            time.sleep(_REST_S)
+            started = time.perf_counter()
+            call()
+            if turn:
+                times[name].append(time.perf_counter() - started)
+    for backend in backends.values():
+        backend.close()
+    ms = {name: round(statistics.median(spent) * 1e3, 3) for name, spent in times.items()}
+    fp32 = min((name for name in names if name != "openvino-bf16"), key=ms.__getitem__, default=None)
+    advice = f"--backend {fp32} is the fastest in fp32" if fp32 else "no backend computes in fp32"
+    if "openvino-bf16" in ms:
+        advice += f"; --backend openvino-bf16 takes {ms['openvino-bf16']:.3g} ms, and videos near a threshold may exit elsewhere"
+    what = "four convolutions" if bundle is None else f"the static network of {str(bundle.root)!r}, as cells"
+    return {"timed": what, "ms": ms, "fastest": fp32, "advice": advice}
+
+
+def _static(backend: Backend, bundle: Bundle | None) -> Call:
+    """Return a call of the bundle's static network, or of ``_CONVOLUTIONS``, on zeros."""
+    if bundle is not None:
+        (segment,) = Executor(bundle, backend, "fp32", bundle.manifest.route.full).segments
+        return in_turn((segment.blocks, segment.head))
+    shape = (1, 64, 56, 56)
+    x, y = TensorSpec("x", "float32", shape), TensorSpec("y", "float32", shape)
+    program = backend.load(_CONVOLUTIONS, Variant("", "", len(_CONVOLUTIONS), (x,), (y,)), "four convolutions")
+    return program.prepare({"x": backend.zeros(shape, "float32")}, {"y": backend.zeros(shape, "float32")})
 
 
 def _version(distribution: str) -> str | None:
@@ -99,8 +169,8 @@ def _gpu() -> dict[str, Any]:
 
 
 def _try(name: str) -> dict[str, Any]:
-    spec = TensorSpec("x", "float32", (2,))
-    variant = Variant("", "", len(_MODEL), (spec,), (TensorSpec("y", "float32", (2,)),))
+    spec = TensorSpec("x", "float32", (1, 2))
+    variant = Variant("", "", len(_MODEL), (spec,), (TensorSpec("y", "float32", (1, 2)),))
     found = _version(_BACKEND_PACKAGES.get(name, name))
     row: dict[str, Any] = {
         "name": name, "version": found, "builds": None, "works": False, "problem": None, "note": None
@@ -113,12 +183,12 @@ def _try(name: str) -> dict[str, Any]:
             content = _plan(api)
             row["builds"] = True
         backend = open_backend(name)
-        x, y = backend.zeros((2,), "float32"), backend.zeros((2,), "float32")
+        x, y = backend.zeros((1, 2), "float32"), backend.zeros((1, 2), "float32")
         if name == "null":
             return row | {"works": True, "note": "computes nothing, by design"}
-        backend.write(x, np.array([1.0, 2.5], np.float32))
+        backend.write(x, np.array([[1.0, 2.5]], np.float32))
         backend.load(content, variant, "probe").prepare({"x": x}, {"y": y})()
-        answer = backend.read(y).tolist()
+        answer = backend.read(y)[0].tolist()
         backend.close()
         if answer != [2.0, 5.0]:
             raise BackendError(f"backend {name!r} computed {answer}, expected [2.0, 5.0]: reinstall it")
@@ -137,7 +207,7 @@ def _plan(api: Api) -> bytes:
     network = api.create_network(builder)
     parser = api.trt.OnnxParser(network, api.logger)
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
-    profile.set_shape("x", (2,), (2,), (2,))
+    profile.set_shape("x", (1, 2), (1, 2), (1, 2))
     config.add_optimization_profile(profile)
     api.errors.clear()
     memory = builder.build_serialized_network(network, config) if parser.parse(_MODEL) else None

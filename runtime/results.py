@@ -39,7 +39,7 @@ class Run:
         precision, backend, trace: as given.
         videos: how many there are before sharding; ``videos_sha256``: of their paths, in whatever order.
         shard: (i, n), 1-based.
-        fused: whether fused segments answered; None where cells answer with the same bits: in fp32 on onnxruntime's CPU.
+        fused: whether fused segments answered; the cells' answers differ in the last bits.
     """
 
     bundle_sha256: str
@@ -51,7 +51,7 @@ class Run:
     videos: int
     videos_sha256: str
     shard: tuple[int, int] = (1, 1)
-    fused: bool | None = None
+    fused: bool = False
 
     def differences(self, other: Run) -> list[str]:
         """Return what ``other`` has otherwise, each as 'field its value, here own value'."""

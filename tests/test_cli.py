@@ -315,7 +315,7 @@ def test_classify_refuses_wrong_use(tiny_bundle, clip, thresholds, tmp_path):
 
 def test_doctor_reports_what_works(tmp_path):
     report = json.loads(ok("doctor", "--json"))
-    assert {b["name"] for b in report["backends"] if b["works"]} == {"onnxruntime", "null"}
+    assert {b["name"] for b in report["backends"] if b["works"]} >= {"onnxruntime", "null"}
     assert report["packages"]["onnxruntime"]["version"] and not report["conflicts"]
     assert "works here" in ok("doctor")
 

@@ -12,7 +12,7 @@ from ...grid.engine_key import Flavour
 from ...grid.errors import BackendError, UsageError
 from ...grid.tensors import DType, Ports
 
-NAMES = ("onnxruntime", "null", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+NAMES = ("onnxruntime", "openvino", "openvino-bf16", "null", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 
 Value = Any
 """A backend's own tensor: a numpy array on a CPU, device memory elsewhere."""
@@ -139,6 +139,10 @@ def open_backend(name: str, threads: int | None = None, gpu: int = 0, cuda_graph
         from .ort import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(threads)
+    if name in ("openvino", "openvino-bf16"):
+        from .openvino import OpenVinoBackend
+
+        return OpenVinoBackend(threads, bf16=name == "openvino-bf16")
     if name == "onnxruntime-cuda":
         from .ort_cuda import open_ort_cuda
 

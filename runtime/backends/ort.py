@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.tensors import Ports
-from .base import Call, EngineHost, require_ports
+from .base import Call, EngineHost, in_turn, require_ports
 from .host_arrays import HostArrays
 
 _pool_threads: int | None = None  # of this process; onnxruntime takes the size once
@@ -21,7 +21,7 @@ class OnnxRuntimeBackend(HostArrays):
     """onnxruntime's CPU execution provider.
 
     All sessions of a process share one thread pool: with a pool each, idle pools spin against the one at work and
-    cost a quarter of the time.
+    cost a quarter of the time. They also share one arena: graphs that run in turn use the same memory.
     """
 
     name = "onnxruntime"
@@ -50,6 +50,8 @@ class OnnxRuntimeBackend(HostArrays):
         """
         options = self._ort.SessionOptions()
         options.use_per_session_threads = False
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.enable_mem_pattern = False  # which keeps a plan of the memory for every shape it meets
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
         try:
@@ -71,22 +73,34 @@ class OnnxRuntimeBackend(HostArrays):
 
 
 class OrtProgram:
-    """One subgraph as an onnxruntime session."""
+    """One subgraph as an onnxruntime session.
+
+    A graph whose shapes are all fixed is for one video, so several run one after the other. Of its ports [1, frames, ...] it may
+    leave the batch out: [frames, ...].
+    """
 
     def __init__(self, session: Any, ports: Ports, name: str) -> None:
         self._session = session
         self._ports = ports
         self._name = name
+        self._shapes = {port.name: tuple(port.shape) for port in (*session.get_inputs(), *session.get_outputs())}
+        self._is_for_one = all(isinstance(size, int) for shape in self._shapes.values() for size in shape)
 
     def prepare(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
         """Return a call on these arrays; they must stay where they are, and the call keeps them alive."""
         require_ports(self._name, self._ports, inputs, outputs)
+        if self._is_for_one:
+            return in_turn([self._bound(*row) for row in self._rows(inputs, outputs)])
+        return self._bound(inputs, outputs)
+
+    def _bound(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
         binding = self._session.io_binding()
         for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for port, array in arrays.items():
                 if not array.flags.c_contiguous:
                     raise BackendError(f"{self._name}: tensor of port {port} is not contiguous")
-                bind(port, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+                shape = self._shapes[port] if self._is_for_one else array.shape
+                bind(port, "cpu", 0, array.dtype.type, shape, array.ctypes.data)
         kept = (dict(inputs), dict(outputs))
 
         def call() -> None:
@@ -99,6 +113,26 @@ class OrtProgram:
                 ) from None
 
         return call
+
+    def _rows(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+    ) -> Iterator[tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
+        """Yield inputs and outputs of one video at a time, [1, ...].
+
+        Raises:
+            BackendError: If a tensor is not of the shape that the graph has for one video, or has another number of them.
+        """
+        count = next(iter(outputs.values())).shape[0]
+        for port, array in (*inputs.items(), *outputs.items()):
+            own = (1, *array.shape[1:])
+            if array.shape[0] != count or self._shapes[port] not in (own, own[1:]):
+                raise BackendError(
+                    f"{self._name}: tensor of port {port} has shape {list(array.shape)}, expected {count} times "
+                    f"{list(self._shapes[port])}. Run 'dynvid build-engines' again."
+                )
+        for row in range(count):
+            of_row = [{port: array[row : row + 1] for port, array in p.items()} for p in (inputs, outputs)]
+            yield of_row[0], of_row[1]
 
 
 def share_pool(ort: Any, threads: int | None) -> int:
@@ -113,6 +147,8 @@ def share_pool(ort: Any, threads: int | None) -> int:
     wanted = threads or len(os.sched_getaffinity(0))
     if _pool_threads is None:
         ort.set_global_thread_pool_sizes(wanted, 1)
+        memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+        ort.create_and_register_allocator(memory, None)
         _pool_threads = wanted
     elif threads is not None and threads != _pool_threads:
         raise BackendError(

@@ -18,6 +18,7 @@ from dynvid.exporter.build_engines import Row, build_engines, exit_code
 from dynvid.exporter.engine_jobs import jobs
 from dynvid.exporter.engine_maker import choose_targets, graph_census
 from dynvid.exporter.engine_process import Children, Order
+from dynvid.exporter.rewrites import rewrite
 from dynvid.grid.bundle import write_bundle
 from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import DeviceError, EngineBuildError, EngineFileError, LintError, ProofError, UsageError
@@ -329,7 +330,7 @@ def test_a_build_that_starts_after_the_end_is_killed(stub, tiny_bundle):
         ({"only": ["block9"]}, "engine 'block9': expected some of block0, head0"),
         ({"targets": ["sm90"]}, r"target 'sm90': tensorrt-rtx \S+ builds for sm75, sm80, sm86, sm89, sm120, sm121"),
         ({"targets": ["SM86"]}, "target 'SM86'"),
-        ({"flavour": "openvino"}, "flavour 'openvino': expected one of tensorrt, tensorrt-rtx"),
+        ({"flavour": "tensor"}, "flavour 'tensor': expected one of tensorrt, tensorrt-rtx"),
         ({"flavour": "onnxruntime", "targets": ["sm86"]}, "target 'sm86': .* for any processor, leave --target out"),
         ({"flavour": "onnxruntime", "max_batch": 2}, "at most 2 videos: .* take any number, leave --max-batch out"),
         ({"flavour": "onnxruntime", "expected": [1, 1, 1, 1]}, "leave --max-batch out"),
@@ -418,7 +419,7 @@ def test_no_segment_is_built_where_the_proof_of_the_fused_segments_fails(tiny_bu
     assert [row.status for row in again] == ["kept"] and len(asked) == 1
 
 
-# onnxruntime, whose engines are the fused graphs
+# onnxruntime, whose engines are the fused graphs, rewritten
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -429,7 +430,7 @@ def test_the_fused_graphs_are_onnxruntimes_engines(tiny_bundle, tmp_path, precis
     assert {row.status for row in rows} == {"built"} and proofs == [1]
     for row, job in zip(rows, [job for job in jobs(tiny_bundle, precision) if job.fusion], strict=True):
         graph = EngineCache(tmp_path).read(row.engine)
-        assert graph == job.graph(tiny_bundle, precision)
+        assert graph == rewrite(job.graph(tiny_bundle, precision))
         assert row.targets == row.engine.key.targets == () and row.engine.key.cuda == ""
         assert all(row.engine.key.profiles[0].holds(batch, ()) for batch in (1, 3, 4096))
     before = files_of(tmp_path)

@@ -8,7 +8,7 @@ from host_device import HostDevice
 from tensorrt_stub.stub import Stub
 
 from dynvid.runtime import doctor
-from dynvid.runtime.backends import trt
+from dynvid.runtime.backends import openvino, trt
 from dynvid.runtime.backends.base import NAMES
 
 
@@ -39,10 +39,16 @@ def rows(report):
     return {row["name"]: row for row in report["backends"]}
 
 
-def test_without_a_gpu_the_cpu_works_and_every_other_row_says_what_to_do(no_bindings):
+@pytest.fixture
+def no_openvino(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+
+def test_without_a_gpu_the_cpu_works_and_every_other_row_says_what_to_do(no_bindings, no_openvino):
     report = doctor.examine()
     assert [row["name"] for row in report["backends"]] == list(NAMES)
     assert {row["name"] for row in report["backends"] if row["works"]} == {"onnxruntime", "null"}
+    assert report["speed"]["ms"].keys() == {"onnxruntime"} and report["speed"]["timed"] == "four convolutions"
     assert report["gpu"]["name"] is None and "pip install cuda-python" in report["gpu"]["problem"]
     for row in report["backends"]:
         assert set(row) == {"name", "version", "builds", "works", "problem", "note"}
@@ -85,3 +91,88 @@ def test_one_cuda_binding_is_enough(monkeypatch):
     assert packages["cuda-python"] == {"version": "13.4.4", "remedy": None}
     assert packages["pycuda"] == {"version": None, "remedy": None}
     assert packages["av"]["remedy"] == "pip install dynvid"
+
+
+def test_openvino_works_where_it_is_installed_and_bf16_where_the_cpu_has_it(no_bindings, monkeypatch):
+    core = pytest.importorskip("openvino").Core
+    capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    report = doctor.examine()
+    found = rows(report)
+    assert found["openvino"]["works"] and found["openvino"]["version"] == found["openvino-bf16"]["version"]
+    assert found["openvino-bf16"]["works"] == ("BF16" in capabilities)
+    names = ["onnxruntime", "openvino", *(["openvino-bf16"] if "BF16" in capabilities else [])]
+    assert list(report["speed"]["ms"]) == names and all(ms > 0 for ms in report["speed"]["ms"].values())
+    said = {"OPTIMIZATION_CAPABILITIES": ["FP32"], "FULL_DEVICE_NAME": "Old CPU"}
+    monkeypatch.setattr(core, "get_property", lambda core, device, name: said[name])
+    row = rows(doctor.examine())["openvino-bf16"]
+    assert not row["works"] and "Old CPU has no bf16 arithmetic" in row["problem"]
+
+
+def test_an_openvino_that_computes_something_else_does_not_work(no_bindings, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino.Compiled, "on", lambda me, inputs, outputs: lambda: None)
+    report = doctor.examine()
+    assert "computed [0.0, 0.0], expected [2.0, 5.0]" in rows(report)["openvino"]["problem"]
+    assert list(report["speed"]["ms"]) == ["onnxruntime"]
+
+
+class Slow:
+    """A backend whose calls take the milliseconds that its clock says."""
+
+    def __init__(self, clock, ms):
+        self.clock, self.ms, self.closed = clock, iter(ms), False
+
+    def zeros(self, shape, dtype):
+        return None
+
+    def load(self, content, ports, name):
+        return self
+
+    def prepare(self, inputs, outputs):
+        return lambda: self.clock.append(self.clock[-1] + next(self.ms) / 1e3)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def race(monkeypatch):
+    """Return a function that compares backends whose calls take these milliseconds."""
+    clock = [0.0]
+
+    def compare(**ms):
+        backends = {name.replace("_", "-"): Slow(clock, spent) for name, spent in ms.items()}
+        monkeypatch.setattr(doctor, "open_backend", backends.__getitem__)
+        monkeypatch.setattr(doctor.time, "perf_counter", lambda: clock[-1])
+        monkeypatch.setattr(doctor.time, "sleep", lambda seconds: None)
+        found = doctor.compare_speed(list(backends))
+        assert all(backend.closed for backend in backends.values())
+        return found
+
+    return compare
+
+
+def test_the_fastest_in_fp32_is_advised_by_medians_without_the_first_call(race):
+    found = race(onnxruntime=[1, 9, 9, 9, 1, 1], openvino=[99, 8, 8, 8, 80, 80], openvino_bf16=[3] * 6)
+    assert found["ms"] == {"onnxruntime": 9.0, "openvino": 8.0, "openvino-bf16": 3.0}
+    assert found["fastest"] == "openvino" and found["advice"].startswith("--backend openvino is the fastest in fp32")
+    assert "--backend openvino-bf16 takes 3 ms" in found["advice"]
+    found = race(onnxruntime=[7] * 6, openvino=[8] * 6)
+    assert found["fastest"] == "onnxruntime" and "bf16" not in found["advice"]
+
+
+def test_without_a_backend_of_the_cpu_nothing_is_compared():
+    assert doctor.compare_speed([]) is None
+
+
+def test_a_bundle_s_static_network_is_timed(tiny_bundle):
+    found = doctor.compare_speed(["onnxruntime"], tiny_bundle)
+    assert (
+        found["timed"] == f"the static network of {str(tiny_bundle.root)!r}, as cells"
+        and found["ms"]["onnxruntime"] > 0
+    )
+    backend = doctor.open_backend("null")
+    call = doctor._static(backend, tiny_bundle)
+    call()
+    assert {name for name, _ in backend.launches} == {"block0", "block1", "block2", "head2"}
+    assert {frames for name, frames in backend.launches if name.startswith("block")} == {8}

@@ -39,7 +39,10 @@ class FakeOrt:
 
     __version__ = "1.31.1"
     SessionOptions, RunOptions = onnxruntime.SessionOptions, onnxruntime.RunOptions
+    OrtMemoryInfo, OrtAllocatorType = onnxruntime.OrtMemoryInfo, onnxruntime.OrtAllocatorType
+    OrtMemType = onnxruntime.OrtMemType
     set_global_thread_pool_sizes = staticmethod(onnxruntime.set_global_thread_pool_sizes)
+    create_and_register_allocator = staticmethod(onnxruntime.create_and_register_allocator)
 
     def __init__(self):
         self.devices, self.sessions = {}, []

@@ -1,0 +1,154 @@
+"""OpenVINO on the CPU: every set of shapes is compiled for itself, on numpy arrays that it reads and writes in place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...grid.errors import BackendError, MissingPackageError
+from ...grid.tensors import Ports
+from .base import Call, EngineHost, require_ports
+from .host_arrays import HostArrays
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Of the inputs, by port."""
+
+
+class OpenVinoBackend(HostArrays):
+    """OpenVINO's CPU plugin, in fp32, or in bf16 where that is asked for.
+
+    Shapes are static: OpenVINO is slower with dynamic ones. So a program is compiled at the first ``prepare`` with new
+    shapes, each time with packed weights of its own.
+    """
+
+    def __init__(self, threads: int | None = None, bf16: bool = False) -> None:
+        self.name = "openvino-bf16" if bf16 else "openvino"
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingPackageError(
+                f"backend {self.name!r} cannot run: {error}. Install it: pip install 'dynvid[openvino]'"
+            ) from None
+        self.openvino, self.core = openvino, openvino.Core()
+        self.version: str = openvino.get_version().split("-")[0]
+        if bf16 and "BF16" not in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise BackendError(
+                f"backend {self.name!r}: {self.core.get_property('CPU', 'FULL_DEVICE_NAME')} has no bf16 arithmetic. "
+                "Use --backend openvino."
+            )
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.settings: Mapping[str, Any] = {
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        }
+
+    @property
+    def engine_host(self) -> EngineHost:
+        """Fused graphs of this version, on any processor; bf16 is arithmetic on the same graphs."""
+        return EngineHost("openvino", self.version, None, None)
+
+    def load(self, content: bytes, ports: Ports, name: str) -> OpenVinoProgram:
+        """Return the program of the ONNX model ``content``.
+
+        Raises:
+            BackendError: If OpenVINO cannot read the model.
+        """
+        try:
+            model = self.core.read_model(content)
+        except RuntimeError as error:
+            raise BackendError(
+                f"openvino {self.version} cannot load {name}: {reason(error)}. Run 'dynvid doctor'."
+            ) from None
+        return OpenVinoProgram(self, model, ports, name)
+
+    def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
+        """Copy ``array`` into ``value``."""
+        with np.errstate(over="ignore"):  # beyond half precision: infinity, which never answers with a class
+            np.copyto(value, array, casting="same_kind")
+
+
+class OpenVinoProgram:
+    """One subgraph, compiled once for each set of shapes that it is prepared with."""
+
+    def __init__(self, backend: OpenVinoBackend, model: Any, ports: Ports, name: str) -> None:
+        self._backend = backend
+        self._model = model
+        self._ports = ports
+        self._name = name
+        self._compiled: dict[Shapes, Compiled] = {}
+
+    def prepare(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
+        """Return a call on these arrays; they must stay where they are, and the call keeps them alive.
+
+        Raises:
+            BackendError: If OpenVINO cannot compile the model for these shapes.
+        """
+        require_ports(self._name, self._ports, inputs, outputs)
+        for port, array in (*inputs.items(), *outputs.items()):
+            if not array.flags.c_contiguous:
+                raise BackendError(f"{self._name}: tensor of port {port} is not contiguous")
+        shapes = tuple((port, inputs[port].shape) for port in sorted(inputs))
+        if shapes not in self._compiled:
+            self._compiled[shapes] = self._compile(shapes)
+        return self._compiled[shapes].on(inputs, outputs)
+
+    def _compile(self, shapes: Shapes) -> Compiled:
+        backend, model = self._backend, self._model.clone()
+        try:
+            model.reshape({port: list(shape) for port, shape in shapes})
+            request = backend.core.compile_model(model, "CPU", backend.settings).create_infer_request()
+        except RuntimeError as error:
+            raise BackendError(
+                f"openvino {backend.version} cannot compile {self._name} for {dict(shapes)}: {reason(error)}. "
+                "Run 'dynvid verify'."
+            ) from None
+        return Compiled(backend.openvino.Tensor, request, f"{self._name} on {dict(shapes)}")
+
+
+class Compiled:
+    """A program for one set of shapes: one request, bound to the tensors of whichever call comes next."""
+
+    def __init__(self, tensor: Any, request: Any, what: str) -> None:
+        self._tensor, self._request, self._what = tensor, request, what
+        self._bound: object = None
+
+    def on(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
+        """Return a call on these arrays, by port."""
+        arrays = {**inputs, **outputs}
+        tensors = {port: self._tensor(array, shared_memory=True) for port, array in arrays.items()}
+        read, written = tuple(inputs.values()), tuple(outputs.values())
+
+        def call() -> None:
+            try:
+                if self._bound is not tensors:
+                    self._request.set_tensors(tensors)
+                    self._bound = tensors
+                self._request.infer()
+            except RuntimeError as error:
+                raise BackendError(f"openvino failed in {self._what}: {reason(error)}. Run 'dynvid verify'.") from None
+            for row in poisoned_rows(read):  # OpenVINO's ReLU makes 0 of NaN
+                for array in written:
+                    array[row] = np.nan
+
+        return call
+
+
+def poisoned_rows(arrays: Sequence[NDArray[Any]]) -> list[int]:
+    """Return which rows hold NaN or Inf in any of these arrays [batch, ...]."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = [array.reshape(len(array), -1).sum(axis=1, dtype=np.float32) for array in arrays]
+        return np.flatnonzero(~np.isfinite(sum(sums))).tolist()
+
+
+def reason(error: BaseException) -> str:
+    """Return the line of an OpenVINO error that says why, at most 300 characters of it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Exception from ", "Check "))]
+    return (said or lines or [""])[0][:300]

@@ -1,0 +1,247 @@
+"""Rewritten segments compute what the cells compute but for rounding; each rewrite does what it is for; a wrong one is found."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from samples import TINY
+
+from dynvid.exporter.engine_jobs import fused_jobs
+from dynvid.exporter.engine_maker import OnnxRuntimeMaker
+from dynvid.exporter.fuse import fuse
+from dynvid.exporter.fuse_proof import prove_fused, prove_segments
+from dynvid.exporter.proof_clips import proof_clips
+from dynvid.exporter.rewrites import REWRITES, fold_shift, one_video, rewrite, split_concats
+from dynvid.grid.errors import BackendError, ProofError
+from dynvid.grid.fusion import fused_full, fused_segments
+from dynvid.runtime.backends.base import open_backend
+
+RESNET = {
+    **TINY, "network": "resnet", "options": {"layers": [1, 1, 1, 1], "width": 8}, "input_sets": 2, "route": "0,3 1,3 1,4", "head": {"style": "linear"},
+}  # fmt: skip
+DEEP = {**TINY, "options": {**TINY["options"], "layers": [3, 3], "channels": 32}, "route": "1,0 1,1 3,1"}
+
+
+def prove(bundle, precision="fp32", rewrites=REWRITES):
+    grid = bundle.manifest.grid
+    clips = proof_clips(3, grid.num_frames, bundle.manifest.preprocessing)
+    figures = prove_fused(bundle, precision, clips, lambda _: None, rewrites)
+    return max(*figures["checkpoints"], *figures["handed_on"], figures["full"])
+
+
+def segments_of(bundle, precision="fp32"):
+    return (*fused_segments(bundle.manifest, precision), fused_full(bundle.manifest, precision))
+
+
+def rewritten(bundle, rewrites=REWRITES):
+    """Return the graphs of all segments by name."""
+    return {
+        s.name: onnx.load_model_from_string(rewrite(fuse(bundle, s, "fp32"), rewrites)).graph
+        for s in segments_of(bundle)
+    }
+
+
+def count(graph, operator):
+    return sum(node.op_type == operator for node in graph.node)
+
+
+# what they compute
+
+
+@pytest.mark.parametrize(
+    "rewrites",
+    [(one_video,), (fold_shift,), (split_concats,), (one_video, fold_shift), (one_video, split_concats), REWRITES],
+    ids=lambda rewrites: " ".join(rewrite.__name__ for rewrite in rewrites),
+)
+def test_each_rewrite_is_within_the_bound(tiny_bundle, rewrites):
+    largest = prove(tiny_bundle, rewrites=rewrites)
+    assert largest <= 1e-5
+    assert (largest > 0) == (rewrites != (one_video,))  # a sum in another order is rounded otherwise
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RESNET,
+        {**RESNET, "shift": {"start_fold": 1, "div": 4}},
+        DEEP,
+        {**TINY, "shift": {"enabled": False}},
+        {**TINY, "head": {"style": "linear"}},
+        {**TINY, "permutation": "none", "frames_per_set": 1},
+    ],
+    ids=["resnet", "a shift in the middle", "many layers", "no shift", "linear heads", "in temporal order"],
+)
+def test_other_networks_are_within_the_bound(exports, config):
+    assert prove(exports.bundle(config)) <= 1e-5
+
+
+def test_half_precision_is_within_its_bound(tiny_bundle):
+    assert 0 < prove(tiny_bundle, "fp16") <= 2e-2
+
+
+# what each does
+
+
+def test_one_video_has_ports_without_a_batch_and_no_reshape(tiny_bundle):
+    for segment, graph in zip(segments_of(tiny_bundle), rewritten(tiny_bundle, (one_video,)).values(), strict=True):
+        ports = [*graph.input, *graph.output]
+        assert [port.name for port in ports] == [spec.name for spec in (*segment.inputs, *segment.outputs)]
+        for port, spec in zip(ports, (*segment.inputs, *segment.outputs), strict=True):
+            shape = [d.dim_value for d in port.type.tensor_type.shape.dim]
+            assert shape == [1, *spec.shape[1:]][len(spec.shape) == 5 :]
+        before = onnx.load_model_from_string(fuse(tiny_bundle, segment, "fp32")).graph
+        assert count(before, "Reshape") > 2
+        # the head's embeddings, [frames, width] to [1, frames, width]
+        assert count(graph, "Reshape") <= 1 and count(graph, "Identity") == 0
+
+
+def test_a_batch_that_an_operator_needs_stays(tiny_bundle):
+    """An operator that is not known to do without: the ports are [1, frames, ...], the results the same."""
+    segment = fused_segments(tiny_bundle.manifest, "fp32")[0]
+    model = onnx.load_model_from_string(fuse(tiny_bundle, segment, "fp32"))
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = ["twice" if name == "frames" else name for name in node.input]
+    graph.node.insert(0, helper.make_node("Neg", ["minus"], ["twice"], "back"))
+    graph.node.insert(0, helper.make_node("Neg", ["frames"], ["minus"], "there"))
+    found = rewrite(model.SerializeToString())
+    (port,) = [p for p in onnx.load_model_from_string(found).graph.input if p.name == "frames"]
+    assert [d.dim_value for d in port.type.tensor_type.shape.dim] == [1, *segment.inputs[0].shape[1:]]
+    plain, odd = (run(segment, content) for content in (rewrite(fuse(tiny_bundle, segment, "fp32")), found))
+    for name in plain:
+        np.testing.assert_array_equal(plain[name], odd[name])
+
+
+def test_the_shift_is_folded_into_every_convolution_that_reads_it(exports):
+    for config in (RESNET, {**RESNET, "shift": {"start_fold": 1, "div": 4}}, TINY):
+        bundle = exports.bundle(config)
+        full, folded = (rewritten(bundle, r)["full"] for r in ((one_video,), (one_video, fold_shift)))
+        shifts = len([s for block in bundle.manifest.subgraphs for s in block.states if block.kind == "block"])
+        assert count(folded, "Conv") == count(full, "Conv") + shifts
+        assert count(folded, "Concat") == count(full, "Concat") - shifts > -1
+
+
+def copied(graph):
+    """Return how many numbers are written by concatenations of channels."""
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    known = onnx.shape_inference.infer_shapes(model).graph
+    sizes = {v.name: np.prod([d.dim_value for d in v.type.tensor_type.shape.dim]) for v in known.value_info}
+    joins = [node for node in graph.node if node.op_type == "Concat" and node.attribute[0].i == 1]
+    return sum(sizes[node.output[0]] for node in joins if node.output[0] in sizes)
+
+
+def test_a_growing_concatenation_is_not_made(exports):
+    bundle = exports.bundle(DEEP)
+    plain, split = (rewritten(bundle, rewrites)["full"] for rewrites in (REWRITES[:2], REWRITES))
+    assert REWRITES[2] is split_concats
+    assert 0 < copied(split) < copied(plain) / 2
+    assert count(split, "Add") > count(plain, "Add") > 0
+
+
+def test_the_same_graph_gives_the_same_bytes_and_nothing_unread(tiny_bundle):
+    for segment in segments_of(tiny_bundle):
+        fused = fuse(tiny_bundle, segment, "fp32")
+        found = rewrite(fused)
+        assert rewrite(fused) == found
+        graph = onnx.load_model_from_string(found).graph
+        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        assert {t.name for t in graph.initializer} | {n.output[0] for n in graph.node} <= read
+        names = [node.name for node in graph.node]
+        assert len(set(names)) == len(names) and all(names)
+
+
+# the proof sees them
+
+
+def lose_a_channel(graph):
+    name = next(n.input[1] for n in graph.nodes if n.op_type == "Conv" and ".without." in n.input[1])
+    weight = numpy_helper.to_array(graph.constants[name]).copy()
+    weight[:, -1] = 0
+    graph.constants[name] = numpy_helper.from_array(weight, name)
+
+
+def take_the_shift_of_another_place(graph):
+    name = next(n.input[1] for n in graph.nodes if n.op_type == "Conv" and ".without." in n.input[1])
+    weight = numpy_helper.to_array(graph.constants[name])
+    graph.constants[name] = numpy_helper.from_array(np.ascontiguousarray(weight[:, ::-1]), name)
+
+
+@pytest.mark.parametrize("fault", [lose_a_channel, take_the_shift_of_another_place])
+def test_a_wrong_rewrite_is_found(tiny_bundle, fault):
+    with pytest.raises(ProofError, match=r"segment1 \(fp32\)"):
+        prove(tiny_bundle, rewrites=(one_video, fold_shift, fault))
+
+
+def test_what_is_kept_is_what_is_proved(tiny_bundle, monkeypatch):
+    made, plain = [], rewrite
+    for module in ("fuse_proof", "engine_maker"):
+        monkeypatch.setattr(f"dynvid.exporter.{module}.rewrite", lambda *a: (made.append(plain(*a)), made[-1])[1])
+    prove_segments(tiny_bundle, "fp32", lambda _: None)
+    proved, made[:] = set(made), []
+    maker = OnnxRuntimeMaker()
+    kept = {
+        maker.make(job, job.graph(tiny_bundle, "fp32"), lambda _: None)[0] for job in fused_jobs(tiny_bundle, "fp32")
+    }
+    assert kept == set(made) == proved and len(kept) == 5
+
+
+def test_without_rewrites_the_engine_is_the_fused_graph(tiny_bundle):
+    for job in fused_jobs(tiny_bundle, "fp32"):
+        graph = job.graph(tiny_bundle, "fp32")
+        assert OnnxRuntimeMaker(rewrites=()).make(job, graph, lambda _: None)[0] == graph
+
+
+# on onnxruntime
+
+
+def run(segment, content, batch=1, spoil=lambda name, shape: shape):
+    """Return the outputs of a segment on noise."""
+    rng = np.random.default_rng(0)
+    program = open_backend("onnxruntime").load(content, segment, segment.name)
+    shapes = {s.name: spoil(s.name, s.concrete(batch, 1)) for s in (*segment.inputs, *segment.outputs)}
+    inputs = {s.name: rng.standard_normal(shapes[s.name]).astype(s.dtype) for s in segment.inputs}
+    outputs = {s.name: np.zeros(shapes[s.name], s.dtype) for s in segment.outputs}
+    program.prepare(inputs, outputs)()
+    return outputs
+
+
+def test_videos_of_a_graph_for_one_run_in_turn(tiny_bundle):
+    segment = fused_segments(tiny_bundle.manifest, "fp32")[0]
+    fused = fuse(tiny_bundle, segment, "fp32")
+    expected, found = (run(segment, content, batch=3) for content in (fused, rewrite(fused)))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5 * values.std())
+        assert not np.array_equal(found[name][0], found[name][1])
+
+
+@pytest.mark.parametrize(
+    ("port", "change"),
+    [
+        ("frames", lambda shape: (shape[0] + 1, *shape[1:])),
+        ("frames", lambda shape: (shape[0], shape[1] * shape[2], *shape[3:])),
+        ("out.block0.feature0", lambda shape: (shape[0], shape[2], shape[1], *shape[3:])),
+    ],
+    ids=["more videos", "frames joined to channels", "frames and channels swapped"],
+)
+def test_only_the_batch_may_be_left_out_of_a_port(tiny_bundle, port, change):
+    segment = fused_segments(tiny_bundle.manifest, "fp32")[0]
+    content = rewrite(fuse(tiny_bundle, segment, "fp32"))
+    with pytest.raises(BackendError, match=rf"segment1: tensor of port {port} has shape .*, expected 2 times"):
+        run(segment, content, 2, lambda name, shape: change(shape) if name == port else shape)
+
+
+# big networks
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["msdnet38", "resnet50", "resnet101"])
+def test_the_rewritten_segments_of_big_networks_are_within_the_bounds(exports, name):
+    bundle = exports.bundle({"network": name, "classes": 400, "route": "joint"}, ("fp32", "fp16"))
+    assert 0 < prove(bundle) <= 1e-4
+    assert 0 < prove(bundle, "fp16") <= 2e-2
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_rewritten_segments_of_the_demonstration_are_within_the_bounds(exports, precision):
+    assert 0 < prove(exports.demonstration(), precision) <= {"fp32": 1e-4, "fp16": 2e-2}[precision]
