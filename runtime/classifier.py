@@ -172,7 +172,7 @@ def open_executor(engines: Engines, backend: Backend, limits: Limits) -> BatchEx
     # with fewer, batches may stay short; with more, they get no fuller, but for the videos whose frames are being decoded
     slots = len(segments) * (batch - 1) + 1 + (limits.decoders or 1)
     if limits.in_flight_mb is not None:
-        slots = min(slots, slots_within(limits.in_flight_mb / (limits.streams or 1), bytes_per_video(segments)))
+        slots = min(slots, slots_within(limits.in_flight_mb, bytes_per_video(segments) * (limits.streams or 1)))
     batch = min(batch, slots)
     buckets = [batch_sizes(batch, padded=engines.host.flavour != "onnxruntime")] * len(segments)
     return BatchExecutor(bundle, backend, precision, replace(engines, batch=batch).plan, slots, buckets)

@@ -100,6 +100,6 @@ def slots_within(budget_mb: float, bytes_per_video: int) -> int:
     if not bytes_per_video <= budget_mb * 1e6 < math.inf:
         least = math.ceil(bytes_per_video / 1e3) / 1e3
         raise UsageError(
-            f"{budget_mb:g} MB for videos in flight: expected a number from {least:g}, what one of this bundle needs"
+            f"{budget_mb:g} MB for videos in flight: expected a number from {least:g}, what one in each stream needs"
         )
     return int(budget_mb * 1e6 // bytes_per_video)
