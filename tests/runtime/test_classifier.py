@@ -273,13 +273,17 @@ def test_a_budget_bounds_videos_in_flight_and_calls(bundle, listed):
         code, said = classify(bundle, video, "--max-in-flight", budget_mb, "--batch", 4)
         assert code == 0 and f"up to {most} videos a call, {slots} in flight" in said
     assert "up to 1 videos a call, 2 in flight" in classify(bundle, video)[1]  # one is decoded while one runs
-    assert "2 in flight" in classify(bundle, video, "--streams", 2, "--max-in-flight", each / 1e6 * 2.5)[1]  # one in each
+    assert (
+        "2 in flight" in classify(bundle, video, "--streams", 2, "--max-in-flight", each / 1e6 * 2.5)[1]
+    )  # one in each
     assert classify(bundle, video, "--streams", 3, "--max-in-flight", each / 1e6 * 2.5)[0] == 2
     for budget in ("nan", "inf", "0", "-1"):
         assert classify(bundle, video, "--max-in-flight", budget)[0] == 2
 
 
-@pytest.mark.parametrize("option", [["--batch", "4"], ["--max-in-flight", "100"], ["--decoders", "2"], ["--streams", "2"]])
+@pytest.mark.parametrize(
+    "option", [["--batch", "4"], ["--max-in-flight", "100"], ["--decoders", "2"], ["--streams", "2"]]
+)
 def test_limits_without_a_stream_are_refused(bundle, cells, listed, option):
     video = listed.parent / "0.npy"
     code, said = classify(cells, video, *option)

@@ -81,7 +81,7 @@ def test_counts_never_leak(count, steps):
 def test_a_budget_bounds_the_videos_in_flight():
     assert slots_within(100, 10_000_000) == 10 and slots_within(99.9, 10_000_000) == 9
     for budget_mb, said in ((9, "9 MB"), (0.01, "0.01 MB"), (float("nan"), "nan MB"), (float("inf"), "inf MB")):
-        message = re.escape(f"{said} for videos in flight: expected a number from 10, what one of this bundle needs")
+        message = re.escape(f"{said} for videos in flight: expected a number from 10, what one in each stream needs")
         with pytest.raises(UsageError, match=message):
             slots_within(budget_mb, 10_000_000)
     with pytest.raises(UsageError, match=r"expected a number from 0\.124,"):
