@@ -22,14 +22,14 @@ from ..grid.errors import UsageError
 from ..grid.fusion import fused_full, fused_segments
 from ..grid.manifest import Manifest, Precision
 from ..grid.thresholds import Thresholds
-from ..runtime.backends.base import Backend, open_backend
+from ..runtime.backends.base import ON_CPU, Backend, open_backend
 from ..runtime.batch_executor import BatchExecutor
 from ..runtime.state_store import bytes_per_video
 from .breakdown import single_breakdown, stream_breakdown
 from .call_table import cost_table, measure_calls
 from .clips import Clips
 from .contestants import COPY, NO_EXITS, STATIC, Field, Loads
-from .machine import MOST_OTHERS, cpu_seconds, describe, others_share, versions
+from .machine import MOST_OTHERS, cpu_seconds, describe, gpu_name, others_share, versions
 from .peers import open_peer
 from .ratios import Gmacs, latency_ratios, offline_realisation, scheduler_efficiency, single_video_ratios
 from .referee import RefereeOrder
@@ -128,6 +128,7 @@ def bench(
 
     table = _measure_table(bundle, opened, loads, options, report)
     costs = cost_table(table, f"measured with {backend}, {options.precision}, {threads} threads")
+    opened.close()  # each stream opens its own
     main = points[0]
     stream = StreamBench(
         bundle, lambda: open_backend(backend, options.threads), options.precision, loads.route, clips, main.exits,
@@ -135,12 +136,11 @@ def bench(
     )  # fmt: skip
     streams, efficiencies = stream.run()
     others = others_share(busy, cpu_seconds())
-    report("MLPerf LoadGen: SingleStream, Offline, Server")
     clip_s = samples.times(NO_EXITS).value / 1e3
-    scenarios = _ask_referee(bundle, backend, clips, along, main, clip_s, stream.slots, options)
+    scenarios = _ask_referee(bundle, backend, clips, along, main, clip_s, stream.slots, options, report)
 
     gmacs = Gmacs.of(manifest, main.exits)
-    on_cpu = backend in ("onnxruntime", "openvino", "openvino-bf16")
+    on_cpu = backend in ON_CPU
     loaded = next((run for run in streams if run.rate_per_s is not None), None)
     ratios = (
         *single_video_ratios(samples, main.name, gmacs, manifest, on_cpu),
@@ -162,7 +162,7 @@ def bench(
         clips.source, clips.labels is not None,
         "thresholds as given" if options.chosen else "thresholds chosen on these clips, so that the exits' shares follow q",
         max(sample.round for sample in samples.all) + 1, options.batch, options.command,
-        describe(), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others, copies_differ, tuple(faults),
+        describe(None if on_cpu else gpu_name()), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others, copies_differ, tuple(faults),
     )  # fmt: skip
     names = {OFFLINE: main.name, NEVER: NO_EXITS, STATIC_STREAM: STATIC}
     per_s = {names[run.name]: run.videos_per_s for run in streams if run.measured and run.name in names}
@@ -242,11 +242,12 @@ def _share(hits: NDArray[np.bool_]) -> Estimate:
 
 def _ask_referee(
     bundle: Bundle, backend: str, clips: Clips, along: NDArray[np.float32], main: _Point, clip_s: float, slots: int,
-    options: Options,
+    options: Options, report: Callable[[str], None],
 ) -> tuple[Scenario, ...]:  # fmt: skip
     given = options.referee
     if given is None:
         return ()
+    report("MLPerf LoadGen: SingleStream, Offline, Server")
     folder, manifest = given.folder.resolve(), bundle.manifest
     checkpoints = range(1, len(manifest.route.cells) + 1)
     order = RefereeOrder(

@@ -12,9 +12,25 @@ MOST_OTHERS = 0.05
 """Share of CPU time that other processes may use while a figure is taken."""
 
 
-def describe() -> dict[str, str]:
-    """Return processor, system and cores."""
+def gpu_name() -> str:
+    """Return the name of the GPU that computes.
+
+    Raises:
+        DeviceError: If there is none.
+    """
+    from ..runtime.device import open_device
+
+    device = open_device()
+    try:
+        return device.name
+    finally:
+        device.close()
+
+
+def describe(gpu: str | None = None) -> dict[str, str]:
+    """Return processor, system and cores, and the GPU under ``device`` where one computes."""
     return {
+        **({} if gpu is None else {"device": gpu}),
         "processor": _processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": str(os.cpu_count()),

@@ -90,11 +90,10 @@ class Bed:
     ) -> None:
         self._table, self._clips = table, clips
         self._stream = Stream(open_executor, cost=lambda k, n: table.ms(k, n) / 1e3, decoders=1, **options)
+        assert isinstance(self._stream.executor, WatchedExecutor)
         self._executor = self._stream.executor
-        assert isinstance(self._executor, WatchedExecutor)
-        self.watched: WatchedExecutor = self._executor
-        for _ in self._stream.classify(clips):  # warm
-            pass
+        for _, answer in self._stream.classify(clips):  # warm
+            _answered(answer)
 
     def __enter__(self) -> Bed:
         return self
@@ -117,7 +116,7 @@ class Bed:
         Raises:
             DynvidError: If a video has no answer.
         """
-        executor, stats = self.watched, self._stream.stats
+        executor, stats = self._executor, self._stream.stats
         fills, waited = [list(f) for f in stats.fills], list(stats.waited_s)
         before = executor.frames_s, executor.copies_s, executor.calls_s
         executor.launches.clear()

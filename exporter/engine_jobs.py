@@ -15,8 +15,8 @@ from ..grid.tensors import DType, TensorSpec
 from ..runtime.backends.tensorrt_api import first_line
 
 EXPECTED_Q = 1.2  # the paper's exit distribution, where no other is known
-ANY_BATCH = Profile((1, 4, 4096), None)
-"""Of a graph that takes any number of videos; on a CPU more than 4 at once gain next to nothing."""
+ANY_BATCH = Profile((1, 1, 4096), None)
+"""Of a graph that takes any number of videos; at its best for one: on a CPU more at once gain nothing (docs/engines.md)."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Limits:
     """What a stream may use.
 
     Attributes:
-        batch: most videos in one call; None: one on a CPU, else the most that the engines are at their best for.
+        batch: most videos in one call; None: the most that the engines are at their best for.
         in_flight_mb: of memory for videos in flight, in 10^6 bytes, of all streams; None: as much as keeps batches full.
         decoders: threads of a stream that read frames; None: 1.
         streams: that share the videos; None: 1.
@@ -168,7 +168,7 @@ def open_executor(engines: Engines, backend: Backend, limits: Limits) -> BatchEx
     """
     bundle, precision = engines.bundle, engines.precision
     segments = fused_segments(bundle.manifest, precision)
-    batch = limits.batch or (1 if engines.host.device is None else engines.best_batch(segments[0]))
+    batch = limits.batch or engines.best_batch(segments[0])
     # with fewer, batches may stay short; with more, they get no fuller, but for the videos whose frames are being decoded
     slots = len(segments) * (batch - 1) + 1 + (limits.decoders or 1)
     if limits.in_flight_mb is not None:

@@ -9,19 +9,19 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..grid.errors import UsageError, VideoError
 from ..grid.preprocessing import Preprocessing
+from .closing import Closing
 from .decoder_child import Child, ChildFailure
 from .frames import FrameArray, FrameSource, SampledFrames, regular_file
 
 
-class Decoder:
+class Decoder(Closing):
     """A long-lived child process that decodes video files; started when first needed, and after each death.
 
     Several videos may be open at once, and threads may share a decoder: requests take turns. A video during
@@ -74,14 +74,6 @@ class Decoder:
             if self._child is not None:
                 self._child.stop()
                 self._child = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
 
     def _living_child(self, *, recycle: bool) -> Child:
         if self._closed:

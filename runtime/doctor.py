@@ -17,7 +17,7 @@ from ..grid.bundle import Bundle
 from ..grid.errors import BackendError, DeviceError, DynvidError
 from ..grid.manifest import Variant
 from ..grid.tensors import TensorSpec
-from .backends.base import NAMES, Backend, Call, in_turn, open_backend
+from .backends.base import NAMES, ON_CPU, Backend, Call, in_turn, open_backend
 from .backends.tensorrt_api import Api, open_api
 from .device import BINDINGS, INSTALL, open_device
 from .executor import Executor
@@ -38,7 +38,6 @@ _PACKAGES = {
 }
 _DISTRIBUTIONS = {"cuda-python": "cuda-bindings"}  # where the wheel that counts has another name
 _BACKEND_PACKAGES = {"onnxruntime-cuda": "onnxruntime-gpu", "openvino-bf16": "openvino"}  # likewise
-_ON_CPU = ("onnxruntime", "openvino", "openvino-bf16")
 _ROUNDS = 5
 _REST_S = 0.02  # before each call: threads of the backend before still spin
 
@@ -98,7 +97,7 @@ def examine(bundle: Bundle | None = None) -> dict[str, Any]:
             else []
         ),
         "backends": backends,
-        "speed": compare_speed([name for name in _ON_CPU if name in working], bundle),
+        "speed": compare_speed([name for name in ON_CPU if name in working], bundle),
     }
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import queue
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from ..grid.errors import DynvidError
 from .answer import Answer
+from .closing import Closing
 from .frames import FrameSource
 
 Video = TypeVar("Video", bound=Path | FrameSource)
 
 
-class Intake(ABC):
+class Intake(Closing):
     """Videos go in one by one, from any thread, and answers come out as they are ready; a context manager."""
 
     @property
@@ -99,11 +99,3 @@ class Intake(ABC):
         finally:
             for future in pending:
                 future.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()

@@ -15,14 +15,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 from ..grid.errors import ResourceError, StaleResultsError, UsageError
 from ..grid.files import read_file, sync_folder, write_file
 from ..grid.manifest import Precision
 from ..grid.sealed import seal, unseal
 from ..grid.strict_json import StrictJsonError, loads, parse
+from .closing import Closing
 
 _FORMAT, _VERSION = "dynvid.run", (1, 1)
 _STATUSES = ("ok", "numeric_error", "damaged")
@@ -64,7 +64,7 @@ def sha256_of_videos(videos: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(sorted(videos)).encode()).hexdigest()
 
 
-class Results:
+class Results(Closing):
     """A file of results, open and locked for one process; ``open_results`` opens it.
 
     A line is handed to the system in one piece when its video is done, so the death of this process loses none; it
@@ -121,14 +121,6 @@ class Results:
     def _sync(self) -> None:
         os.fsync(self._descriptor)
         self._unsynced, self._synced_s = 0, time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
 
 
 def open_results(path: Path, run: Run, videos: Iterable[str], *, retry_failed: bool = False) -> Results:

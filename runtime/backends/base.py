@@ -13,6 +13,8 @@ from ...grid.errors import BackendError, UsageError
 from ...grid.tensors import DType, Ports
 
 NAMES = ("onnxruntime", "openvino", "openvino-bf16", "null", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+ON_CPU = ("onnxruntime", "openvino", "openvino-bf16")
+"""Those that compute on the processor."""
 
 Value = Any
 """A backend's own tensor: a numpy array on a CPU, device memory elsewhere."""
