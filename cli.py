@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .benchmarks.contestants import Loads
     from .calibration.scores import Scores
     from .grid.bundle import Bundle
+    from .grid.fusion import FusedSegment
     from .grid.manifest import Precision
     from .models.network import VideoNetwork
     from .runtime.backends.base import Backend
@@ -220,7 +221,7 @@ def build_engines(
         import onnx  # noqa: F401
     from .exporter.build_engines import build_engines as run_build
     from .exporter.build_engines import exit_code
-    from .exporter.engine_maker import rewrites_of
+    from .exporter.engine_maker import preparation
     from .exporter.fuse_proof import prove_segments
     from .grid.bundle import Bundle
     from .grid.engines import engines_folder
@@ -236,7 +237,7 @@ def build_engines(
             max_batch,
             workers,
             _names(only) or None,
-            prove=lambda: prove_segments(opened, "fp16" if fp16 else "fp32", step, rewrites_of(backend)),
+            prove=lambda: prove_segments(opened, "fp16" if fp16 else "fp32", step, preparation(backend)),
             report=step,
         )
     if as_json:
@@ -425,29 +426,31 @@ def _loads(
     from .runtime.engines import open_engines
 
     plan, host = open_engines(bundle, backend, folder, precision, batch).plan, backend.engine_host
-    if host is None or host.flavour not in ("onnxruntime", "openvino"):
-        return Loads(plan, plan, None)
     if importlib.util.find_spec("onnx") is None:
-        return Loads(None, plan, None)
+        return Loads(None if host is None or host.flavour in ("onnxruntime", "openvino") else plan, plan, None, None)
     from .exporter.build_engines import build_engines as run_build
-    from .exporter.engine_maker import rewrites_of
+    from .exporter.engine_maker import preparation
     from .exporter.fuse import fuse
     from .exporter.fuse_proof import prove_segments
-    from .exporter.rewrites import rewrite
 
-    cache, rewrites = engines_folder(bundle.root) if folder is None else folder, rewrites_of(host.flavour)
+    def graph(segment: FusedSegment) -> bytes:
+        return fuse(bundle, segment, precision)
+
+    if host is None or host.flavour not in ("onnxruntime", "openvino"):
+        return Loads(plan, plan, None, graph)
+    cache, prepare = engines_folder(bundle.root) if folder is None else folder, preparation(host.flavour)
     rows = run_build(
         bundle,
         cache,
         host.flavour,
         precision,
-        prove=lambda: prove_segments(bundle, precision, step, rewrites),
+        prove=lambda: prove_segments(bundle, precision, step, prepare),
         report=step,
     )
     for row in rows:
         if row.error is not None:
             raise row.error
-    return Loads(None, plan, lambda segment: rewrite(fuse(bundle, segment, precision), rewrites))
+    return Loads(None, plan, lambda segment: prepare(graph(segment)), graph)
 
 
 @cli.command()

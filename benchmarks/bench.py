@@ -119,8 +119,8 @@ def bench(
     report("scores of every checkpoint")
     along, static = field.answers(field.along), field.answers(field.static)
     points = _points(along, options)
-    full = fused_full(manifest, options.precision)
-    peers = _open_peers(bundle, clips, loads.route(full), static[0, 0], threads, options)
+    graph = None if loads.graph is None else loads.graph(fused_full(manifest, options.precision))
+    peers = _open_peers(bundle, clips, graph, static[0, 0], threads, options)
     contestants = [*field.contestants, *(field.point(p.name, p.thresholds, p.temperatures) for p in points), *peers]
     samples = Samples(interleave(contestants, len(clips.frames), options.seconds, options.rounds, report))
     copies_differ = abs(1 - samples.times(STATIC).value / samples.times(COPY).value)
@@ -273,7 +273,12 @@ def _ask_referee(
 
 
 def _open_peers(
-    bundle: Bundle, clips: Clips, graph: bytes, probabilities: NDArray[np.float32], threads: int, options: Options
+    bundle: Bundle,
+    clips: Clips,
+    graph: bytes | None,
+    probabilities: NDArray[np.float32],
+    threads: int,
+    options: Options,
 ) -> list[Contestant]:
     path = options.training_checkpoint
     return [

@@ -36,11 +36,13 @@ class Loads:
         cells: of subgraphs; None: the bundle's own graphs.
         route: of the fused segments of the bundle's route, and of ``full``.
         more: of any other fused segment, such as those without heads; None where they cannot be made here.
+        graph: a fused segment as plain ONNX, for other runtimes; None where onnx is not installed.
     """
 
     cells: Load | None
     route: Load
     more: Callable[[FusedSegment], bytes] | None
+    graph: Callable[[FusedSegment], bytes] | None
 
 
 class Field:

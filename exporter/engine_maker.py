@@ -1,15 +1,15 @@
-"""What makes the engines of a flavour: TensorRT does in child processes; onnxruntime runs the fused graphs, rewritten."""
+"""What makes the engines of a flavour: TensorRT does in child processes; onnxruntime's are the fused graphs, rewritten and optimised."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..grid.bundle import Bundle
-from ..grid.engine_key import Flavour, sorted_targets
+from ..grid.engine_key import Flavour, sorted_targets, this_processor
 from ..grid.errors import MissingPackageError, UsageError
 from ..grid.manifest import Precision
 from ..runtime.backends.tensorrt_api import Api, open_api
@@ -17,6 +17,7 @@ from .census import Census
 from .engine_builder import Report
 from .engine_jobs import EngineJob, fused_jobs, jobs
 from .engine_process import Children, Order
+from .optimise import optimise
 from .rewrites import REWRITES, Rewrite, rewrite
 
 _KINDS = {"Conv": "convolution", "Gemm": "matrix_multiply", "MatMul": "matrix_multiply"}
@@ -85,7 +86,7 @@ def open_maker(
     if flavour not in ("onnxruntime", "openvino"):
         return TensorRTMaker(open_api(flavour), targets, max_batch, expected)
     if targets:
-        raise UsageError(f"target {targets[0]!r}: {flavour}'s engines are for any processor, leave --target out")
+        raise UsageError(f"target {targets[0]!r}: {flavour}'s engines are for this processor, leave --target out")
     if max_batch != 1 or expected is not None:
         raise UsageError(
             f"batch of at most {max_batch} videos: {flavour}'s engines take any number, leave --max-batch out"
@@ -97,9 +98,18 @@ def open_maker(
     return OnnxRuntimeMaker()
 
 
-def rewrites_of(flavour: str) -> Sequence[Rewrite]:
-    """Return the rewrites that a flavour's engines are made with: what pays there."""
-    return REWRITES if flavour == "onnxruntime" else ()
+Prepare = Callable[[bytes], bytes]
+"""Returns what is made of a fused graph before it is proved and kept."""
+
+
+def preparation(flavour: str) -> Prepare:
+    """Return how a flavour's engines are prepared: for onnxruntime rewritten and optimised, for others as they are."""
+    return for_onnxruntime if flavour == "onnxruntime" else bytes
+
+
+def for_onnxruntime(graph: bytes, rewrites: Sequence[Rewrite] = REWRITES) -> bytes:
+    """Return the plan of a fused graph for this processor: rewritten, optimised, apart from its weights."""
+    return optimise(rewrite(graph, rewrites))
 
 
 class TensorRTMaker:
@@ -128,18 +138,12 @@ class TensorRTMaker:
 
 
 class OnnxRuntimeMaker:
-    """See ``EngineMaker``. An engine is the fused graph, rewritten for a CPU; the bundle's own graphs need none.
-
-    Args:
-        rewrites: to make, in order; none: the engine is the fused graph itself. They are no part of an engine's key.
-    """
+    """See ``EngineMaker``. An engine is the fused graph, prepared for this processor; the bundle's own graphs need none."""
 
     flavour: Flavour = "onnxruntime"
     cuda = ""
-    targets: tuple[str, ...] = ()
 
-    def __init__(self, rewrites: Sequence[Rewrite] = REWRITES) -> None:
-        self._rewrites = tuple(rewrites)
+    def __init__(self) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -147,18 +151,17 @@ class OnnxRuntimeMaker:
                 f"backend 'onnxruntime' cannot run: {error}. Install it: pip install 'dynvid[cpu]'"
             ) from None
         self.version: str = onnxruntime.__version__
+        self.targets: tuple[str, ...] = (this_processor(),)
 
     def jobs(self, bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
         """Return an engine for each fused segment of the route, and ``full``."""
         return fused_jobs(bundle, precision)
 
     def make(self, job: EngineJob, graph: bytes, report: Report) -> tuple[bytes, Census, float]:
-        """Return the rewritten graph and what its nodes compute in."""
+        """Return the plan, and what the nodes of the graph compute in."""
         started = time.perf_counter()
-        if self._rewrites:
-            graph = rewrite(graph, self._rewrites)
-        census = graph_census(graph)
-        return graph, census, round(time.perf_counter() - started, 3)
+        plan = for_onnxruntime(graph)
+        return plan, graph_census(graph), round(time.perf_counter() - started, 3)
 
     def kill(self) -> None:
         """Do nothing: what is being made is done at once."""

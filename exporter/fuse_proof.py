@@ -29,7 +29,6 @@ from ..runtime.fused_executor import FusedExecutor
 from .bounds import BOUND, require, require_bits, rounded
 from .fuse import fuse
 from .proof_clips import proof_clips
-from .rewrites import REWRITES, Rewrite, rewrite
 
 BATCH = 3
 CLIPS = 4
@@ -43,7 +42,7 @@ def prove_fused(
     precision: Precision,
     clips: Floats,
     report: Callable[[str], None],
-    rewrites: Sequence[Rewrite] = (),
+    prepare: Callable[[bytes], bytes] = bytes,
 ) -> dict[str, Any]:
     """Return how far the fused segments of the bundle's route, and ``full``, are from its cells on onnxruntime's CPU.
 
@@ -56,7 +55,7 @@ def prove_fused(
         precision: of the segments.
         clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop], all different.
         report: gets a line about each step.
-        rewrites: made of every segment first.
+        prepare: what is made of every fused graph first, see ``engine_maker.preparation``.
 
     Raises:
         ProofError: Naming the first segment and tensor that differ.
@@ -67,8 +66,7 @@ def prove_fused(
     models = {}
     for segment in (*segments, full):
         report(f"{precision}: fusing {segment.name}")
-        model = fuse(bundle, segment, precision)
-        models[segment] = rewrite(model, rewrites) if rewrites else model
+        models[segment] = prepare(fuse(bundle, segment, precision))
 
     def alone_and_among_others(whole: bool) -> list[list[Arrays]]:
         route = manifest.route.full if whole else manifest.route
@@ -103,7 +101,7 @@ def prove_fused(
 
 
 def prove_segments(
-    bundle: Bundle, precision: Precision, report: Callable[[str], None], rewrites: Sequence[Rewrite] = REWRITES
+    bundle: Bundle, precision: Precision, report: Callable[[str], None], prepare: Callable[[bytes], bytes] = bytes
 ) -> None:
     """Prove the fused segments of a bundle on clips of dynvid's own, before engines are built from them.
 
@@ -111,14 +109,14 @@ def prove_segments(
         bundle: a bundle.
         precision: of the segments.
         report: gets a line about each step.
-        rewrites: that the engines' maker makes: those for onnxruntime, none for TensorRT.
+        prepare: as ``prove_fused``.
 
     Raises:
         ProofError: As ``prove_fused``.
     """
     grid = bundle.manifest.grid
     clips = proof_clips(CLIPS, grid.num_frames, bundle.manifest.preprocessing)
-    prove_fused(bundle, precision, clips, report, rewrites)
+    prove_fused(bundle, precision, clips, report, prepare)
 
 
 def _errors(

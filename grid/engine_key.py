@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from .errors import UsageError
@@ -22,6 +23,8 @@ Range = tuple[int, int, int]
 
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """The compute capabilities that TensorRT-RTX can be told to build for."""
+
+_VECTORS = ("avx512f", "avx2", "avx")
 
 _PATTERNS = {
     "subgraph": r"[a-z0-9][a-z0-9._-]{0,99}",
@@ -73,7 +76,7 @@ class EngineKey:
         flavour: what built it and runs it.
         version: of the flavour.
         targets: compute capabilities like ``sm89``, ascending; none: Ampere and later. For ``tensorrt`` the one it was
-            built on.
+            built on. For ``onnxruntime`` the processor, as ``this_processor`` names it.
         platform: operating system and processor, like ``linux-x86_64``.
         cuda: major version of CUDA that the flavour is made for; empty without CUDA.
     """
@@ -97,7 +100,12 @@ class EngineKey:
                 raise UsageError(f"engine with {name} {getattr(self, name)!r}: expected the form {pattern}")
         if not self.profiles:
             raise UsageError(f"engine of {self.subgraph!r} without profiles: expected at least one")
-        if list(self.targets) != sorted_targets(self.targets):
+        if self.flavour == "onnxruntime":
+            if len(self.targets) != 1 or not re.fullmatch(r"[a-z0-9_]+", self.targets[0]):
+                raise UsageError(
+                    f"onnxruntime engine with targets {self.targets}: expected one processor like 'avx512f'"
+                )
+        elif list(self.targets) != sorted_targets(self.targets):
             raise UsageError(f"engine with targets {self.targets}: expected names like 'sm89', ascending, none twice")
         if self.flavour == "tensorrt" and len(self.targets) != 1:
             raise UsageError(f"tensorrt engine with targets {self.targets}: expected the one GPU that it is built on")
@@ -177,6 +185,19 @@ def sorted_targets(targets: tuple[str, ...]) -> list[str]:
         UsageError: If one is not of the form ``sm89``.
     """
     return sorted(set(targets), key=capability)
+
+
+def this_processor() -> str:
+    """Return the widest vector instructions of this x86 processor, like ``avx512f``; of another one its name, like ``aarch64``.
+
+    What onnxruntime makes of a graph depends on these: the order of its weights in memory above all.
+    """
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split())
+    except OSError:  # not Linux
+        flags = set()
+    widest = next((name for name in _VECTORS if name in flags), None)
+    return widest or platform.machine().lower()
 
 
 def this_platform() -> str:

@@ -25,7 +25,7 @@ class Wanted:
         fusion: version of the fused graphs; 0 for a plain subgraph.
         flavour: what will run it.
         version: of the flavour as installed here.
-        device: compute capability of the GPU, like ``sm89``; None without one.
+        device: compute capability of the GPU, like ``sm89``, or the processor, like ``avx512f``; None where any will do.
         cuda: major version of CUDA that the driver knows; None where that is unknown.
         platform: of this machine.
         batch: videos in a call.

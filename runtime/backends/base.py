@@ -28,7 +28,7 @@ class EngineHost(NamedTuple):
 
     Attributes:
         flavour: what runs them; ``version`` of it.
-        device: compute capability of the GPU; None without one.
+        device: compute capability of the GPU, or the processor; None where any will do.
         cuda: major version of CUDA that the driver knows; None without a GPU.
     """
 

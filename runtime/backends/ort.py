@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...grid.engine_key import this_processor
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.tensors import Ports
 from .base import Call, EngineHost, in_turn, require_ports
 from .host_arrays import HostArrays
+from .optimised_graph import unpack
 
 _pool_threads: int | None = None  # of this process; onnxruntime takes the size once
+_weights: WeakValueDictionary[str, Any] = (
+    WeakValueDictionary()
+)  # of this process, by name, as long as a program has them
 
 
 class OnnxRuntimeBackend(HostArrays):
@@ -39,11 +45,11 @@ class OnnxRuntimeBackend(HostArrays):
 
     @property
     def engine_host(self) -> EngineHost:
-        """Fused graphs of this version, on any processor."""
-        return EngineHost("onnxruntime", self._ort.__version__, None, None)
+        """Graphs that this version optimised, for processors like this one."""
+        return EngineHost("onnxruntime", self._ort.__version__, this_processor(), None)
 
     def load(self, content: bytes, ports: Ports, name: str) -> OrtProgram:
-        """Return the program of the ONNX model ``content``.
+        """Return the program of ``content``: an ONNX model, or one that is optimised and shares its weights.
 
         Raises:
             BackendError: If onnxruntime refuses the model, or takes another provider than the CPU's.
@@ -54,7 +60,16 @@ class OnnxRuntimeBackend(HostArrays):
         options.enable_mem_pattern = False  # which keeps a plan of the memory for every shape it meets
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
+        weights: dict[str, Any] = {}
         try:
+            optimised = unpack(content)
+            if optimised is not None:
+                content = optimised.model
+                options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+                weights = {weight: self._shared(weight, optimised.weights) for weight in optimised.weights}
+                options.add_external_initializers(list(weights), list(weights.values()))
+                for weight, value in weights.items():  # without this the session would hold a copy
+                    options.add_initializer(weight, value)
             session = self._ort.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"], enable_fallback=False
             )
@@ -64,7 +79,14 @@ class OnnxRuntimeBackend(HostArrays):
             ) from None
         if session.get_providers()[0] != "CPUExecutionProvider":
             raise BackendError(f"onnxruntime runs {name} on {session.get_providers()[0]} instead of the CPU")
-        return OrtProgram(session, ports, name)
+        return OrtProgram(session, ports, name, tuple(weights.values()))
+
+    def _shared(self, name: str, weights: Mapping[str, NDArray[Any]]) -> Any:
+        """Return a weight that all programs of this process share."""
+        found = _weights.get(name)
+        if found is None:
+            found = _weights[name] = self._ort.OrtValue.ortvalue_from_numpy(weights[name])
+        return found
 
     def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
         """Copy ``array`` into ``value``."""
@@ -79,8 +101,9 @@ class OrtProgram:
     leave the batch out: [frames, ...].
     """
 
-    def __init__(self, session: Any, ports: Ports, name: str) -> None:
+    def __init__(self, session: Any, ports: Ports, name: str, weights: Sequence[Any] = ()) -> None:
         self._session = session
+        self._weights = weights  # the session only refers to them
         self._ports = ports
         self._name = name
         self._shapes = {port.name: tuple(port.shape) for port in (*session.get_inputs(), *session.get_outputs())}

@@ -39,7 +39,7 @@ def fused(tiny_bundle):
 
 @pytest.fixture(scope="module")
 def loads(fused):
-    return lambda _: Loads(None, fused, fused)
+    return lambda _: Loads(None, fused, fused, fused)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_run_beside_others_is_not_valid(tiny_bundle, clips, loads, monkeypatch
 
 
 def test_without_onnx_what_needs_it_is_left_out_and_said(tiny_bundle, clips, fused):
-    found = bench(tiny_bundle, "onnxruntime", lambda _: Loads(None, fused, None), clips, QUICK, lambda _: None)
+    found = bench(tiny_bundle, "onnxruntime", lambda _: Loads(None, fused, None, fused), clips, QUICK, lambda _: None)
     ratio = found.ratios[0]
     assert (ratio.name, ratio.estimate, ratio.meets) == ("split_overhead", None, None)
     assert "dynvid[export]" in ratio.note
@@ -183,7 +183,7 @@ def test_peers_compute_the_static_network(tiny_bundle, clips, fused, exports):
 
 def test_peers_are_measured_in_the_same_rounds(tiny_bundle, clips, fused):
     options = dataclasses.replace(QUICK, peers=("openvino", "openvino"), rounds=1)
-    found = bench(tiny_bundle, "onnxruntime", lambda _: Loads(None, fused, None), clips, options, lambda _: None)
+    found = bench(tiny_bundle, "onnxruntime", lambda _: Loads(None, fused, None, fused), clips, options, lambda _: None)
     assert [peer.latency.videos for peer in found.peers] == [CLIPS]
     with pytest.raises(UsageError, match="needs the training checkpoint"):
         bench(tiny_bundle, "onnxruntime", None, clips, dataclasses.replace(QUICK, peers=("torch",)), lambda _: None)

@@ -16,10 +16,10 @@ from tensorrt_stub.stub import Stub, write_package
 
 from dynvid.exporter.build_engines import Row, build_engines, exit_code
 from dynvid.exporter.engine_jobs import jobs
-from dynvid.exporter.engine_maker import choose_targets, graph_census
+from dynvid.exporter.engine_maker import choose_targets, for_onnxruntime, graph_census
 from dynvid.exporter.engine_process import Children, Order
-from dynvid.exporter.rewrites import rewrite
 from dynvid.grid.bundle import write_bundle
+from dynvid.grid.engine_key import this_processor
 from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import DeviceError, EngineBuildError, EngineFileError, LintError, ProofError, UsageError
 from dynvid.runtime.backends.tensorrt_api import open_api
@@ -331,7 +331,7 @@ def test_a_build_that_starts_after_the_end_is_killed(stub, tiny_bundle):
         ({"targets": ["sm90"]}, r"target 'sm90': tensorrt-rtx \S+ builds for sm75, sm80, sm86, sm89, sm120, sm121"),
         ({"targets": ["SM86"]}, "target 'SM86'"),
         ({"flavour": "tensor"}, "flavour 'tensor': expected one of tensorrt, tensorrt-rtx"),
-        ({"flavour": "onnxruntime", "targets": ["sm86"]}, "target 'sm86': .* for any processor, leave --target out"),
+        ({"flavour": "onnxruntime", "targets": ["sm86"]}, "target 'sm86': .* for this processor, leave --target out"),
         ({"flavour": "onnxruntime", "max_batch": 2}, "at most 2 videos: .* take any number, leave --max-batch out"),
         ({"flavour": "onnxruntime", "expected": [1, 1, 1, 1]}, "leave --max-batch out"),
         ({"flavour": "onnxruntime", "only": ["block0"]}, "engine 'block0': expected some of segment1, .* full"),
@@ -419,7 +419,7 @@ def test_no_segment_is_built_where_the_proof_of_the_fused_segments_fails(tiny_bu
     assert [row.status for row in again] == ["kept"] and len(asked) == 1
 
 
-# onnxruntime, whose engines are the fused graphs, rewritten
+# onnxruntime, whose engines are the fused graphs, rewritten and optimised
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -430,8 +430,8 @@ def test_the_fused_graphs_are_onnxruntimes_engines(tiny_bundle, tmp_path, precis
     assert {row.status for row in rows} == {"built"} and proofs == [1]
     for row, job in zip(rows, [job for job in jobs(tiny_bundle, precision) if job.fusion], strict=True):
         graph = EngineCache(tmp_path).read(row.engine)
-        assert graph == rewrite(job.graph(tiny_bundle, precision))
-        assert row.targets == row.engine.key.targets == () and row.engine.key.cuda == ""
+        assert graph == for_onnxruntime(job.graph(tiny_bundle, precision))
+        assert row.targets == row.engine.key.targets == (this_processor(),) and row.engine.key.cuda == ""
         assert all(row.engine.key.profiles[0].holds(batch, ()) for batch in (1, 3, 4096))
     before = files_of(tmp_path)
     again = build_engines(tiny_bundle, tmp_path, "onnxruntime", precision, prove=lambda: proofs.append(1))
@@ -481,4 +481,4 @@ def test_a_corrupted_engine_of_onnxruntime_is_built_again(tiny_bundle, tmp_path)
 def test_the_table_of_onnxruntimes_engines(tiny_bundle, tmp_path, capsys):
     rows = build_engines(tiny_bundle, tmp_path, "onnxruntime", only=["full"])
     print_engines(rows)
-    assert "full    fp32       any      built" in capsys.readouterr().out
+    assert f"full    fp32       {this_processor():7}  built" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from onnx import helper, numpy_helper
 from samples import TINY
 
 from dynvid.exporter.engine_jobs import fused_jobs
-from dynvid.exporter.engine_maker import OnnxRuntimeMaker
+from dynvid.exporter.engine_maker import OnnxRuntimeMaker, for_onnxruntime, preparation
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.fuse_proof import prove_fused, prove_segments
 from dynvid.exporter.proof_clips import proof_clips
@@ -25,7 +25,7 @@ DEEP = {**TINY, "options": {**TINY["options"], "layers": [3, 3], "channels": 32}
 def prove(bundle, precision="fp32", rewrites=REWRITES):
     grid = bundle.manifest.grid
     clips = proof_clips(3, grid.num_frames, bundle.manifest.preprocessing)
-    figures = prove_fused(bundle, precision, clips, lambda _: None, rewrites)
+    figures = prove_fused(bundle, precision, clips, lambda _: None, lambda graph: for_onnxruntime(graph, rewrites))
     return max(*figures["checkpoints"], *figures["handed_on"], figures["full"])
 
 
@@ -172,23 +172,24 @@ def test_a_wrong_rewrite_is_found(tiny_bundle, fault):
         prove(tiny_bundle, rewrites=(one_video, fold_shift, fault))
 
 
-def test_what_is_kept_is_what_is_proved(tiny_bundle, monkeypatch):
-    made, plain = [], rewrite
-    for module in ("fuse_proof", "engine_maker"):
-        monkeypatch.setattr(f"dynvid.exporter.{module}.rewrite", lambda *a: (made.append(plain(*a)), made[-1])[1])
-    prove_segments(tiny_bundle, "fp32", lambda _: None)
-    proved, made[:] = set(made), []
+def test_what_is_kept_is_what_is_proved(tiny_bundle):
+    proved = []
+
+    def prepare(graph):
+        proved.append(preparation("onnxruntime")(graph))
+        return proved[-1]
+
+    prove_segments(tiny_bundle, "fp32", lambda _: None, prepare)
     maker = OnnxRuntimeMaker()
     kept = {
         maker.make(job, job.graph(tiny_bundle, "fp32"), lambda _: None)[0] for job in fused_jobs(tiny_bundle, "fp32")
     }
-    assert kept == set(made) == proved and len(kept) == 5
+    assert kept == set(proved) and len(kept) == 5
 
 
-def test_without_rewrites_the_engine_is_the_fused_graph(tiny_bundle):
-    for job in fused_jobs(tiny_bundle, "fp32"):
-        graph = job.graph(tiny_bundle, "fp32")
-        assert OnnxRuntimeMaker(rewrites=()).make(job, graph, lambda _: None)[0] == graph
+def test_other_flavours_keep_the_fused_graph(tiny_bundle):
+    graph = fused_jobs(tiny_bundle, "fp32")[0].graph(tiny_bundle, "fp32")
+    assert [preparation(flavour)(graph) == graph for flavour in ("openvino", "tensorrt", "tensorrt-rtx")] == [True] * 3
 
 
 # on onnxruntime

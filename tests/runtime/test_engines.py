@@ -5,8 +5,8 @@ from host_device import HostDevice
 from samples import TINY
 
 from dynvid.exporter.build_engines import build_engines
+from dynvid.exporter.engine_maker import for_onnxruntime
 from dynvid.exporter.fuse import fuse
-from dynvid.exporter.rewrites import rewrite
 from dynvid.grid.errors import EngineFileError, MissingEngineError, StaleEngineError, UsageError
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.grid.plan_header import read_header
@@ -123,7 +123,9 @@ def test_onnxruntime_finds_its_own_engines_for_any_batch(fused, tiny_bundle):
     parts = fused_segments(tiny_bundle.manifest, "fp32")
     for batch in (1, 7, 500):
         found = open_engines(tiny_bundle, open_backend("onnxruntime"), fused, batch=batch)
-        assert [found.plan(part) for part in parts] == [rewrite(fuse(tiny_bundle, part, "fp32")) for part in parts]
+        assert [found.plan(part) for part in parts] == [
+            for_onnxruntime(fuse(tiny_bundle, part, "fp32")) for part in parts
+        ]
         assert found.best_batch(parts[0]) == 1
     assert found.begun(parts) and not open_engines(tiny_bundle, open_backend("onnxruntime"), fused, "fp16").begun(parts)
     with pytest.raises(

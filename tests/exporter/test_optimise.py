@@ -1,0 +1,161 @@
+"""An optimised graph computes what its graph computes, its weights are held once in a process, and it is for one kind of processor."""
+
+import dataclasses
+import gc
+
+import numpy as np
+import pytest
+
+from dynvid.exporter.engine_jobs import fused_jobs
+from dynvid.exporter.engine_maker import OnnxRuntimeMaker, for_onnxruntime
+from dynvid.exporter.fuse import fuse
+from dynvid.exporter.optimise import optimise
+from dynvid.exporter.rewrites import rewrite
+from dynvid.grid.engine_key import this_processor
+from dynvid.grid.engines import EngineCache
+from dynvid.grid.errors import BackendError, StaleEngineError, UsageError
+from dynvid.grid.fusion import fused_full, fused_segments
+from dynvid.runtime.backends import ort
+from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.optimised_graph import pack, unpack, weight_name
+from dynvid.runtime.engines import open_engines
+
+
+def run(segment, content, batch=2):
+    """Return the outputs of a segment on noise."""
+    rng = np.random.default_rng(0)
+    program = open_backend("onnxruntime").load(content, segment, segment.name)
+    inputs = {s.name: rng.standard_normal(s.concrete(batch, 1)).astype(s.dtype) for s in segment.inputs}
+    outputs = {s.name: np.zeros(s.concrete(batch, 1), s.dtype) for s in segment.outputs}
+    program.prepare(inputs, outputs)()
+    return outputs
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_optimised_before_or_when_it_is_loaded_a_graph_gives_the_same_bits(tiny_bundle, precision):
+    for segment in (*fused_segments(tiny_bundle.manifest, precision), fused_full(tiny_bundle.manifest, precision)):
+        graph = rewrite(fuse(tiny_bundle, segment, precision))
+        for name, values in run(segment, graph).items():
+            assert np.array_equal(run(segment, optimise(graph))[name], values)
+
+
+def test_the_same_graph_gives_the_same_bytes_and_no_path_of_this_machine(tiny_bundle):
+    graph = rewrite(fuse(tiny_bundle, fused_full(tiny_bundle.manifest, "fp32"), "fp32"))
+    found = optimise(graph)
+    assert optimise(graph) == found
+    assert b"/tmp" not in found and b"dynvid-optimise" not in found
+
+
+def test_weights_are_named_after_what_they_hold():
+    value = np.arange(6, dtype=np.float32).reshape(2, 3)
+    names = [weight_name(v) for v in (value, value.copy(), value.reshape(3, 2), value.astype(np.float64), value + 1)]
+    assert names[0] == names[1] and len(set(names)) == 4
+
+
+def test_programs_share_weights_and_give_them_back(tiny_bundle):
+    gc.collect()
+    before = set(ort._weights)
+    segments = fused_segments(tiny_bundle.manifest, "fp32")
+    plans = [for_onnxruntime(fuse(tiny_bundle, segment, "fp32")) for segment in segments]
+    named = [set(unpack(plan).weights) for plan in plans]
+    wanted = set().union(*named)
+    assert sum(map(len, named)) > len(wanted)  # blocks run in several segments
+    programs = [open_backend("onnxruntime").load(plan, s, s.name) for plan, s in zip(plans, segments, strict=True)]
+    assert set(ort._weights) - before == wanted - before
+    held = [id(weight) for program in programs for weight in program._weights]
+    assert len(held) == sum(map(len, named)) and len(set(held)) == len(wanted)
+    del programs
+    gc.collect()
+    assert set(ort._weights) <= before
+
+
+def test_most_of_a_plan_is_weights_apart_from_the_model(tiny_bundle):
+    plan = for_onnxruntime(fuse(tiny_bundle, fused_full(tiny_bundle.manifest, "fp32"), "fp32"))
+    found = unpack(plan)
+    weights = sum(value.nbytes for value in found.weights.values())
+    assert all(weight_name(value) == name for name, value in found.weights.items())
+    assert weights > 4096 and all(name.encode() in found.model for name in found.weights)
+
+
+def test_packing_keeps_every_bit_and_an_onnx_model_is_not_packed():
+    weights = {"a": np.array([np.nan, -0.0, 1e-42], np.float32), "b": np.ones((2, 0, 3), np.float16)}
+    packed = pack(b"\x08\x0amodel\x00", weights)
+    assert pack(b"\x08\x0amodel\x00", weights) == packed
+    found = unpack(packed)
+    assert found.model == b"\x08\x0amodel\x00"
+    assert {n: (v.dtype, v.shape, v.tobytes()) for n, v in found.weights.items()} == {
+        n: (v.dtype, v.shape, v.tobytes()) for n, v in weights.items()
+    }
+    assert unpack(b"\x08\x0aan ONNX model") is None and unpack(b"") is None
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda plan: plan[:200], lambda plan: plan[:-30], lambda plan: pack(b"no model", {}), lambda _: b"PK\x03\x04"],
+    ids=["head", "without its end", "no ONNX", "four bytes"],
+)
+def test_what_is_no_optimised_graph_is_refused_in_one_line(tiny_bundle, spoil):
+    segment = fused_full(tiny_bundle.manifest, "fp32")
+    content = spoil(for_onnxruntime(fuse(tiny_bundle, segment, "fp32")))
+    with pytest.raises(
+        BackendError, match=r"^onnxruntime [\d.]+ cannot load full: .* Run 'dynvid doctor'\.$"
+    ) as caught:
+        open_backend("onnxruntime").load(content, segment, segment.name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_that_onnxruntime_refuses_is_refused_in_one_line():
+    with pytest.raises(BackendError, match=r"^onnxruntime [\d.]+ cannot optimise a graph: .* Run 'dynvid doctor'\.$"):
+        optimise(b"no model")
+
+
+# the processor
+
+
+def test_an_engine_for_another_kind_of_processor_is_stale(tiny_bundle, tmp_path, monkeypatch):
+    from dynvid.exporter.build_engines import build_engines
+
+    build_engines(tiny_bundle, tmp_path, "onnxruntime", only=["full"])
+    full = fused_full(tiny_bundle.manifest, "fp32")
+    assert open_engines(tiny_bundle, open_backend("onnxruntime"), tmp_path).plan(full)
+    monkeypatch.setattr(ort, "this_processor", lambda: "sse9")
+    with pytest.raises(StaleEngineError, match=rf"targets {this_processor()}, needed sse9. Run 'dynvid build-engines"):
+        open_engines(tiny_bundle, open_backend("onnxruntime"), tmp_path).plan(full)
+
+
+def test_an_engine_of_onnxruntime_is_for_one_kind_of_processor(tiny_bundle, tmp_path):
+    from dynvid.exporter.build_engines import build_engines
+
+    (row,) = build_engines(tiny_bundle, tmp_path, "onnxruntime", only=["full"])
+    assert OnnxRuntimeMaker().targets == row.engine.key.targets == (this_processor(),)
+    for targets in ((), ("avx2", "avx512f"), ("AVX 2",)):
+        with pytest.raises(UsageError, match="expected one processor like 'avx512f'"):
+            dataclasses.replace(row.engine.key, targets=targets)
+    assert EngineCache(tmp_path).engines().engines == (row.engine,)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [("fpu avx avx2 avx512f avx512_bf16", "avx512f"), ("fpu avx avx2", "avx2"), ("fpu avx", "avx"), ("fpu sse2", None)],
+)
+def test_a_processor_is_named_after_its_widest_vectors(monkeypatch, flags, name):
+    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: f"model name\t: Some Avx 2\nflags\t\t: {flags}\n")
+    monkeypatch.setattr("platform.machine", lambda: "X86_64")
+    assert this_processor() == (name or "x86_64")
+
+
+def test_a_processor_without_a_list_of_flags_has_its_name(monkeypatch):
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("pathlib.Path.read_text", missing)
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert this_processor() == "arm64"
+
+
+def test_every_job_of_a_bundle_is_optimised(tiny_bundle):
+    maker = OnnxRuntimeMaker()
+    for job in fused_jobs(tiny_bundle, "fp32"):
+        plan, census, _ = maker.make(job, job.graph(tiny_bundle, "fp32"), lambda _: None)
+        assert b"nchwc" in unpack(plan).model or this_processor() not in ("avx512f", "avx2", "avx")
+        assert census["convolution"].keys() == {"float32"}
