@@ -24,6 +24,7 @@ from ..grid.manifest import Precision
 from ..grid.tensors import TensorSpec
 from .backends.base import Backend, Call, Value
 from .call_times import Cost
+from .fused_executor import load_programs
 from .slots import Slot
 from .state_store import Key, Kind, StateStore, kind_of
 
@@ -95,7 +96,7 @@ class BatchExecutor:
                 raise UsageError(f"buckets {list(sizes)} of segment {index}: expected ascending numbers, at least 1")
         self.store = StateStore(backend, self.segments, slots)
         self.frames_s = self.copies_s = self.calls_s = 0.0
-        self._programs = [backend.load(load(segment), segment, segment.name) for segment in self.segments]
+        self._programs = load_programs(backend, load, self.segments)
         self._inputs = self._buffers([segment.inputs for segment in self.segments])
         self._outputs = self._buffers([segment.outputs for segment in self.segments])
         largest = max(sizes[-1] for sizes in self.buckets)

@@ -6,7 +6,7 @@ segments, no tensor is both read and written, and a segment may be run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..grid.errors import UsageError
 from ..grid.fusion import FusedSegment, fused_segments
 from ..grid.manifest import Precision
 from ..grid.route import Route
-from .backends.base import Backend, Call, Value
+from .backends.base import Backend, Call, Program, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class FusedExecutor:
         self.route = route or manifest.route
         fused = fused_segments(manifest, precision, self.route, heads)
         self._handed_on: dict[str, Value] = {}  # by name, what the segments so far have written last
-        self.segments = tuple(self._prepare(segment, load(segment)) for segment in fused)
+        self.segments = tuple(map(self._prepare, fused, load_programs(backend, load, fused)))
 
     def run_spans(self, segment: PreparedFusedSegment) -> None:
         """Run a segment, whose frames have been written; its head runs with its spans."""
@@ -91,8 +91,7 @@ class FusedExecutor:
         logits, probabilities = self.backend.fetch([segment.outputs["logits"], segment.outputs["probabilities"]])
         return logits, probabilities
 
-    def _prepare(self, segment: FusedSegment, content: bytes) -> PreparedFusedSegment:
-        program = self.backend.load(content, segment, segment.name)
+    def _prepare(self, segment: FusedSegment, program: Program) -> PreparedFusedSegment:
         inputs, outputs = {}, {}
         for spec in segment.inputs:
             if spec.name == "frames":
@@ -105,3 +104,17 @@ class FusedExecutor:
         call = program.prepare(inputs, outputs)
         recorded = self.backend.record([call])
         return PreparedFusedSegment(segment.start, segment.stop, inputs.get("frames"), call, recorded, outputs)
+
+
+def load_programs(
+    backend: Backend, load: Callable[[FusedSegment], bytes], segments: Sequence[FusedSegment]
+) -> list[Program]:
+    """Return the program of each segment, in order.
+
+    The last one is loaded first: it runs the most blocks. So the most memory is needed at once while there is the least of
+    others, where a backend shares weights.
+
+    Raises:
+        BackendError: If a segment does not load.
+    """
+    return [backend.load(load(segment), segment, segment.name) for segment in reversed(segments)][::-1]

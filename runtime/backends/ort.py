@@ -18,6 +18,7 @@ from .host_arrays import HostArrays
 from .optimised_graph import unpack
 
 _pool_threads: int | None = None  # of this process; onnxruntime takes the size once
+_CACHE_LINE = 64  # bytes
 _weights: WeakValueDictionary[str, Any] = (
     WeakValueDictionary()
 )  # of this process, by name, as long as a program has them
@@ -85,7 +86,7 @@ class OnnxRuntimeBackend(HostArrays):
         """Return a weight that all programs of this process share."""
         found = _weights.get(name)
         if found is None:
-            found = _weights[name] = self._ort.OrtValue.ortvalue_from_numpy(weights[name])
+            found = _weights[name] = self._ort.OrtValue.ortvalue_from_numpy(_aligned(weights[name]))
         return found
 
     def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
@@ -156,6 +157,15 @@ class OrtProgram:
         for row in range(count):
             of_row = [{port: array[row : row + 1] for port, array in p.items()} for p in (inputs, outputs)]
             yield of_row[0], of_row[1]
+
+
+def _aligned(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy that begins at a cache line, as onnxruntime's own tensors do and numpy's need not."""
+    memory = np.empty(array.nbytes + _CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % _CACHE_LINE
+    found = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    found[...] = array
+    return found
 
 
 def share_pool(ort: Any, threads: int | None) -> int:
