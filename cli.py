@@ -351,28 +351,33 @@ def classify(
 @click.option("--q", "qs", type=click.FloatRange(0, min_open=True), multiple=True, default=(1.2, 0.7, 1.0, 1.5, 2.0),
               show_default=True, help="Ratio of the exits' shares; may be repeated.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1, 256), default=4, show_default=True, help="Most videos of one call.")
+@click.option("--streams", type=click.IntRange(1, 64), default=1, show_default=True,
+              help="Streams that share many videos at once; on a CPU, try one a core with --threads 1.")  # fmt: skip
 @click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
 @click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
-@click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
+@click.option("--threads", type=int, help="CPU threads of each stream; one a core by default.")
 @click.option("--rounds", type=click.IntRange(1), help="Passes over the clips; as many as fit by default.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
               help="For single videos, and for the table t_k(n); at least one pass is made.")  # fmt: skip
 @click.option("--stream-seconds", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True,
               help="For each run of many videos at once.")  # fmt: skip
+@click.option(
+    "--load-videos",
+    type=click.IntRange(1),
+    help="Videos of each run under load; by default as many as --stream-seconds take.",
+)
 @click.option("--peer", "peers", type=click.Choice(["openvino", "torch", "torch-compile"]), multiple=True,
               help="Measure the static network there, too; may be repeated; torch needs TRAINING_CHECKPOINT.")  # fmt: skip
 @click.option("--referee/--no-referee", default=False, show_default=True, help="Let MLPerf LoadGen judge, too.")
 @click.option("--referee-seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
               help="That LoadGen measures Offline and Server at least.")  # fmt: skip
-@click.option("--referee-streams", type=click.IntRange(1, 64), default=1, show_default=True,
-              help="Streams that share LoadGen's videos; on a CPU, one a core with --threads 1.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(
     bundle: Path, training_checkpoint: Path | None, output: Path, data: Path | None, clips: int, thresholds: Path | None,
-    qs: tuple[float, ...], batch: int, backend: str, engines: Path | None, precision: str, threads: int | None,
-    rounds: int | None, seconds: float, stream_seconds: float, peers: tuple[str, ...], referee: bool,
-    referee_seconds: float, referee_streams: int, as_json: bool,
+    qs: tuple[float, ...], batch: int, streams: int, backend: str, engines: Path | None, precision: str,
+    threads: int | None, rounds: int | None, seconds: float, stream_seconds: float, load_videos: int | None,
+    peers: tuple[str, ...], referee: bool, referee_seconds: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure latency against average FLOPs of BUNDLE: table, JSON, CSV, a page with plots, and a trace."""
     from .benchmarks.bench import Options
@@ -395,8 +400,8 @@ def bench(
     require_plots()
     require_report_folder(output)
     options = Options(
-        qs, chosen, graphs, threads, batch, rounds, seconds, stream_seconds, peers, training_checkpoint,
-        Referee(output / LOGS, engines, referee_seconds, referee_streams) if referee else None, shlex.join(["dynvid", *sys.argv[1:]]),
+        qs, chosen, graphs, threads, batch, streams, rounds, seconds, stream_seconds, load_videos, peers, training_checkpoint,
+        Referee(output / LOGS, engines, referee_seconds, streams) if referee else None, shlex.join(["dynvid", *sys.argv[1:]]),
     )  # fmt: skip
     with steps() as step:
         measured_on = (

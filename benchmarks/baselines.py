@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 from .cost_tables import CostTable
@@ -36,8 +38,8 @@ def serve_batches(table: CostTable, exits: Exits, batch: int, arrivals: Floats |
     return Run(policy, answered - arrived, exits, now, busy, (len(exits) / calls,))
 
 
-def oracle(table: CostTable, exits: Exits, batch: int, arrivals: Floats | None = None) -> Run:
-    """Return the bound: every segment at its best batch for exactly its survivors.
+def oracle(table: CostTable, exits: Exits, batch: int, arrivals: Floats | None = None, streams: int = 1) -> Run:
+    """Return the bound: every segment at its best batch for exactly its survivors, in ``streams`` streams at once.
 
     A video takes its share of such batches and no longer, first come, first served; a real batch takes each of its videos
     the time of all of them. So latencies under load are a bound that nothing reaches where large batches are the best.
@@ -45,6 +47,8 @@ def oracle(table: CostTable, exits: Exits, batch: int, arrivals: Floats | None =
     best = [min(table.ms(k, n) / n for n in range(1, batch + 1)) / 1e3 for k in range(1, len(table.segments) + 1)]
     arrived = np.zeros(len(exits)) if arrivals is None else arrivals
     takes = np.cumsum(best)[exits - 1]
-    done = np.cumsum(takes)
-    answered = done + np.maximum.accumulate(arrived - done + takes)
-    return Run("oracle", answered - arrived, exits, float(answered[-1]), float(done[-1]))
+    answered, free = np.zeros(len(exits)), [0.0] * streams
+    for place, (at, seconds) in enumerate(zip(arrived.tolist(), takes.tolist(), strict=True)):
+        answered[place] = max(at, free[0]) + seconds
+        heapq.heapreplace(free, answered[place])
+    return Run("oracle", answered - arrived, exits, float(answered.max()), float(takes.sum()))

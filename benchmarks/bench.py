@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +37,7 @@ from .referee import RefereeOrder
 from .refereed import Referee, judged
 from .report import Estimate, Latency, Memory, OperatingPoint, Peer, Report, Scenario, Setting
 from .rounds import Contestant, Samples, interleave
-from .stream_bench import LOADS, NEVER, OFFLINE, StreamBench
+from .stream_bench import LOADS, NEVER, OFFLINE, StreamBench, StreamOptions
 from .stream_bench import STATIC as STATIC_STREAM
 from .timing import SegmentTime
 
@@ -54,9 +55,11 @@ class Options:
         precision: of the graphs.
         threads: CPU threads to compute with; None: one a core.
         batch: most videos of one call.
+        streams: that share the videos where many are there at once.
         rounds: passes over the clips; None: as many as fit into ``seconds``.
         seconds: for each of the two measurements without a stream: of single videos, and of t_k(n).
-        stream_seconds: for each run of the stream.
+        stream_seconds: for each run of the streams.
+        load_videos: of each run under load; None: as many as ``stream_seconds`` take.
         peers: other runtimes, see ``peers.NAMES``.
         training_checkpoint: for the peers of torch.
         referee: what MLPerf LoadGen is given; None: it is not asked.
@@ -68,9 +71,11 @@ class Options:
     precision: Precision = "fp32"
     threads: int | None = None
     batch: int = 4
+    streams: int = 1
     rounds: int | None = None
     seconds: float = 60.0
     stream_seconds: float = 20.0
+    load_videos: int | None = None
     peers: tuple[str, ...] = ()
     training_checkpoint: Path | None = None
     referee: Referee | None = None
@@ -106,9 +111,10 @@ def bench(
         UsageError: If an option is out of range.
         DynvidError: As opening the backend, the graphs and the peers.
     """
-    if options.batch < 1 or (not options.qs and options.chosen is None):
+    if min(options.batch, options.streams) < 1 or (not options.qs and options.chosen is None):
         raise UsageError(
-            f"batch {options.batch}, q {list(options.qs)}: expected a batch of at least 1 and one q or more"
+            f"batch {options.batch}, {options.streams} streams, q {list(options.qs)}: expected a batch and streams of at least 1 "
+            "and one q or more"
         )
     if options.training_checkpoint is None and any(name.startswith("torch") for name in options.peers):
         raise UsageError("peer 'torch' needs the training checkpoint: give TRAINING_CHECKPOINT after BUNDLE")
@@ -126,13 +132,18 @@ def bench(
     copies_differ = abs(1 - samples.times(STATIC).value / samples.times(COPY).value)
     del field, contestants
 
-    table = _measure_table(bundle, opened, loads, options, report)
-    costs = cost_table(table, f"measured with {backend}, {options.precision}, {threads} threads")
     opened.close()  # each stream opens its own
+
+    def open_one() -> Backend:
+        return open_backend(backend, options.threads)
+
+    table = _measure_table(bundle, open_one, loads, options, report)
+    costs = cost_table(table, f"measured with {backend}, {options.precision}, {threads} threads")
     main = points[0]
+    how = StreamOptions(options.batch, options.streams, options.stream_seconds, options.load_videos)
     stream = StreamBench(
-        bundle, lambda: open_backend(backend, options.threads), options.precision, loads.route, clips, main.exits,
-        (main.thresholds, main.temperatures), costs, options.batch, options.stream_seconds, report,
+        bundle, open_one, options.precision, loads.route, clips, main.exits, (main.thresholds, main.temperatures), costs, how,
+        report,
     )  # fmt: skip
     streams, efficiencies = stream.run()
     others = others_share(busy, cpu_seconds())
@@ -161,7 +172,7 @@ def bench(
         manifest.network["network"], bundle.sha256, manifest.classes, gmacs.static, backend, options.precision, threads,
         clips.source, clips.labels is not None,
         "thresholds as given" if options.chosen else "thresholds chosen on these clips, so that the exits' shares follow q",
-        max(sample.round for sample in samples.all) + 1, options.batch, options.command,
+        max(sample.round for sample in samples.all) + 1, options.batch, options.streams, options.command,
         describe(None if on_cpu else gpu_name()), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others, copies_differ, tuple(faults),
     )  # fmt: skip
     names = {OFFLINE: main.name, NEVER: NO_EXITS, STATIC_STREAM: STATIC}
@@ -173,8 +184,8 @@ def bench(
         tuple(Peer(p.name, _latency(samples, p.name)) for p in peers),
         tuple(table),
         tuple(streams),
-        (single_breakdown(samples, main.name, main.exits, costs, gmacs), stream_breakdown(stream.served[OFFLINE], stream.served[STATIC_STREAM], main.exits, costs, gmacs, options.batch)),
-        Memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, bytes_per_video(fused_segments(manifest, options.precision)), stream.slots),
+        (single_breakdown(samples, main.name, main.exits, costs, gmacs), stream_breakdown(stream.served[OFFLINE], stream.served[STATIC_STREAM], main.exits, costs, gmacs, options.batch, options.streams)),
+        Memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, bytes_per_video(fused_segments(manifest, options.precision)), stream.slots * options.streams),
         clips.decode,
         scenarios,
         samples.all,
@@ -287,14 +298,21 @@ def _open_peers(
 
 
 def _measure_table(
-    bundle: Bundle, backend: Backend, loads: Loads, options: Options, report: Callable[[str], None]
+    bundle: Bundle, open_one: Callable[[], Backend], loads: Loads, options: Options, report: Callable[[str], None]
 ) -> list[SegmentTime]:
+    """Return t_k(n) with as many streams at work as there will be."""
     sizes = _sizes(options.batch)
-    along, static = (
-        BatchExecutor(bundle, backend, options.precision, loads.route, 1, [sizes] * segments, full=full)
-        for full, segments in ((False, len(bundle.manifest.route.cells)), (True, 1))
-    )
-    return measure_calls(along, static, sizes, options.seconds, report)
+    with ExitStack() as opened:
+        lanes = []
+        for _ in range(options.streams):
+            backend = open_one()
+            opened.callback(backend.close)
+            along, static = (
+                BatchExecutor(bundle, backend, options.precision, loads.route, 1, [sizes] * segments, full=full)
+                for full, segments in ((False, len(bundle.manifest.route.cells)), (True, 1))
+            )
+            lanes.append((along, static))
+        return measure_calls(lanes, sizes, options.seconds, report)
 
 
 def _sizes(batch: int) -> list[int]:

@@ -40,16 +40,22 @@ def single_breakdown(samples: Samples, point: str, exits: Exits, table: CostTabl
 
 
 def stream_breakdown(
-    passes: Sequence[Served], static: Sequence[Served], exits: Exits, table: CostTable, gmacs: Gmacs, batch: int
+    passes: Sequence[Served],
+    static: Sequence[Served],
+    exits: Exits,
+    table: CostTable,
+    gmacs: Gmacs,
+    batch: int,
+    streams: int,
 ) -> Breakdown:
-    """Return it for many videos at once, offline: of the pass of median throughput.
+    """Return it for many videos at once, offline: of the pass of median throughput; milliseconds of one of the streams.
 
-    The ideal is the time of a video in the stream of the static network.
+    The ideal is the time of a video in the streams of the static network.
     """
     served, whole = _middle(passes), _middle(static)
     videos = len(served.run.latency_s)
-    ideal = 1e3 / whole.run.videos_per_s * gmacs.mean / gmacs.static
-    actual = 1e3 / served.run.videos_per_s
+    ideal = streams * 1e3 / whole.run.videos_per_s * gmacs.mean / gmacs.static
+    actual = streams * 1e3 / served.run.videos_per_s
     best = _calls(exits, table, batch)
     filled, padded, calls, copies, frames = (
         seconds * 1e3 / videos
@@ -64,7 +70,8 @@ def stream_breakdown(
         Part("frames into batches", frames),
         Part("scheduling, exits, answers", actual - calls - copies - frames),
     )
-    return Breakdown(f"many videos at once, offline, at most {batch} a call", ideal, parts, actual)
+    together = "" if streams == 1 else f", {streams} streams"
+    return Breakdown(f"many videos at once, offline, at most {batch} a call{together}", ideal, parts, actual)
 
 
 def _calls(exits: Exits, table: CostTable, batch: int) -> float:

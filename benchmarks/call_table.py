@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..runtime.batch_executor import BatchExecutor
 from .cost_tables import CostTable
@@ -15,37 +17,46 @@ STATIC = 0
 """Index of the static network among segments."""
 
 
+Lane = tuple[BatchExecutor, BatchExecutor]
+"""What one stream runs: executors of the bundle's route and of the full one, the same buckets for every segment of both."""
+
+
 def measure_calls(
-    along: BatchExecutor, static: BatchExecutor, batches: Sequence[int], seconds: float, report: Callable[[str], None]
+    lanes: Sequence[Lane], batches: Sequence[int], seconds: float, report: Callable[[str], None]
 ) -> list[SegmentTime]:
     """Return the time of every call, index 0 for the static network, all measured in turn.
 
     Args:
-        along: executor of the bundle's route, with ``batches`` as the buckets of every segment.
-        static: of the full route, with the same buckets.
-        batches: numbers of videos.
+        lanes: one for each stream; all are measured at once, as streams disturb one another.
+        batches: the buckets: numbers of videos.
         seconds: to take, about; every call is made five times at least and 50 times at most.
         report: gets a line about each step.
     """
-    calls = [(index, n) for index in range(len(along.segments) + 1) for n in batches]
+    calls = [(index, n) for index in range(len(lanes[0][0].segments) + 1) for n in batches]
 
-    def call(index: int, n: int) -> float:
-        executor, segment = (static, 1) if index == STATIC else (along, index)
-        return executor.time_once(segment, n)
+    def call(lane: Lane, index: int, n: int) -> float:
+        along, static = lane
+        return static.time_once(1, n) if index == STATIC else along.time_once(index, n)
 
-    once = 0.0
-    for index, n in calls:
-        report(f"t_k(n): warming up segment {index} x {n}")
+    def warm(lane: Lane) -> float:
         started = time.perf_counter()
-        call(index, n)
-        call(index, n)
-        once += (time.perf_counter() - started) / 2
-    rounds = int(np.clip(seconds / max(once, 1e-9), 5, 50))
-    rng, samples = np.random.default_rng(0), np.zeros((rounds, len(calls)))
-    for number in range(rounds):
-        report(f"t_k(n): round {number + 1}/{rounds}")
-        for place in rng.permutation(len(calls)).tolist():
-            samples[number, place] = call(*calls[place]) * 1e3
+        for index, n in calls * 2:
+            call(lane, index, n)
+        return (time.perf_counter() - started) / 2
+
+    def measure(number: int) -> NDArray[np.float64]:
+        rng, samples = np.random.default_rng(number), np.zeros((rounds, len(calls)))
+        for turn in range(rounds):
+            if number == 0:
+                report(f"t_k(n): round {turn + 1}/{rounds}")
+            for place in rng.permutation(len(calls)).tolist():
+                samples[turn, place] = call(lanes[number], *calls[place]) * 1e3
+        return samples
+
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        report("t_k(n): warming up")
+        rounds = int(np.clip(seconds / max(*pool.map(warm, lanes), 1e-9), 5, 50))
+        samples = np.concatenate(list(pool.map(measure, range(len(lanes)))))
     entries = []
     for (index, n), column in zip(calls, samples.T, strict=True):
         p25, median, p75 = np.percentile(column, [25, 50, 75]).tolist()

@@ -28,12 +28,14 @@ class Clips:
         labels: class of each, [clips]; None where they are not known.
         source: what they are, for a reader.
         decode: what reading them took; None where nothing was decoded.
+        paths: their files; none where there are none.
     """
 
     frames: Floats
     labels: NDArray[np.int64] | None
     source: str
     decode: Decode | None
+    paths: tuple[Path, ...] = ()
 
     def sources(self, manifest: Manifest) -> list[InOrder]:
         """Return each clip as a source of frames."""
@@ -104,7 +106,8 @@ def read_clips(path: Path, manifest: Manifest, most: int, report: Callable[[str]
                 times.append(source.decode_ms)
     p50, p99 = np.percentile(times, [50, 99]).tolist()
     decode = Decode(len(times), float(np.mean(times)), p50, p99)
-    return Clips(np.stack(frames), labels, f"{len(videos)} videos of {path.name}", decode)
+    paths = tuple(video.path for video in videos)
+    return Clips(np.stack(frames), labels, f"{len(videos)} videos of {path.name}", decode, paths)
 
 
 def _require_enough(count: int, manifest: Manifest) -> None:

@@ -232,7 +232,7 @@ class Setting:
         backend, precision, threads: what computed, how, and on how many threads.
         clips: what was classified, such as ``48 random clips`` or ``200 of val.csv``; ``labelled``: whether with labels.
         exits: where thresholds come from, for a reader.
-        rounds, batch: passes over the clips; the most videos of one call.
+        rounds, batch, streams: passes over the clips; the most videos of one call; streams that share many videos at once.
         command: as it was called.
         machine, versions, date: where, with what, and when; ``machine["device"]`` where a GPU computes.
         others_cpu_share: CPU time of other processes over this one's while measuring; None where it is not known.
@@ -252,6 +252,7 @@ class Setting:
     exits: str
     rounds: int
     batch: int
+    streams: int
     command: str
     machine: dict[str, str]
     versions: dict[str, str]

@@ -219,7 +219,10 @@ def setting(report: Report) -> Table:
     rows = [
         ["network", f"{found.network}, {found.classes} classes, {number(found.gmacs)} GMACs in full"],
         ["bundle", f"sha256 {found.bundle_sha256}"],
-        ["computed by", f"{found.backend}, {found.precision}, threads: {found.threads}, batch up to {found.batch}"],
+        [
+            "computed by",
+            f"{found.backend}, {found.precision}, threads: {found.threads}, batch up to {found.batch}, streams: {found.streams}",
+        ],
         ["clips", f"{found.clips}, {'with' if found.labelled else 'without'} labels"],
         ["thresholds", found.exits],
         ["rounds", str(found.rounds)],

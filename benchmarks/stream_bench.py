@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from ..grid.bundle import Bundle
 from ..grid.manifest import Precision
 from ..runtime.backends.base import Backend
 from .baselines import oracle, serve_batches
-from .clips import Clips
+from .clips import Clips, InOrder
 from .contestants import Load
 from .cost_tables import CostTable
 from .report import LaunchSpan, StreamRun
@@ -26,7 +28,24 @@ LEAST, MOST = 60, 20000
 LOADS = (0.70, 0.90)
 """Shares of the oracle's throughput at which videos arrive; latency ratios are of the first, stability of the last."""
 
-OFFLINE, NEVER, STATIC = "offline", "offline, no exits", "offline, static network"
+OFFLINE, NEVER, STATIC, FILES = "offline", "offline, no exits", "offline, static network", "offline, from files"
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How many videos at once are measured.
+
+    Attributes:
+        batch: most videos of one call.
+        streams: that share the videos, each with a backend of its own.
+        seconds: that each run should take.
+        load_videos: of each run under load; None: as many as ``seconds`` take.
+    """
+
+    batch: int
+    streams: int
+    seconds: float
+    load_videos: int | None
 
 
 class StreamBench:
@@ -41,34 +60,35 @@ class StreamBench:
         exits: [clips], where each leaves at the operating point, 1-based.
         chosen: thresholds and temperatures of the operating point.
         table: t_k(n), measured.
-        batch: most videos of one call.
-        seconds: that each run should take.
+        options: see there.
         report: gets a line about each step.
 
     Attributes:
         served: every real run, by name, pass after pass.
-        slots: videos in flight at most.
+        slots: videos in flight at most, of one stream.
     """
 
     def __init__(
         self, bundle: Bundle, open_backend: Callable[[], Backend], precision: Precision, load: Load, clips: Clips, exits: Exits,
-        chosen: tuple[Sequence[float | None], Sequence[float] | None], table: CostTable, batch: int, seconds: float,
+        chosen: tuple[Sequence[float | None], Sequence[float] | None], table: CostTable, options: StreamOptions,
         report: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._bundle, self._open_backend, self._precision, self._load = bundle, open_backend, precision, load
         self._sources, self._exits, self._chosen = clips.sources(bundle.manifest), exits, chosen
-        self._table, self._batch, self._seconds, self._report = table, batch, seconds, report
-        self.slots = 2 * len(table.segments) * batch
+        self._files, self._table, self._options, self._report = clips.paths, table, options, report
+        self._batch, self._streams = options.batch, options.streams
+        self.slots = 2 * len(table.segments) * options.batch
         self.served: dict[str, list[Served]] = {OFFLINE: [], NEVER: [], STATIC: []}
 
     def run(self) -> tuple[list[StreamRun], list[float]]:
         """Return every run, real ones and simulated ones, and the throughput over the oracle's of each offline pass."""
         order = self._order(self._per_s(self._exits))
-        bound = oracle(self._table, self._exits[order], self._batch)
+        bound = oracle(self._table, self._exits[order], self._batch, streams=self._streams)
         efficiencies = []
         with ExitStack() as stack:
-            bed = stack.enter_context(self._bed(full=False))
-            static = stack.enter_context(self._bed(full=True))
+            bed = stack.enter_context(self._bed(self._sources, full=False))
+            static = stack.enter_context(self._bed(self._sources, full=True))
+            files = stack.enter_context(self._bed(self._files, full=False)) if self._files else None
             for number in range(PASSES):
                 self._report(f"stream: pass {number + 1}/{PASSES}")
                 bed.judge_by(*self._chosen)
@@ -78,8 +98,10 @@ class StreamBench:
                 few = order[: max(LEAST, len(order)) // 2]
                 self._serve(NEVER, bed, few)
                 self._serve(STATIC, static, few)
+                if files is not None:
+                    self._serve(FILES, files, few)
             bed.judge_by(*self._chosen)
-            rows = [self._middle(name, bound if name == OFFLINE else None) for name in (OFFLINE, NEVER, STATIC)]
+            rows = [self._middle(name, bound if name == OFFLINE else None) for name in self.served]
             rows += self._simulated(order, bound)
             for share in LOADS:
                 rows.append(self._under_load(bed, share, bound.videos_per_s))
@@ -89,7 +111,7 @@ class StreamBench:
         """Return the launches of the first pass of each run."""
         return tuple(span for runs in self.served.values() for span in runs[0].launches)
 
-    def _bed(self, full: bool) -> Bed:
+    def _bed(self, clips: Sequence[InOrder | Path], full: bool) -> Bed:
         sizes = range(1, self._batch + 1)
         segments = 1 if full else len(self._table.segments)
         slots = 2 * self._batch if full else self.slots
@@ -102,7 +124,7 @@ class StreamBench:
             )
 
         mode = "static" if full else "throughput"
-        return Bed(open_executor, table, self._sources, thresholds=own[0], temperatures=own[1], mode=mode)
+        return Bed(open_executor, table, clips, self._streams, thresholds=own[0], temperatures=own[1], mode=mode)
 
     def _serve(self, name: str, bed: Bed, order: NDArray[np.int64], arrivals: Floats | None = None) -> Served:
         served = bed.serve(name, order.tolist(), arrivals)
@@ -116,34 +138,38 @@ class StreamBench:
 
     def _under_load(self, bed: Bed, share: float, most_per_s: float) -> StreamRun:
         rate, name = share * most_per_s, f"Poisson, {share:.0%} of the oracle"
-        order = self._order(rate, seed=1)
+        order = self._order(rate, seed=1, count=self._options.load_videos)
         self._report(f"stream: {len(order)} videos, {name}")
         arrivals = poisson_arrivals(rate, len(order))
         served = self._serve(name, bed, order, arrivals)
-        return _row(name, served, rate, oracle(self._table, self._exits[order], self._batch, arrivals))
+        bound = oracle(self._table, self._exits[order], self._batch, arrivals, self._streams)
+        return _row(name, served, rate, bound)
 
     def _simulated(self, order: NDArray[np.int64], bound: Run) -> list[StreamRun]:
-        table, exits, batch = self._table, self._exits[order], self._batch
+        """Return what one of the streams would do with its share of the videos, its throughput times the streams."""
+        table, exits, batch = self._table, self._exits[order][:: self._streams], self._batch
         runs = [
             simulate(table, exits, batch, mode="static"),
             *(serve_batches(table, exits, batch, compact=compact) for compact in (False, True)),
             simulate(table, exits, batch, slots=self.slots),
-            bound,
+            oracle(table, exits, batch),
         ]
+        per_s = [run.videos_per_s * self._streams for run in runs]
         return [
             StreamRun(
-                OFFLINE, run.policy, False, None, len(order), run.videos_per_s, run.videos_per_s / bound.videos_per_s,
-                run.p_s(50) * 1e3, run.p_s(90) * 1e3, run.p_s(99) * 1e3, None, None, run.growth, (), (), run.in_flight,
+                OFFLINE, run.policy, False, None, len(order), rate, rate / bound.videos_per_s,
+                run.p_s(50) * 1e3, run.p_s(90) * 1e3, run.p_s(99) * 1e3, None, None, run.growth, (), (),
+                run.in_flight * self._streams,
             )
-            for run in runs
+            for run, rate in zip(runs, per_s, strict=True)
         ]  # fmt: skip
 
     def _per_s(self, exits: Exits) -> float:
-        return oracle(self._table, exits, self._batch).videos_per_s
+        return oracle(self._table, exits, self._batch, streams=self._streams).videos_per_s
 
-    def _order(self, per_s: float, seed: int = 0) -> NDArray[np.int64]:
-        """Return the clips of a run, as many as it should take; every clip as often as any other, to one."""
-        count = int(np.clip(per_s * self._seconds, LEAST, MOST))
+    def _order(self, per_s: float, seed: int = 0, count: int | None = None) -> NDArray[np.int64]:
+        """Return the clips of a run, by default as many as it should take; every clip as often as any other, to one."""
+        count = count or int(np.clip(per_s * self._options.seconds, LEAST, MOST))
         whole = np.tile(np.arange(len(self._exits)), -(-count // len(self._exits)))[:count]
         return np.random.default_rng(seed).permutation(whole)
 

@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.answer import Answer
 from ..runtime.batch_executor import BatchExecutor
+from ..runtime.intake import Intake
+from ..runtime.replicas import Replicas
 from ..runtime.slots import Slot
 from ..runtime.stream import Stream
 from .clips import InOrder
@@ -75,35 +78,55 @@ class Served:
     launches: tuple[LaunchSpan, ...]
 
 
+class _Counts(NamedTuple):
+    """Launches by [segment, videos], seconds in queues by [segment], and seconds of frames, copies and calls."""
+
+    fills: NDArray[np.int64]
+    waited_s: Floats
+    seconds: Floats
+
+
 class Bed:
-    """A stream kept open for several runs on the same clips; a context manager.
+    """A stream, or several, kept open for several runs on the same clips; a context manager.
 
     Args:
         open_executor: as ``Stream``.
         table: t_k(n).
-        clips: to classify.
+        clips: to classify: frames in memory, or files.
+        streams: how many.
         options: of ``Stream``.
     """
 
     def __init__(
-        self, open_executor: Callable[[], WatchedExecutor], table: CostTable, clips: Sequence[InOrder], **options: Any
-    ) -> None:
+        self, open_executor: Callable[[], WatchedExecutor], table: CostTable, clips: Sequence[InOrder | Path], streams: int = 1,
+        **options: Any,
+    ) -> None:  # fmt: skip
         self._table, self._clips = table, clips
-        self._stream = Stream(open_executor, cost=lambda k, n: table.ms(k, n) / 1e3, decoders=1, **options)
-        assert isinstance(self._stream.executor, WatchedExecutor)
-        self._executor = self._stream.executor
-        for _, answer in self._stream.classify(clips):  # warm
+
+        def open_stream() -> Stream:
+            return Stream(open_executor, cost=lambda k, n: table.ms(k, n) / 1e3, decoders=1, **options)
+
+        self._intake: Intake
+        if streams == 1:
+            self._intake = stream = open_stream()
+            self._streams: tuple[Stream, ...] = (stream,)
+        else:
+            self._intake = replicas = Replicas(open_stream, streams)
+            self._streams = replicas.streams
+        self._executors = [stream.executor for stream in self._streams if isinstance(stream.executor, WatchedExecutor)]
+        for _, answer in self._intake.classify(clips):  # warm
             _answered(answer)
 
     def __enter__(self) -> Bed:
         return self
 
     def __exit__(self, *fault: object) -> None:
-        self._stream.close()
+        self._intake.close()
 
     def judge_by(self, thresholds: Sequence[float | None] | None, temperatures: Sequence[float] | None) -> None:
         """Let videos leave by other thresholds from now on."""
-        self._stream.judge_by(thresholds, temperatures)
+        for stream in self._streams:
+            stream.judge_by(thresholds, temperatures)
 
     def serve(self, name: str, order: Sequence[int], arrivals: Floats | None = None) -> Served:
         """Return what becomes of some videos.
@@ -116,41 +139,51 @@ class Bed:
         Raises:
             DynvidError: If a video has no answer.
         """
-        executor, stats = self._executor, self._stream.stats
-        fills, waited = [list(f) for f in stats.fills], list(stats.waited_s)
-        before = executor.frames_s, executor.copies_s, executor.calls_s
-        executor.launches.clear()
-        executor.most_held = 0
+        before = self._counts()
+        for executor in self._executors:
+            executor.launches.clear()
+            executor.most_held = 0
         begun = time.perf_counter()
         latency, exits, seconds = (
             self._offline(order, begun) if arrivals is None else self._arriving(order, arrivals, begun)
         )
-        counts = tuple(tuple(b - a for a, b in zip(*two, strict=True)) for two in zip(fills, stats.fills, strict=True))
-        videos = [sum(n * c for n, c in enumerate(row)) for row in counts]
-        spent = [b - a for a, b in zip(waited, stats.waited_s, strict=True)]
-        frames_s, copies_s, calls_s = (
-            b - a for a, b in zip(before, (executor.frames_s, executor.copies_s, executor.calls_s), strict=True)
-        )
+        after = self._counts()
+        counts = after.fills - before.fills
+        videos = (counts * np.arange(counts.shape[1])).sum(axis=1)
+        spent = after.waited_s - before.waited_s
+        frames_s, copies_s, calls_s = (after.seconds - before.seconds).tolist()
         filled = padded = 0.0
-        for index, rows, _, _ in executor.launches:
-            sizes = executor.buckets[index - 1]
+        buckets = self._executors[0].buckets
+        launches = sorted(
+            (launch for executor in self._executors for launch in executor.launches), key=lambda one: one[2]
+        )
+        for index, rows, _, _ in launches:
             filled += self._table.ms(index, len(rows)) / 1e3
-            padded += self._table.ms(index, next(size for size in sizes if size >= len(rows))) / 1e3
+            padded += self._table.ms(index, next(size for size in buckets[index - 1] if size >= len(rows))) / 1e3
         return Served(
             Run(name, latency, exits, seconds, calls_s),
-            counts,
-            tuple(s * 1e3 / max(1, v) for s, v in zip(spent, videos, strict=True)),
-            executor.most_held,
+            tuple(map(tuple, counts.tolist())),
+            tuple((spent * 1e3 / np.maximum(1, videos)).tolist()),
+            sum(executor.most_held for executor in self._executors),
             frames_s, copies_s, calls_s, filled, padded,
             tuple(
                 LaunchSpan(name, index, rows, (start - begun) * 1e3, s * 1e3)
-                for index, rows, start, s in executor.launches[:MOST_LAUNCHES]
+                for index, rows, start, s in launches[:MOST_LAUNCHES]
             ),
         )  # fmt: skip
 
+    def _counts(self) -> _Counts:
+        """Return what all streams together have done so far."""
+        stats = [stream.stats for stream in self._streams]
+        return _Counts(
+            np.sum([s.fills for s in stats], axis=0),
+            np.sum([s.waited_s for s in stats], axis=0),
+            np.sum([(e.frames_s, e.copies_s, e.calls_s) for e in self._executors], axis=0),
+        )
+
     def _offline(self, order: Sequence[int], begun: float) -> tuple[Floats, Exits, float]:
         latency, exits = [], []
-        for _, answer in self._stream.classify(self._clips[clip] for clip in order):
+        for _, answer in self._intake.classify(self._clips[clip] for clip in order):
             latency.append(time.perf_counter() - begun)
             exits.append(_answered(answer).checkpoint)
         return np.array(latency), np.array(exits), latency[-1]
@@ -168,10 +201,10 @@ class Bed:
             ahead = begun + at - time.perf_counter()
             if ahead > 0:
                 time.sleep(ahead)
-            future = self._stream.submit(self._clips[clip])
+            future = self._intake.submit(self._clips[clip])
             future.add_done_callback(lambda _, place=place: note(place))  # type: ignore[misc]
             futures.append(future)
-        self._stream.flush()
+        self._intake.flush()
         for _ in order:
             left.acquire()
         exits = np.array([_answered(future.exception() or future.result()).checkpoint for future in futures])

@@ -78,7 +78,7 @@ def sample_report(**changes):
     report = Report(
         setting=Setting(
             "msdnet38", "3f" * 32, 200, 18.2, "onnxruntime", "fp32", 2, "48 random clips", True,
-            "q = 1.2 on 96 random clips", 5, 8, "dynvid bench msdnet38.bundle -o report",
+            "q = 1.2 on 96 random clips", 5, 8, 1, "dynvid bench msdnet38.bundle -o report",
             {"processor": "Example CPU 9000 @ 2.4 GHz", "system": "Linux x86_64", "cores": "2"},
             {"python": "3.11.9", "dynvid": "0.1.0", "numpy": "2.1.0", "onnxruntime": "1.22.0"}, "2026-01-31", 0.013,
             0.0062, (),

@@ -15,7 +15,7 @@ from dynvid.benchmarks.clips import InOrder, random_clips, read_clips
 from dynvid.benchmarks.contestants import CELLS, COPY, HALVES, NO_EXITS, SPANS, STATIC, Loads
 from dynvid.benchmarks.peers import open_peer
 from dynvid.benchmarks.report_files import write_report
-from dynvid.benchmarks.stream_bench import NEVER, OFFLINE
+from dynvid.benchmarks.stream_bench import FILES, NEVER, OFFLINE
 from dynvid.benchmarks.stream_bench import STATIC as STATIC_STREAM
 from dynvid.exporter.fuse import fuse
 from dynvid.grid.errors import BackendError, ListError, UsageError
@@ -154,6 +154,43 @@ def test_a_run_beside_others_is_not_valid(tiny_bundle, clips, loads, monkeypatch
     found = bench(tiny_bundle, "onnxruntime", loads, clips, QUICK, lambda _: None)
     assert any("other processes used 30%" in fault for fault in found.setting.faults)
     assert found.points[0].accuracy is None
+
+
+def test_two_streams_share_the_videos(tiny_bundle, clips, loads):
+    options = dataclasses.replace(QUICK, streams=2, threads=None, rounds=1, load_videos=77)
+    found = bench(tiny_bundle, "onnxruntime", loads, clips, options, lambda _: None)
+    measured = [run for run in found.streams if run.measured]
+    assert [run.videos for run in measured if run.rate_per_s is not None] == [77, 77]
+    for run in measured:
+        assert sum(n * count for n, count in enumerate(run.fills[0])) == run.videos
+    oracle = next(run for run in found.streams if run.policy == "oracle")
+    per_video = sum(
+        share * sum(min(t.median_ms / t.batch for t in found.table if t.index == k) for k in range(1, left + 1))
+        for left, share in enumerate(found.points[0].shares, 1)
+    )
+    assert oracle.videos_per_s == pytest.approx(2e3 / per_video, rel=0.1)
+    assert found.setting.streams == 2 and found.memory.slots == 2 * 2 * len(found.points[0].thresholds) * 2
+    stream = found.breakdowns[1]
+    assert stream.name.endswith("2 streams") and stream.actual_ms == pytest.approx(
+        2e3 / found.points[0].offline_videos_per_s
+    )
+    with pytest.raises(UsageError, match="0 streams"):
+        bench(tiny_bundle, "onnxruntime", loads, clips, dataclasses.replace(QUICK, streams=0), lambda _: None)
+
+
+def test_clips_of_files_are_also_served_from_their_files(tiny_bundle, tmp_path, loads):
+    rng, rows = np.random.default_rng(2), ["video"]
+    for number in range(CLIPS):
+        np.save(tmp_path / f"{number}.npy", rng.integers(0, 256, (9, 40, 48, 3), np.uint8))
+        rows.append(f"{number}.npy")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    read = read_clips(tmp_path / "list.csv", tiny_bundle.manifest, CLIPS, lambda _: None)
+    found = bench(tiny_bundle, "onnxruntime", loads, read, dataclasses.replace(QUICK, rounds=1), lambda _: None)
+    by = {run.name: run for run in found.streams if run.measured}
+    assert by[FILES].videos == by[NEVER].videos and by[FILES].videos_per_s > 0
+    assert FILES in {span.run for span in found.launches}
+    memory = bench(tiny_bundle, "onnxruntime", loads, dataclasses.replace(read, paths=()), QUICK, lambda _: None)
+    assert FILES not in {run.name for run in memory.streams}
 
 
 def test_without_onnx_what_needs_it_is_left_out_and_said(tiny_bundle, clips, fused):

@@ -197,6 +197,15 @@ def test_baselines_are_as_by_hand():
     assert queued.latency_s * 1e3 == pytest.approx([1.5, 4, 1.5, 3]) and queued.busy_s == pytest.approx(8e-3)
 
 
+def test_an_oracle_with_two_streams_serves_whoever_comes_next_in_the_first_free_one():
+    own = np.array([1, 2, 1, 1])  # 1.5 ms; 3.5 ms with the second segment
+    offline = oracle(TINY, own, 2, streams=2)
+    assert offline.latency_s.tolist() == pytest.approx([0.0015, 0.0035, 0.003, 0.0045])
+    assert offline.seconds == pytest.approx(0.0045) and offline.busy_s == pytest.approx(0.008)
+    arriving = oracle(TINY, own, 2, np.array([0, 0.001, 0.002, 0.002]), streams=2)
+    assert arriving.latency_s.tolist() == pytest.approx([0.0015, 0.0035, 0.0015, 0.003])
+
+
 def test_misses_of_deadlines_are_counted_and_the_deadline_mode_has_fewer():
     rate = 0.95 * oracle(table(), exits(4000), 8).videos_per_s
     arrivals = poisson_arrivals(rate, 4000)
