@@ -146,23 +146,25 @@ class StreamBench:
         return _row(name, served, rate, bound)
 
     def _simulated(self, order: NDArray[np.int64], bound: Run) -> list[StreamRun]:
-        """Return what one of the streams would do with its share of the videos, its throughput times the streams."""
-        table, exits, batch = self._table, self._exits[order][:: self._streams], self._batch
+        """Return what the policies would do: of one stream, as many times as fast as there are streams."""
+        table, exits, batch, streams = self._table, self._exits[order], self._batch, self._streams
         runs = [
             simulate(table, exits, batch, mode="static"),
             *(serve_batches(table, exits, batch, compact=compact) for compact in (False, True)),
             simulate(table, exits, batch, slots=self.slots),
             oracle(table, exits, batch),
         ]
-        per_s = [run.videos_per_s * self._streams for run in runs]
-        return [
-            StreamRun(
-                OFFLINE, run.policy, False, None, len(order), rate, rate / bound.videos_per_s,
-                run.p_s(50) * 1e3, run.p_s(90) * 1e3, run.p_s(99) * 1e3, None, None, run.growth, (), (),
-                run.in_flight * self._streams,
-            )
-            for run, rate in zip(runs, per_s, strict=True)
-        ]  # fmt: skip
+        rows = []
+        for run in runs:
+            rate = run.videos_per_s * streams
+            p50, p90, p99 = (run.p_s(percent) * 1e3 / streams for percent in (50, 90, 99))
+            rows.append(
+                StreamRun(
+                    OFFLINE, run.policy, False, None, len(order), rate, rate / bound.videos_per_s, p50, p90, p99, None, None,
+                    run.growth, (), (), run.in_flight * streams,
+                )
+            )  # fmt: skip
+        return rows
 
     def _per_s(self, exits: Exits) -> float:
         return oracle(self._table, exits, self._batch, streams=self._streams).videos_per_s

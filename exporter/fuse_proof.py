@@ -24,6 +24,7 @@ from ..grid.fusion import (
 )
 from ..grid.manifest import Precision, Subgraph
 from ..runtime.backends.base import Backend, Value, open_backend
+from ..runtime.backends.optimised_graph import OptimisedGraph, unpack
 from ..runtime.executor import Executor, PreparedSegment
 from ..runtime.fused_executor import FusedExecutor
 from .bounds import BOUND, require, require_bits, rounded
@@ -69,12 +70,13 @@ def prove_fused(
         models[segment] = prepare(fuse(bundle, segment, precision))
 
     def alone_and_among_others(whole: bool) -> list[list[Arrays]]:
-        route = manifest.route.full if whole else manifest.route
+        route, parts = (manifest.route.full, (full,)) if whole else (manifest.route, segments)
+        layouts = [unpack(models[part]) for part in parts]
         executor = FusedExecutor(bundle, backend, precision, models.__getitem__, 1, route)
-        alone = [_run(executor, clip[None]) for clip in clips]
+        alone = [_run(executor, clip[None], layouts) for clip in clips]
         executor = FusedExecutor(bundle, backend, precision, models.__getitem__, BATCH, route)
         rows = np.arange(BATCH) % len(clips)
-        for segment, together in zip((full,) if whole else segments, _run(executor, clips[rows]), strict=True):
+        for segment, together in zip(parts, _run(executor, clips[rows], layouts), strict=True):
             for row, clip in enumerate(rows):
                 own = {port: values[row : row + 1] for port, values in together.items()}
                 where = f"{segment.name} ({precision}): a video alone and among others"
@@ -138,14 +140,15 @@ def _errors(
     return errors
 
 
-def _run(executor: FusedExecutor, clips: Floats) -> list[Arrays]:
-    """Return all outputs of every segment for clips in permuted order, [batch, l, 3, crop, crop]."""
+def _run(executor: FusedExecutor, clips: Floats, layouts: Sequence[OptimisedGraph | None]) -> list[Arrays]:
+    """Return all outputs of every segment, in the plain layout, for clips in permuted order, [batch, l, 3, crop, crop]."""
     backend, found = executor.backend, []
-    for segment in executor.segments:
+    for segment, layout in zip(executor.segments, layouts, strict=True):
         if segment.frames is not None:
             backend.write(segment.frames, clips[:, segment.start : segment.stop])
         executor.run_spans(segment)
-        found.append({port: backend.read(value).copy() for port, value in segment.outputs.items()})
+        outputs = {port: backend.read(value).copy() for port, value in segment.outputs.items()}
+        found.append({port: layout.plain(port, v) if layout else v for port, v in outputs.items()})
     return found
 
 

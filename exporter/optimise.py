@@ -1,7 +1,7 @@
 """Optimising a graph once, when its engine is made, as onnxruntime would each time that it is loaded.
 
-onnxruntime fuses nodes and brings weights into the order that this processor's convolutions read. What it makes is for processors
-with the same vector instructions only.
+onnxruntime fuses nodes and brings weights into the order that this processor's convolutions read; ``blocked_layout`` lets features
+pass between segments in that order, too. What comes of it is for processors with the same vector instructions only.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from ..grid.errors import BackendError
-from ..runtime.backends.optimised_graph import pack, weight_name
+from ..runtime.backends.optimised_graph import OptimisedGraph, pack, weight_name
 from ..runtime.backends.ort import first_line, ort_errors, share_pool
+from .blocked_layout import block_size, use_blocked_layout
 
 _LEAST_BYTES = 1024
 """Of a weight to be shared. Less stays in the model, where shapes and axes must be."""
 
 
-def optimise(content: bytes) -> bytes:
+def optimise(content: bytes, blocked: bool = True) -> bytes:
     """Return an ONNX model, optimised by the onnxruntime that is installed and apart from its weights; see ``optimised_graph``.
+
+    Args:
+        content: the model.
+        blocked: let features pass between segments in the blocked layout.
 
     Raises:
         BackendError: If onnxruntime refuses the model.
@@ -44,11 +49,13 @@ def optimise(content: bytes) -> bytes:
             raise BackendError(
                 f"onnxruntime {onnxruntime.__version__} cannot optimise a graph: {first_line(error)}. Run 'dynvid doctor'."
             ) from None
-        return _apart(onnx.load(written))
+        model = onnx.load(written)
+    ports = use_blocked_layout(model) if blocked else ()
+    return pack(_apart(model)._replace(blocked=ports, block=block_size() if ports else 1))
 
 
-def _apart(model: ModelProto) -> bytes:
-    """Return the model and its weights, packed; every weight once, under the name of its contents.
+def _apart(model: ModelProto) -> OptimisedGraph:
+    """Return the model and its weights; every weight once, under the name of its contents.
 
     onnxruntime numbers and orders what it adds in another way each time; here equal graphs become equal bytes.
     """
@@ -74,7 +81,7 @@ def _apart(model: ModelProto) -> bytes:
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(kept[name] for name in sorted(kept))
-    return pack(model.SerializeToString(deterministic=True), dict(sorted(weights.items())))
+    return OptimisedGraph(model.SerializeToString(deterministic=True), dict(sorted(weights.items())), (), 1)
 
 
 def _in_order(model: ModelProto) -> list[NodeProto]:

@@ -1,7 +1,8 @@
 """A graph as onnxruntime optimised it for a kind of processor, apart from its weights, which all programs of a process share.
 
 It is kept as numpy's ``.npz``: the ONNX model under ``graph``, and each weight under the sha256 of what it holds, which is its
-name in the model, too. So segments that run the same block name the same weights.
+name in the model, too. So segments that run the same block name the same weights. ``blocked`` holds the names of the ports that
+carry features in onnxruntime's blocked layout, and ``block`` how many channels a block has.
 """
 
 from __future__ import annotations
@@ -15,15 +16,33 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-GRAPH = "graph"
+_GRAPH, _BLOCKED, _BLOCK = "graph", "blocked", "block"
 _ZIP = b"PK\x03\x04"
 
 
 class OptimisedGraph(NamedTuple):
-    """An ONNX model and the weights that it names, read one by one from where they are kept."""
+    """An ONNX model and the weights that it names, read one by one from where they are kept.
+
+    Attributes:
+        model: ONNX.
+        weights: by name.
+        blocked: ports [batch, frames, channels, height, width] that lie in memory as
+            [batch, frames, channels / block, height, width, block].
+        block: channels of a block.
+    """
 
     model: bytes
     weights: Mapping[str, NDArray[Any]]
+    blocked: tuple[str, ...]
+    block: int
+
+    def plain(self, port: str, value: NDArray[Any]) -> NDArray[Any]:
+        """Return what a port [batch, frames, channels, height, width] carries, in the plain layout."""
+        if port not in self.blocked:
+            return value
+        batch, frames, channels, height, width = value.shape
+        blocks = value.reshape(batch, frames, channels // self.block, height, width, self.block)
+        return np.ascontiguousarray(blocks.transpose(0, 1, 2, 5, 3, 4)).reshape(value.shape)
 
 
 def weight_name(value: NDArray[Any]) -> str:
@@ -31,10 +50,15 @@ def weight_name(value: NDArray[Any]) -> str:
     return hashlib.sha256(f"{value.dtype.str}{value.shape}".encode() + value.tobytes()).hexdigest()
 
 
-def pack(model: bytes, weights: Mapping[str, NDArray[Any]]) -> bytes:
+def pack(graph: OptimisedGraph) -> bytes:
     """Return an optimised graph as one sequence of bytes; equal ones as equal bytes."""
     packed = io.BytesIO()
-    arrays: dict[str, Any] = {GRAPH: np.frombuffer(model, np.uint8), **weights}
+    arrays: dict[str, Any] = {
+        _GRAPH: np.frombuffer(graph.model, np.uint8),
+        _BLOCKED: np.array(graph.blocked, np.str_),
+        _BLOCK: np.array(graph.block),
+        **graph.weights,
+    }
     np.savez(packed, **arrays)
     return packed.getvalue()
 
@@ -49,10 +73,10 @@ def unpack(content: bytes) -> OptimisedGraph | None:
         return None
     try:
         archive = np.load(io.BytesIO(content), allow_pickle=False)
-        model: bytes = archive[GRAPH].tobytes()
+        model, blocked, block = archive[_GRAPH].tobytes(), archive[_BLOCKED].tolist(), int(archive[_BLOCK])
     except (KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"no optimised graph: {error}") from None
-    return OptimisedGraph(model, _Weights(archive))
+    return OptimisedGraph(model, _Weights(archive), tuple(blocked), block)
 
 
 class _Weights(Mapping[str, NDArray[Any]]):
@@ -60,7 +84,7 @@ class _Weights(Mapping[str, NDArray[Any]]):
 
     def __init__(self, archive: Any) -> None:
         self._archive = archive
-        self._names = [name for name in archive.files if name != GRAPH]
+        self._names = [name for name in archive.files if name not in (_GRAPH, _BLOCKED, _BLOCK)]
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         value: NDArray[Any] = self._archive[name]

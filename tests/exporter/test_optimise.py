@@ -17,7 +17,7 @@ from dynvid.grid.errors import BackendError, StaleEngineError, UsageError
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.runtime.backends import ort
 from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.backends.optimised_graph import pack, unpack, weight_name
+from dynvid.runtime.backends.optimised_graph import OptimisedGraph, pack, unpack, weight_name
 from dynvid.runtime.engines import open_engines
 
 
@@ -36,7 +36,7 @@ def test_optimised_before_or_when_it_is_loaded_a_graph_gives_the_same_bits(tiny_
     for segment in (*fused_segments(tiny_bundle.manifest, precision), fused_full(tiny_bundle.manifest, precision)):
         graph = rewrite(fuse(tiny_bundle, segment, precision))
         for name, values in run(segment, graph).items():
-            assert np.array_equal(run(segment, optimise(graph))[name], values)
+            assert np.array_equal(run(segment, optimise(graph, blocked=False))[name], values)
 
 
 def test_the_same_graph_gives_the_same_bytes_and_no_path_of_this_machine(tiny_bundle):
@@ -79,10 +79,12 @@ def test_most_of_a_plan_is_weights_apart_from_the_model(tiny_bundle):
 
 def test_packing_keeps_every_bit_and_an_onnx_model_is_not_packed():
     weights = {"a": np.array([np.nan, -0.0, 1e-42], np.float32), "b": np.ones((2, 0, 3), np.float16)}
-    packed = pack(b"\x08\x0amodel\x00", weights)
-    assert pack(b"\x08\x0amodel\x00", weights) == packed
+    graph = OptimisedGraph(b"\x08\x0amodel\x00", weights, ("out.block0.feature1",), 16)
+    packed = pack(graph)
+    assert pack(graph) == packed
     found = unpack(packed)
-    assert found.model == b"\x08\x0amodel\x00"
+    assert (found.model, found.blocked, found.block) == (graph.model, graph.blocked, graph.block)
+    assert unpack(pack(graph._replace(blocked=(), block=1))).blocked == ()
     assert {n: (v.dtype, v.shape, v.tobytes()) for n, v in found.weights.items()} == {
         n: (v.dtype, v.shape, v.tobytes()) for n, v in weights.items()
     }
@@ -91,7 +93,12 @@ def test_packing_keeps_every_bit_and_an_onnx_model_is_not_packed():
 
 @pytest.mark.parametrize(
     "spoil",
-    [lambda plan: plan[:200], lambda plan: plan[:-30], lambda plan: pack(b"no model", {}), lambda _: b"PK\x03\x04"],
+    [
+        lambda plan: plan[:200],
+        lambda plan: plan[:-30],
+        lambda plan: pack(OptimisedGraph(b"no model", {}, (), 1)),
+        lambda _: b"PK\x03\x04",
+    ],
     ids=["head", "without its end", "no ONNX", "four bytes"],
 )
 def test_what_is_no_optimised_graph_is_refused_in_one_line(tiny_bundle, spoil):
