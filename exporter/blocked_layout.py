@@ -153,15 +153,16 @@ class _Graph:
 
     def write_blocked(self, ports: Iterable[ValueInfoProto]) -> None:
         """Write these outputs blocked: whoever reads them plain reads a plain copy."""
+        done: set[str] = set()
         for port in ports:
-            plain = f"{port.name}.plain"
+            plain, blocked = f"{port.name}.plain", self._blocked.get(port.name)
             self._rename({port.name: plain}, written=True)
-            blocked = self._blocked.get(port.name)
-            writes = blocked is not None and any(blocked in node.output for node in self.nodes)
-            if blocked is not None and writes and not blocked.startswith("out."):
+            # neither an input nor another output can be this output, too
+            if blocked is not None and blocked not in done and any(blocked in node.output for node in self.nodes):
                 self._rename({blocked: port.name}, written=True)
             else:
                 self.nodes.append(helper.make_node("ReorderInput", [plain], [port.name], domain=_DOMAIN))
+            done.add(port.name)
 
     def _rename(self, names: dict[str, str], written: bool) -> None:
         for node in self.nodes:
