@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +23,9 @@ from ..grid.fusion import fused_full, fused_segments
 from ..grid.manifest import Manifest, Precision
 from ..grid.thresholds import Thresholds
 from ..runtime.backends.base import ON_CPU, Backend, open_backend
-from ..runtime.batch_executor import BatchExecutor
 from ..runtime.state_store import bytes_per_video
 from .breakdown import single_breakdown, stream_breakdown
-from .call_table import cost_table, measure_calls
+from .call_table import cost_table, measure_table
 from .clips import Clips
 from .contestants import COPY, NO_EXITS, STATIC, Field, Loads
 from .machine import MOST_OTHERS, cpu_seconds, describe, gpu_name, others_share, versions
@@ -39,7 +37,6 @@ from .report import Estimate, Latency, Memory, OperatingPoint, Peer, Report, Sce
 from .rounds import Contestant, Samples, interleave
 from .stream_bench import LOADS, NEVER, OFFLINE, StreamBench, StreamOptions
 from .stream_bench import STATIC as STATIC_STREAM
-from .timing import SegmentTime
 
 MOST_DIFFERENT = 0.02
 """By which two copies of the static run may differ while figures are taken."""
@@ -137,7 +134,9 @@ def bench(
     def open_one() -> Backend:
         return open_backend(backend, options.threads)
 
-    table = _measure_table(bundle, open_one, loads, options, report)
+    table = measure_table(
+        bundle, open_one, options.precision, loads.route, options.batch, options.streams, options.seconds, report
+    )
     costs = cost_table(table, f"measured with {backend}, {options.precision}, {threads} threads")
     main = points[0]
     how = StreamOptions(options.batch, options.streams, options.stream_seconds, options.load_videos)
@@ -295,27 +294,3 @@ def _open_peers(
     return [
         open_peer(name, bundle, clips, graph, probabilities, path, threads) for name in dict.fromkeys(options.peers)
     ]
-
-
-def _measure_table(
-    bundle: Bundle, open_one: Callable[[], Backend], loads: Loads, options: Options, report: Callable[[str], None]
-) -> list[SegmentTime]:
-    """Return t_k(n) with as many streams at work as there will be."""
-    sizes = _sizes(options.batch)
-    with ExitStack() as opened:
-        lanes = []
-        for _ in range(options.streams):
-            backend = open_one()
-            opened.callback(backend.close)
-            along, static = (
-                BatchExecutor(bundle, backend, options.precision, loads.route, 1, [sizes] * segments, full=full)
-                for full, segments in ((False, len(bundle.manifest.route.cells)), (True, 1))
-            )
-            lanes.append((along, static))
-        return measure_calls(lanes, sizes, options.seconds, report)
-
-
-def _sizes(batch: int) -> list[int]:
-    """Return the batches to measure: all of few, every second or fourth of many, and the largest."""
-    step = 1 if batch <= 4 else 2 if batch <= 16 else 4
-    return sorted({1, *range(step, batch + 1, step), batch})

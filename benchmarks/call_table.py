@@ -5,10 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..grid.bundle import Bundle
+from ..grid.fusion import FusedSegment
+from ..grid.manifest import Precision
+from ..runtime.backends.base import Backend
 from ..runtime.batch_executor import BatchExecutor
 from .cost_tables import CostTable
 from .timing import SegmentTime
@@ -19,6 +24,39 @@ STATIC = 0
 
 Lane = tuple[BatchExecutor, BatchExecutor]
 """What one stream runs: executors of the bundle's route and of the full one, the same buckets for every segment of both."""
+
+
+def measure_table(
+    bundle: Bundle, open_one: Callable[[], Backend], precision: Precision, load: Callable[[FusedSegment], bytes], batch: int, streams: int,
+    seconds: float, report: Callable[[str], None],
+) -> list[SegmentTime]:  # fmt: skip
+    """Return the time of every call with up to ``batch`` videos, with as many streams at work as there will be.
+
+    Args:
+        bundle: the bundle.
+        open_one: returns what computes, anew for each stream; closed at the end.
+        precision: of the graphs.
+        load: of fused segments.
+        batch: most videos of one call.
+        streams: how many.
+        seconds: as ``measure_calls``.
+        report: as ``measure_calls``.
+
+    Raises:
+        DynvidError: As opening the backend and its executors.
+    """
+    sizes = _sizes(batch)
+    with ExitStack() as opened:
+        lanes = []
+        for _ in range(streams):
+            backend = open_one()
+            opened.callback(backend.close)
+            along, static = (
+                BatchExecutor(bundle, backend, precision, load, 1, [sizes] * segments, full=full)
+                for full, segments in ((False, len(bundle.manifest.route.cells)), (True, 1))
+            )
+            lanes.append((along, static))
+        return measure_calls(lanes, sizes, seconds, report)
 
 
 def measure_calls(
@@ -71,3 +109,9 @@ def cost_table(entries: Sequence[SegmentTime], source: str) -> CostTable:
         rows.setdefault(entry.index, []).append((entry.batch, entry.median_ms))
     static = tuple(rows.pop(STATIC))
     return CostTable(tuple(tuple(rows[k]) for k in sorted(rows)), static, source)
+
+
+def _sizes(batch: int) -> list[int]:
+    """Return the batches to measure: all of few, every second or fourth of many, and the largest."""
+    step = 1 if batch <= 4 else 2 if batch <= 16 else 4
+    return sorted({1, *range(step, batch + 1, step), batch})

@@ -31,7 +31,7 @@ class Row:
         subgraph: or the fused segment.
         precision: of its graph.
         flavour: what runs it.
-        targets: compute capabilities that it is for; none: Ampere and later, or without a GPU any processor.
+        targets: compute capabilities that it is for; none: Ampere and later, or any processor. For onnxruntime the processor.
         status: ``kept`` where it was there already.
         engine: of the cache; None where it failed.
         error: why it failed.

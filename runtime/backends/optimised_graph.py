@@ -87,7 +87,10 @@ class _Weights(Mapping[str, NDArray[Any]]):
         self._names = [name for name in archive.files if name not in (_GRAPH, _BLOCKED, _BLOCK)]
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        value: NDArray[Any] = self._archive[name]
+        try:
+            value: NDArray[Any] = self._archive[name]
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"weight {name[:8]} of an optimised graph: {error}") from None
         return value
 
     def __iter__(self) -> Any:
