@@ -91,15 +91,23 @@ def test_packing_keeps_every_bit_and_an_onnx_model_is_not_packed():
     assert unpack(b"\x08\x0aan ONNX model") is None and unpack(b"") is None
 
 
+def flipped(plan):
+    """Return a plan with another byte in its largest weight."""
+    value = max(unpack(plan).weights.values(), key=lambda weight: weight.nbytes)
+    place = plan.index(value.tobytes()) + value.nbytes // 2
+    return plan[:place] + bytes([plan[place] ^ 1]) + plan[place + 1 :]
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda plan: plan[:200],
         lambda plan: plan[:-30],
+        flipped,
         lambda plan: pack(OptimisedGraph(b"no model", {}, (), 1)),
         lambda _: b"PK\x03\x04",
     ],
-    ids=["head", "without its end", "no ONNX", "four bytes"],
+    ids=["head", "without its end", "a byte of a weight", "no ONNX", "four bytes"],
 )
 def test_what_is_no_optimised_graph_is_refused_in_one_line(tiny_bundle, spoil):
     segment = fused_full(tiny_bundle.manifest, "fp32")
