@@ -38,14 +38,17 @@ def describe(gpu: str | None = None) -> dict[str, str]:
 
 
 def cpu_seconds() -> tuple[float, float] | None:
-    """Return the CPU seconds that all processes, and this one, have used; None where the system does not say."""
+    """Return the CPU seconds that all processes, and this one, have used; None where the system does not say.
+
+    This one's are with those of its child processes that have ended, such as decoders.
+    """
     try:
         fields = [int(x) for x in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     except OSError:
         return None
     own = os.times()
     busy = sum(fields) - fields[3] - fields[4]  # but idle and waiting for a disk
-    return busy / os.sysconf("SC_CLK_TCK"), own.user + own.system
+    return busy / os.sysconf("SC_CLK_TCK"), own.user + own.system + own.children_user + own.children_system
 
 
 def others_share(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
