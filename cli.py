@@ -356,7 +356,9 @@ def classify(
 @click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
 @click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
-@click.option("--threads", type=int, help="CPU threads of each stream; one a core by default.")
+@click.option(
+    "--threads", type=int, help="CPU threads to compute with, onnxruntime's in all streams; one a core by default."
+)
 @click.option("--rounds", type=click.IntRange(1), help="Passes over the clips; as many as fit by default.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
               help="For single videos, and for the table t_k(n); at least one pass is made.")  # fmt: skip

@@ -122,8 +122,7 @@ def bench(
     report("scores of every checkpoint")
     along, static = field.answers(field.along), field.answers(field.static)
     points = _points(along, options)
-    graph = None if loads.graph is None else loads.graph(fused_full(manifest, options.precision))
-    peers = _open_peers(bundle, clips, graph, static[0, 0], threads, options)
+    peers = _open_peers(bundle, clips, loads, static[0, 0], threads, options)
     contestants = [*field.contestants, *(field.point(p.name, p.thresholds, p.temperatures) for p in points), *peers]
     samples = Samples(interleave(contestants, len(clips.frames), options.seconds, options.rounds, report))
     copies_differ = abs(1 - samples.times(STATIC).value / samples.times(COPY).value)
@@ -137,7 +136,9 @@ def bench(
     table = measure_table(
         bundle, open_one, options.precision, loads.route, options.batch, options.streams, options.seconds, report
     )
-    costs = cost_table(table, f"measured with {backend}, {options.precision}, {threads} threads")
+    costs = cost_table(
+        table, f"measured with {backend}, {options.precision}, {threads} threads, {options.streams} streams"
+    )
     main = points[0]
     how = StreamOptions(options.batch, options.streams, options.stream_seconds, options.load_videos)
     stream = StreamBench(
@@ -285,12 +286,13 @@ def _ask_referee(
 def _open_peers(
     bundle: Bundle,
     clips: Clips,
-    graph: bytes | None,
+    loads: Loads,
     probabilities: NDArray[np.float32],
     threads: int,
     options: Options,
 ) -> list[Contestant]:
-    path = options.training_checkpoint
+    path, of_segment = options.training_checkpoint, loads.graph
+    graph = of_segment and (lambda: of_segment(fused_full(bundle.manifest, options.precision)))
     return [
         open_peer(name, bundle, clips, graph, probabilities, path, threads) for name in dict.fromkeys(options.peers)
     ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,79 +22,69 @@ STATIC = 0
 """Index of the static network among segments."""
 
 
-Lane = tuple[BatchExecutor, BatchExecutor]
-"""What one stream runs: executors of the bundle's route and of the full one, the same buckets for every segment of both."""
-
-
 def measure_table(
     bundle: Bundle, open_one: Callable[[], Backend], precision: Precision, load: Callable[[FusedSegment], bytes], batch: int, streams: int,
     seconds: float, report: Callable[[str], None],
 ) -> list[SegmentTime]:  # fmt: skip
-    """Return the time of every call with up to ``batch`` videos, with as many streams at work as there will be.
+    """Return the time of every call, index 0 for the static network, with as many streams at work as there will be.
+
+    Each stream is a thread that opens a backend, for a GPU belongs to one thread, and makes all calls in turn.
 
     Args:
         bundle: the bundle.
-        open_one: returns what computes, anew for each stream; closed at the end.
+        open_one: returns what computes.
         precision: of the graphs.
         load: of fused segments.
         batch: most videos of one call.
         streams: how many.
-        seconds: as ``measure_calls``.
-        report: as ``measure_calls``.
-
-    Raises:
-        DynvidError: As opening the backend and its executors.
-    """
-    sizes = _sizes(batch)
-    with ExitStack() as opened:
-        lanes = []
-        for _ in range(streams):
-            backend = open_one()
-            opened.callback(backend.close)
-            along, static = (
-                BatchExecutor(bundle, backend, precision, load, 1, [sizes] * segments, full=full)
-                for full, segments in ((False, len(bundle.manifest.route.cells)), (True, 1))
-            )
-            lanes.append((along, static))
-        return measure_calls(lanes, sizes, seconds, report)
-
-
-def measure_calls(
-    lanes: Sequence[Lane], batches: Sequence[int], seconds: float, report: Callable[[str], None]
-) -> list[SegmentTime]:
-    """Return the time of every call, index 0 for the static network, all measured in turn.
-
-    Args:
-        lanes: one for each stream; all are measured at once, as streams disturb one another.
-        batches: the buckets: numbers of videos.
         seconds: to take, about; every call is made five times at least and 50 times at most.
         report: gets a line about each step.
+
+    Raises:
+        DynvidError: As opening the backend and its executors, and as calls.
     """
-    calls = [(index, n) for index in range(len(lanes[0][0].segments) + 1) for n in batches]
-
-    def call(lane: Lane, index: int, n: int) -> float:
-        along, static = lane
-        return static.time_once(1, n) if index == STATIC else along.time_once(index, n)
-
-    def warm(lane: Lane) -> float:
-        started = time.perf_counter()
-        for index, n in calls * 2:
-            call(lane, index, n)
-        return (time.perf_counter() - started) / 2
+    sizes, segments = _sizes(batch), len(bundle.manifest.route.cells)
+    calls = [(index, n) for index in range(segments + 1) for n in sizes]
+    warm_s, all_warm = [0.0] * streams, threading.Barrier(streams)
 
     def measure(number: int) -> NDArray[np.float64]:
-        rng, samples = np.random.default_rng(number), np.zeros((rounds, len(calls)))
-        for turn in range(rounds):
-            if number == 0:
-                report(f"t_k(n): round {turn + 1}/{rounds}")
-            for place in rng.permutation(len(calls)).tolist():
-                samples[turn, place] = call(lanes[number], *calls[place]) * 1e3
-        return samples
+        """Return the milliseconds of one stream's calls, [rounds, calls]."""
+        backend = open_one()
+        try:
+            along, static = (
+                BatchExecutor(bundle, backend, precision, load, 1, [sizes] * count, full=full)
+                for full, count in ((False, segments), (True, 1))
+            )
 
-    with ThreadPoolExecutor(len(lanes)) as pool:
-        report("t_k(n): warming up")
-        rounds = int(np.clip(seconds / max(*pool.map(warm, lanes), 1e-9), 5, 50))
-        samples = np.concatenate(list(pool.map(measure, range(len(lanes)))))
+            def call(index: int, n: int) -> float:
+                return static.time_once(1, n) if index == STATIC else along.time_once(index, n)
+
+            started = time.perf_counter()
+            for index, n in calls * 2:
+                call(index, n)
+            warm_s[number] = time.perf_counter() - started
+            all_warm.wait()
+            rounds = int(np.clip(2 * seconds / max(*warm_s, 1e-9), 5, 50))
+            rng, samples = np.random.default_rng(number), np.zeros((rounds, len(calls)))
+            for turn in range(rounds):
+                if number == 0:
+                    report(f"t_k(n): round {turn + 1}/{rounds}")
+                for place in rng.permutation(len(calls)).tolist():
+                    samples[turn, place] = call(*calls[place]) * 1e3
+            return samples
+        except BaseException:
+            all_warm.abort()  # or the others would wait for ever
+            raise
+        finally:
+            backend.close()
+
+    report("t_k(n): warming up")
+    with ThreadPoolExecutor(streams) as pool:
+        running = [pool.submit(measure, number) for number in range(streams)]
+    faults = [found.exception() for found in running]
+    for fault in sorted(filter(None, faults), key=lambda one: isinstance(one, threading.BrokenBarrierError)):
+        raise fault
+    samples = np.concatenate([found.result() for found in running])
     entries = []
     for (index, n), column in zip(calls, samples.T, strict=True):
         p25, median, p75 = np.percentile(column, [25, 50, 75]).tolist()

@@ -23,7 +23,7 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def open_peer(
-    name: str, bundle: Bundle, clips: Clips, graph: bytes | None, probabilities: NDArray[np.float32],
+    name: str, bundle: Bundle, clips: Clips, graph: Callable[[], bytes] | None, probabilities: NDArray[np.float32],
     training_checkpoint: Path | None, threads: int,
 ) -> Contestant:  # fmt: skip
     """Return the static network on another runtime, in fp32, for one clip a call.
@@ -34,7 +34,7 @@ def open_peer(
         name: one of ``NAMES``.
         bundle: whose static network.
         clips: to classify.
-        graph: the static network as one ONNX graph; None where onnx is not installed.
+        graph: returns the static network as one ONNX graph; None where onnx is not installed.
         probabilities: what the bundle's static network answers on the first clip, [classes].
         training_checkpoint: what the bundle was exported from; torch needs it.
         threads: to compute with.
@@ -48,7 +48,7 @@ def open_peer(
             raise MissingPackageError(
                 "peer 'openvino' needs onnx for its graph. Install it: pip install 'dynvid[export]'"
             )
-        label, run = _openvino(graph, clips.frames[:1].shape, threads)
+        label, run = _openvino(graph(), clips.frames[:1].shape, threads)
     elif name in ("torch", "torch-compile"):
         if training_checkpoint is None:
             raise UsageError(f"peer {name!r} needs the training checkpoint: give TRAINING_CHECKPOINT after BUNDLE")

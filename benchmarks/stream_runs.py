@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +113,7 @@ class Bed:
         else:
             self._intake = replicas = Replicas(open_stream, streams)
             self._streams = replicas.streams
-        self._executors = [stream.executor for stream in self._streams if isinstance(stream.executor, WatchedExecutor)]
+        self._executors = [cast(WatchedExecutor, stream.executor) for stream in self._streams]
         for _, answer in self._intake.classify(clips):  # warm
             _answered(answer)
 

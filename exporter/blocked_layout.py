@@ -8,7 +8,9 @@ onnxruntime brings whole tensors into the plain layout: here whole blocks are ta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -18,15 +20,18 @@ from ..runtime.backends.ort import share_pool
 _DOMAIN = "com.microsoft.nchwc"
 _FRAMES, _CHANNELS = 0, 1  # axes of a tensor [frames, channels, height, width]
 _LARGEST_BLOCK = 16
+_WITH_BATCH = 5  # dimensions of a port [1, frames, channels, height, width]
+_FEATURE = re.compile(r"(in|out)\.block\d+\.feature\d+")
 
 
 def use_blocked_layout(model: ModelProto) -> tuple[str, ...]:
     """Let a segment's optimised graph stay blocked where it can; return the names of the ports that carry features blocked.
 
-    These are all fp32 features with channels in whole blocks, so every segment of a route that was optimised for the same
-    processor takes them alike. None where onnxruntime has no blocked layout for this processor.
+    These are the fp32 features of one video with channels in whole blocks of 16. What decides is the port and the processor,
+    never the rest of the graph: so the segments of a route take a feature alike. None where onnxruntime has no blocked layout
+    for this processor.
     """
-    if all(node.domain != _DOMAIN for node in model.graph.node):
+    if block_size() == 1:
         return ()
     graph = _Graph(model)
     inputs = [value for value in model.graph.input if _is_blocked(value)]
@@ -41,8 +46,9 @@ def use_blocked_layout(model: ModelProto) -> tuple[str, ...]:
     return tuple(value.name for value in (*inputs, *outputs))
 
 
+@cache
 def block_size() -> int:
-    """Return how many channels this processor's blocks have, as onnxruntime shows on a tensor."""
+    """Return how many channels a block has on this processor, as onnxruntime shows on a tensor; 1 where it has no blocks."""
     import onnxruntime
 
     shape = [1, 4 * _LARGEST_BLOCK, 1, 2]
@@ -76,22 +82,28 @@ class _Graph:
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._blocked = {
             node.output[0]: node.input[0]
-            for node in self.nodes
-            if node.op_type == "ReorderOutput" and _channels(node) % _LARGEST_BLOCK == 0
+            for node in self._reorders("ReorderOutput")
+            if not _channels(node) % _LARGEST_BLOCK
         }
 
     def read_blocked(self, ports: Iterable[ValueInfoProto]) -> None:
         """Take these inputs as blocked: whoever reads them plain reads a plain copy."""
         for port in ports:
-            plain = f"{port.name}.plain"
+            shape, plain, blocked = _shape(port), f"{port.name}.plain", port.name
             self._rename({port.name: plain}, written=False)
-            self.nodes.insert(0, _to_plain(port.name, plain, _shape(port)[1]))
-            self._blocked[plain] = port.name
+            if len(shape) == _WITH_BATCH:  # the graph kept the batch of one
+                blocked = f"{port.name}.frames"
+                self.nodes.insert(0, self._reshape(port.name, blocked, shape[1:]))
+                self.nodes.insert(1, _to_plain(blocked, f"{plain}.frames", shape[-3]))
+                self.nodes.insert(2, self._reshape(f"{plain}.frames", plain, shape))
+            else:
+                self.nodes.insert(0, _to_plain(blocked, plain, shape[-3]))
+                self._blocked[plain] = blocked
 
     def join_blocked(self, outputs: set[str]) -> None:
         """Join frames of blocked tensors blocked, and leave out whatever brings a tensor back into the blocked layout."""
-        wanted = outputs | {node.input[0] for node in self.nodes if node.op_type == "ReorderInput"}
-        channels = {node.output[0]: _channels(node) for node in self.nodes if node.op_type == "ReorderOutput"}
+        wanted = outputs | {node.input[0] for node in self._reorders("ReorderInput")}
+        channels = {node.output[0]: _channels(node) for node in self._reorders("ReorderOutput")}
         found: list[NodeProto] = []
         for node in self.nodes:
             (plain,) = node.output[:1]
@@ -106,12 +118,12 @@ class _Graph:
                 node = _to_plain(joined, plain, channels[plain])
             found.append(node)
         self.nodes = found
-        back = {node.output[0]: node.input[0] for node in self.nodes if node.op_type == "ReorderInput"}
+        back = {node.output[0]: node.input[0] for node in self._reorders("ReorderInput")}
         self._rename({tensor: self._blocked[plain] for tensor, plain in back.items() if plain in self._blocked}, False)
 
     def slice_blocked(self) -> None:
         """Take channels in whole blocks from a blocked tensor, and only these into the plain layout."""
-        channels = {node.output[0]: _channels(node) for node in self.nodes if node.op_type == "ReorderOutput"}
+        channels = {node.output[0]: _channels(node) for node in self._reorders("ReorderOutput")}
         taken: set[str] = set()
         found: list[NodeProto] = []
         for node in self.nodes:
@@ -119,15 +131,18 @@ class _Graph:
             if ends is None or node.input[0] not in self._blocked:
                 found.append(node)
                 continue
-            plain, (start, stop) = node.input[0], ends
-            first = start - start % _LARGEST_BLOCK
-            last = min(channels[plain], stop + -stop % _LARGEST_BLOCK)
-            name = f"{plain}.{first}-{last}"
+            plain, start = node.input[0], ends[0]
+            stop, first = min(ends[1], channels[plain]), start - start % _LARGEST_BLOCK
+            last = stop + -stop % _LARGEST_BLOCK
+            name = f"{plain}.{first}-{last}.blocked"
             if name not in taken:
                 taken.add(name)
-                found.append(self._slice(self._blocked[plain], f"{name}.blocked", first, last))
-                found.append(_to_plain(f"{name}.blocked", name, last - first))
-            found.append(self._slice(name, node.output[0], start - first, min(stop, channels[plain]) - first))
+                found.append(self._slice(self._blocked[plain], name, first, last))
+            if start == first:  # what is beyond stop stays behind
+                found.append(_to_plain(name, node.output[0], stop - first))
+            else:
+                found.append(_to_plain(name, f"{node.output[0]}.more", stop - first))
+                found.append(self._slice(f"{node.output[0]}.more", node.output[0], start - first, stop - first))
         self.nodes = found
 
     def _channel_slice(self, node: NodeProto) -> tuple[int, int] | None:
@@ -142,14 +157,26 @@ class _Graph:
         return (starts[0], stops[0]) if (axes, steps) == ([_CHANNELS], [1]) and 0 <= starts[0] < stops[0] else None
 
     def _slice(self, tensor: str, output: str, start: int, stop: int) -> NodeProto:
-        bounds = []
-        for number in (start, stop, _CHANNELS, 1):
-            name = f"blocked.int64.{number}"
-            if name not in self._constants:
-                self._constants[name] = numpy_helper.from_array(np.array([number], np.int64), name)
-                self.new_constants.append(self._constants[name])
-            bounds.append(name)
+        bounds = [self._constant([number]) for number in (start, stop, _CHANNELS, 1)]
         return helper.make_node("Slice", [tensor, *bounds], [output])
+
+    def _reshape(self, tensor: str, output: str, shape: list[int]) -> NodeProto:
+        return helper.make_node("Reshape", [tensor, self._constant(shape)], [output])
+
+    def _constant(self, value: list[int]) -> str:
+        name = f"blocked.int64.{'x'.join(map(str, value))}"
+        if name not in self._constants:
+            self._constants[name] = numpy_helper.from_array(np.array(value, np.int64), name)
+            self.new_constants.append(self._constants[name])
+        return name
+
+    def _reorders(self, operator: str) -> list[NodeProto]:
+        """Return the nodes between the blocked layout and [frames, channels, height, width]; others have channels last."""
+        return [
+            node
+            for node in self.nodes
+            if node.op_type == operator and not any(a.name == "channels_last" and a.i for a in node.attribute)
+        ]
 
     def write_blocked(self, ports: Iterable[ValueInfoProto]) -> None:
         """Write these outputs blocked: whoever reads them plain reads a plain copy."""
@@ -157,8 +184,14 @@ class _Graph:
         for port in ports:
             plain, blocked = f"{port.name}.plain", self._blocked.get(port.name)
             self._rename({port.name: plain}, written=True)
+            shape = _shape(port)
+            if len(shape) == _WITH_BATCH:
+                frames = [f"{port.name}.{layout}.frames" for layout in ("plain", "blocked")]
+                self.nodes.append(self._reshape(plain, frames[0], shape[1:]))
+                self.nodes.append(helper.make_node("ReorderInput", frames[:1], frames[1:], domain=_DOMAIN))
+                self.nodes.append(self._reshape(frames[1], port.name, shape))
             # neither an input nor another output can be this output, too
-            if blocked is not None and blocked not in done and any(blocked in node.output for node in self.nodes):
+            elif blocked is not None and blocked not in done and any(blocked in node.output for node in self.nodes):
                 self._rename({blocked: port.name}, written=True)
             else:
                 self.nodes.append(helper.make_node("ReorderInput", [plain], [port.name], domain=_DOMAIN))
@@ -173,13 +206,14 @@ class _Graph:
 
 
 def _is_blocked(port: ValueInfoProto) -> bool:
-    """Return whether a port is a feature that passes blocked: fp32 [frames, channels, height, width], channels in whole blocks."""
+    """Return whether a port passes blocked: an fp32 feature of one video, [frames, ...] or [1, frames, ...], in whole blocks."""
     shape = _shape(port)
     return (
-        ".feature" in port.name
+        _FEATURE.fullmatch(port.name) is not None
         and port.type.tensor_type.elem_type == TensorProto.FLOAT
-        and len(shape) == 4
-        and shape[1] % _LARGEST_BLOCK == 0
+        and all(shape)
+        and (len(shape) < _WITH_BATCH or shape[0] == 1)
+        and shape[-3] % _LARGEST_BLOCK == 0
     )
 
 

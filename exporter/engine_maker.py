@@ -86,7 +86,7 @@ def open_maker(
     if flavour not in ("onnxruntime", "openvino"):
         return TensorRTMaker(open_api(flavour), targets, max_batch, expected)
     if targets:
-        raise UsageError(f"target {targets[0]!r}: {flavour}'s engines are for this processor, leave --target out")
+        raise UsageError(f"target {targets[0]!r}: {flavour}'s engines are for processors, leave --target out")
     if max_batch != 1 or expected is not None:
         raise UsageError(
             f"batch of at most {max_batch} videos: {flavour}'s engines take any number, leave --max-batch out"

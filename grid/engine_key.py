@@ -76,7 +76,7 @@ class EngineKey:
         flavour: what built it and runs it.
         version: of the flavour.
         targets: compute capabilities like ``sm89``, ascending; none: Ampere and later. For ``tensorrt`` the one it was
-            built on. For ``onnxruntime`` the processor, as ``this_processor`` names it.
+            built on. For ``onnxruntime`` the processor, as ``this_processor`` names it; none: made before it mattered.
         platform: operating system and processor, like ``linux-x86_64``.
         cuda: major version of CUDA that the flavour is made for; empty without CUDA.
     """
@@ -101,7 +101,7 @@ class EngineKey:
         if not self.profiles:
             raise UsageError(f"engine of {self.subgraph!r} without profiles: expected at least one")
         if self.flavour == "onnxruntime":
-            if len(self.targets) != 1 or not re.fullmatch(r"[a-z0-9_]+", self.targets[0]):
+            if len(self.targets) > 1 or not all(re.fullmatch(r"[a-z0-9_]+", target) for target in self.targets):
                 raise UsageError(
                     f"onnxruntime engine with targets {self.targets}: expected one processor like 'avx512f'"
                 )

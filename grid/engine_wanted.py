@@ -57,7 +57,8 @@ class Wanted:
             if needs not in (None, has):
                 found[name] = f"{has[:8]}…, needed {needs[:8]}…"
         if self.device is not None and not _runs_on(key, self.device):
-            found["targets"] = f"{','.join(key.targets) or f'sm{_UNTARGETED_FROM} and later'}, needed {self.device}"
+            every = "any processor" if key.flavour == "onnxruntime" else f"sm{_UNTARGETED_FROM} and later"
+            found["targets"] = f"{','.join(key.targets) or every}, needed {self.device}"
         if self.cuda is not None and key.cuda and int(self.cuda) < int(key.cuda):
             found["cuda"] = f"{key.cuda}, the driver has {self.cuda}"
         if not any(profile.holds(self.batch, self.frames) for profile in key.profiles):
@@ -110,7 +111,7 @@ def _runs_on(key: EngineKey, device: str) -> bool:
     """Return whether an engine is for a GPU, as far as that can be told before TensorRT loads it."""
     if key.flavour == "tensorrt-rtx" and not key.targets:
         return capability(device) >= _UNTARGETED_FROM
-    return not key.targets or device in key.targets
+    return device in key.targets or (not key.targets and key.flavour != "onnxruntime")
 
 
 def _targets(device: str | None, key: EngineKey | None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
@@ -17,6 +18,7 @@ from .base import Call, EngineHost, in_turn, require_ports
 from .host_arrays import HostArrays
 from .optimised_graph import unpack
 
+_lock = threading.Lock()  # of the two below
 _pool_threads: int | None = None  # of this process; onnxruntime takes the size once
 _CACHE_LINE = 64  # bytes
 _weights: WeakValueDictionary[str, Any] = (
@@ -84,10 +86,11 @@ class OnnxRuntimeBackend(HostArrays):
 
     def _shared(self, name: str, weights: Mapping[str, NDArray[Any]]) -> Any:
         """Return a weight that all programs of this process share."""
-        found = _weights.get(name)
-        if found is None:
-            found = _weights[name] = self._ort.OrtValue.ortvalue_from_numpy(_aligned(weights[name]))
-        return found
+        with _lock:
+            found = _weights.get(name)
+            if found is None:
+                found = _weights[name] = self._ort.OrtValue.ortvalue_from_numpy(_aligned(weights[name]))
+            return found
 
     def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
         """Copy ``array`` into ``value``."""
@@ -178,12 +181,13 @@ def share_pool(ort: Any, threads: int | None) -> int:
     """
     global _pool_threads
     wanted = threads or len(os.sched_getaffinity(0))
-    if _pool_threads is None:
-        ort.set_global_thread_pool_sizes(wanted, 1)
-        memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-        ort.create_and_register_allocator(memory, None)
-        _pool_threads = wanted
-    elif threads is not None and threads != _pool_threads:
+    with _lock:
+        if _pool_threads is None:
+            ort.set_global_thread_pool_sizes(wanted, 1)
+            memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+            ort.create_and_register_allocator(memory, None)
+            _pool_threads = wanted
+    if threads is not None and threads != _pool_threads:
         raise BackendError(
             f"{threads} threads: this process already computes with {_pool_threads}, and onnxruntime takes the number once. "
             "Start another process."

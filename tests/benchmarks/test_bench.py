@@ -205,7 +205,9 @@ def test_without_onnx_what_needs_it_is_left_out_and_said(tiny_bundle, clips, fus
 
 
 def test_peers_compute_the_static_network(tiny_bundle, clips, fused, exports):
-    graph = fused(fused_full(tiny_bundle.manifest, "fp32"))
+    def graph():
+        return fused(fused_full(tiny_bundle.manifest, "fp32"))
+
     static = Session(tiny_bundle, open_backend("onnxruntime"), route=tiny_bundle.manifest.route.full)
     wanted = static.classify(clips.sources(tiny_bundle.manifest)[0]).probabilities[0]
     for name in ("openvino", "torch"):

@@ -331,7 +331,7 @@ def test_a_build_that_starts_after_the_end_is_killed(stub, tiny_bundle):
         ({"targets": ["sm90"]}, r"target 'sm90': tensorrt-rtx \S+ builds for sm75, sm80, sm86, sm89, sm120, sm121"),
         ({"targets": ["SM86"]}, "target 'SM86'"),
         ({"flavour": "tensor"}, "flavour 'tensor': expected one of tensorrt, tensorrt-rtx"),
-        ({"flavour": "onnxruntime", "targets": ["sm86"]}, "target 'sm86': .* for this processor, leave --target out"),
+        ({"flavour": "onnxruntime", "targets": ["sm86"]}, "target 'sm86': .* for processors, leave --target out"),
         ({"flavour": "onnxruntime", "max_batch": 2}, "at most 2 videos: .* take any number, leave --max-batch out"),
         ({"flavour": "onnxruntime", "expected": [1, 1, 1, 1]}, "leave --max-batch out"),
         ({"flavour": "onnxruntime", "only": ["block0"]}, "engine 'block0': expected some of segment1, .* full"),

@@ -6,6 +6,7 @@ import gc
 import numpy as np
 import pytest
 
+from dynvid.exporter.build_engines import build_engines
 from dynvid.exporter.engine_jobs import fused_jobs
 from dynvid.exporter.engine_maker import OnnxRuntimeMaker, for_onnxruntime
 from dynvid.exporter.fuse import fuse
@@ -14,7 +15,7 @@ from dynvid.exporter.rewrites import rewrite
 from dynvid.grid.engine_key import this_processor
 from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import BackendError, StaleEngineError, UsageError
-from dynvid.grid.fusion import fused_full, fused_segments
+from dynvid.grid.fusion import FUSION, fused_full, fused_segments
 from dynvid.runtime.backends import ort
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.optimised_graph import OptimisedGraph, pack, unpack, weight_name
@@ -128,8 +129,6 @@ def test_a_graph_that_onnxruntime_refuses_is_refused_in_one_line():
 
 
 def test_an_engine_for_another_kind_of_processor_is_stale(tiny_bundle, tmp_path, monkeypatch):
-    from dynvid.exporter.build_engines import build_engines
-
     build_engines(tiny_bundle, tmp_path, "onnxruntime", only=["full"])
     full = fused_full(tiny_bundle.manifest, "fp32")
     assert open_engines(tiny_bundle, open_backend("onnxruntime"), tmp_path).plan(full)
@@ -138,12 +137,22 @@ def test_an_engine_for_another_kind_of_processor_is_stale(tiny_bundle, tmp_path,
         open_engines(tiny_bundle, open_backend("onnxruntime"), tmp_path).plan(full)
 
 
-def test_an_engine_of_onnxruntime_is_for_one_kind_of_processor(tiny_bundle, tmp_path):
-    from dynvid.exporter.build_engines import build_engines
+def test_an_engine_that_names_no_processor_is_stale_and_says_so(tiny_bundle, tmp_path):
+    (row,) = build_engines(tiny_bundle, tmp_path / "new", "onnxruntime", only=["full"])
+    old = dataclasses.replace(row.engine.key, targets=(), fusion=2)
+    EngineCache(tmp_path / "old").write(old, b"an ONNX model", 0.1, {})
+    with pytest.raises(
+        StaleEngineError, match=rf"fusion 2, needed {FUSION}; targets any processor, needed {this_processor()}"
+    ):
+        open_engines(tiny_bundle, open_backend("onnxruntime"), tmp_path / "old").plan(
+            fused_full(tiny_bundle.manifest, "fp32")
+        )
 
+
+def test_an_engine_of_onnxruntime_is_for_one_kind_of_processor(tiny_bundle, tmp_path):
     (row,) = build_engines(tiny_bundle, tmp_path, "onnxruntime", only=["full"])
     assert OnnxRuntimeMaker().targets == row.engine.key.targets == (this_processor(),)
-    for targets in ((), ("avx2", "avx512f"), ("AVX 2",)):
+    for targets in (("avx2", "avx512f"), ("AVX 2",)):
         with pytest.raises(UsageError, match="expected one processor like 'avx512f'"):
             dataclasses.replace(row.engine.key, targets=targets)
     assert EngineCache(tmp_path).engines().engines == (row.engine,)
