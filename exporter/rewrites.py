@@ -43,7 +43,7 @@ def one_video(graph: Graph) -> None:
             axes = graph.value(node.input[3])
             assert axes is not None
             node.input[3] = graph.constant(f"{node.input[3]}.4d", axes % _FRAMES_RANK - 1)
-        else:
+        elif node.op_type == "Pad":
             pads = graph.value(node.input[1])
             assert pads is not None
             node.input[1] = graph.constant(f"{node.input[1]}.4d", np.delete(pads, [0, _FRAMES_RANK]))
@@ -143,6 +143,8 @@ def _needs_no_batch(graph: Graph, node: NodeProto, shapes: dict[str, list[int]])
     if node.op_type == "Reshape":
         read, written = shapes[node.input[0]], shapes[node.output[0]]
         return [1, *read[-4:]] == [1, *written[-4:]] and {len(read), len(written)} <= {4, _FRAMES_RANK}
+    if node.op_type == "Cast":
+        return True
     if node.op_type == "Concat":
         return bool(node.attribute[0].i % _FRAMES_RANK)
     if node.op_type == "Slice":

@@ -5,12 +5,14 @@ import json
 import math
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 from samples import TINY
 
 from dynvid.benchmarks.bench import Options, bench
+from dynvid.benchmarks.call_table import measure_table
 from dynvid.benchmarks.clips import InOrder, random_clips, read_clips
 from dynvid.benchmarks.contestants import CELLS, COPY, HALVES, NO_EXITS, SPANS, STATIC, Loads
 from dynvid.benchmarks.peers import open_peer
@@ -21,6 +23,7 @@ from dynvid.exporter.fuse import fuse
 from dynvid.grid.errors import BackendError, ListError, UsageError
 from dynvid.grid.fusion import fused_full
 from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.ort import OnnxRuntimeBackend
 from dynvid.runtime.session import ArraySource, Session
 
 CLIPS = 12
@@ -199,6 +202,45 @@ def test_without_onnx_what_needs_it_is_left_out_and_said(tiny_bundle, clips, fus
     assert (ratio.name, ratio.estimate, ratio.meets) == ("split_overhead", None, None)
     assert "dynvid[export]" in ratio.note
     assert HALVES not in {s.contestant for s in found.samples}
+
+
+class OfOneThread(OnnxRuntimeBackend):
+    """A backend that, like a GPU's, may only be used by the thread that opened it."""
+
+    def __init__(self):
+        super().__init__()
+        self.opener = threading.get_ident()
+
+    def __getattribute__(self, name):
+        if name in ("load", "zeros", "rows", "write", "fetch", "record", "close"):
+            assert threading.get_ident() == object.__getattribute__(self, "opener")
+        return object.__getattribute__(self, name)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_each_stream_of_the_table_keeps_to_one_thread(tiny_bundle, fused, streams):
+    opened = []
+
+    def open_one():
+        opened.append(OfOneThread())
+        return opened[-1]
+
+    table = measure_table(tiny_bundle, open_one, "fp32", fused, 2, streams, 0.01, lambda _: None)
+    assert len({backend.opener for backend in opened}) == len(opened) == streams
+    assert [(e.index, e.batch) for e in table] == [(k, n) for k in range(5) for n in (1, 2)]
+
+
+def test_a_stream_that_fails_ends_the_table_with_its_error(tiny_bundle, fused):
+    opened = []
+
+    def open_one():
+        opened.append(1)
+        if len(opened) == 2:
+            raise BackendError("no second GPU")
+        return OfOneThread()
+
+    with pytest.raises(BackendError, match="no second GPU"):
+        measure_table(tiny_bundle, open_one, "fp32", fused, 1, 2, 0.01, lambda _: None)
 
 
 # peers

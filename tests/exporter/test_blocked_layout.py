@@ -1,12 +1,18 @@
 """Features pass between segments in the blocked layout: fewer copies, the same bits, and a segment that does not play along is found."""
 
+from collections import defaultdict
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from samples import TINY
 
+from dynvid.benchmarks.contestants import halved
 from dynvid.exporter.blocked_layout import block_size
+from dynvid.exporter.draft import Draft
+from dynvid.exporter.engine_maker import for_onnxruntime
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.fuse_proof import prove_fused
 from dynvid.exporter.optimise import optimise
@@ -62,18 +68,74 @@ def test_blocked_or_plain_the_segments_give_the_same_bits(bundle):
             assert np.array_equal(found[port], value), port
 
 
-def test_both_ends_of_a_feature_are_blocked(bundle):
-    written, read = set(), set()
-    for plan in graphs(bundle, True).values():
-        for port in unpack(plan).blocked:
-            side, name = port.split(".", 1)
-            (written if side == "out" else read).add(name)
-    assert read and read <= written
-    for segment in fused_segments(bundle.manifest, "fp32"):
-        for spec in (*segment.inputs, *segment.outputs):
-            name = spec.name.split(".", 1)[-1]
-            if name in written:
-                assert spec.shape[2] % 16 == 0 and ".feature" in spec.name
+def test_features_in_whole_blocks_are_blocked_at_both_ends_and_no_others(bundle):
+    for segment, plan in graphs(bundle, True).items():
+        ports = (*segment.inputs, *segment.outputs)
+        wanted = {s.name for s in ports if ".feature" in s.name and s.shape[2] % 16 == 0}
+        assert set(unpack(plan).blocked) == wanted
+
+
+def without(bundle, executor, clip):
+    """Return what the last segment of an executor writes for a clip."""
+    for segment in executor.segments:
+        if segment.frames is not None:
+            executor.backend.write(segment.frames, clip[:, segment.start : segment.stop])
+        executor.run_spans(segment)
+    return {port: value.copy() for port, value in executor.segments[-1].outputs.items()}
+
+
+def test_segments_without_heads_and_halves_give_the_same_bits(bundle):
+    grid, backend = bundle.manifest.grid, open_backend("onnxruntime")
+    clip = proof_clips(1, grid.num_frames, bundle.manifest.preprocessing)[:, list(grid.frame_order)]
+    for options in ({"heads": False}, {"route": halved(bundle.manifest.route.full)}):
+        plain, blocked = (
+            without(bundle, FusedExecutor(bundle, backend, "fp32", partial(made, bundle, b), **options), clip)
+            for b in (False, True)
+        )
+        assert plain.keys() == blocked.keys()
+        assert all(np.array_equal(blocked[port], value) for port, value in plain.items())
+
+
+def made(bundle, blocked, segment):
+    return optimise(rewrite(fuse(bundle, segment, "fp32")), blocked)
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_segment_that_keeps_its_batch_takes_and_gives_features_blocked_as_well(bundle, place):
+    """Two negations of a feature with its batch: ``one_video`` leaves the batch where it is, so ports are [1, frames, ...]."""
+    segment = fused_segments(bundle.manifest, "fp32")[place]
+    own = fuse(bundle, segment, "fp32")
+    kept = []
+
+    def prepare(graph):
+        if graph != own:
+            return optimise(rewrite(graph))
+        model = onnx.load_model_from_string(graph)
+        name = next(spec.name for spec in segment.inputs if len(spec.shape) == 5)
+        for node in model.graph.node:
+            node.input[:] = ["twice" if tensor == name else tensor for tensor in node.input]
+        model.graph.node.insert(0, helper.make_node("Neg", ["minus"], ["twice"], "back"))
+        model.graph.node.insert(0, helper.make_node("Neg", [name], ["minus"], "there"))
+        kept.append(optimise(rewrite(model.SerializeToString())))
+        return kept[-1]
+
+    clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
+    figures = prove_fused(bundle, "fp32", clips, lambda _: None, prepare)
+    assert max(*figures["checkpoints"], *figures["handed_on"]) <= 1e-5
+    ports = onnx.load_model_from_string(unpack(kept[0]).model).graph
+    shapes = {v.name: len(v.type.tensor_type.shape.dim) for v in (*ports.input, *ports.output)}
+    assert unpack(kept[0]).blocked and {shapes[port] for port in unpack(kept[0]).blocked} == {5}
+
+
+@pytest.mark.parametrize("kept", [("block0", "head0"), ("block1", "head1"), ("block0",), ("block1",)])
+def test_bundles_of_mixed_precision_are_within_the_bound(exports, kept):
+    draft = Draft(exports.network(NETWORKS["msdnet"]), "0" * 64, defaultdict(lambda: 1.0), lambda _: None)
+    draft.add("fp32")
+    draft.add("fp16", kept)
+    bundle = draft.bundle()
+    clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
+    figures = prove_fused(bundle, "fp16", clips, lambda _: None, for_onnxruntime)
+    assert 0 < max(figures["checkpoints"]) <= 2e-2
 
 
 def test_what_is_brought_into_another_layout_is_less(bundle):
@@ -128,6 +190,75 @@ def test_a_block_is_as_onnxruntime_lays_it_out():
     graph = OptimisedGraph(b"", {}, ("out.x",), size)
     assert np.array_equal(graph.plain("out.x", blocked), value)
     assert graph.plain("out.y", blocked) is blocked
+
+
+def small(nodes, constants, ports):
+    """Return the model of some nodes and its ports: the first is the input."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ports.items()]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "small", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    specs = [TensorSpec(name, "float32", tuple(shape)) for name, shape in ports.items()]
+    return model.SerializeToString(), Variant("", "", 0, (specs[0],), tuple(specs[1:]))
+
+
+def outputs(content, variant, blocked):
+    """Return what a small model computes, optimised, in the plain layout."""
+    plan = optimise(content, blocked)
+    values = {s.name: np.zeros(s.shape, np.float32) for s in (*variant.inputs, *variant.outputs)}
+    rng = np.random.default_rng(0)
+    for spec in variant.inputs:
+        values[spec.name][:] = rng.standard_normal(spec.shape)
+    session = onnxruntime_session(plan)
+    found = session.run(None, {spec.name: values[spec.name] for spec in variant.inputs})
+    graph = unpack(plan)
+    return [graph.plain(s.name, v[None])[0] for s, v in zip(variant.outputs, found, strict=True)]
+
+
+def onnxruntime_session(plan):
+    program = open_backend("onnxruntime").load(plan, Variant("", "", 0, (), ()), "small")
+    sessions.append(program)  # keeps the weights
+    return program._session
+
+
+sessions = []
+
+
+def test_a_tensor_with_channels_last_is_left_alone():
+    """Slices of axis 1 are of the height there."""
+    weight = np.random.default_rng(0).standard_normal((32, 16, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[1, 1]),
+        helper.make_node("Transpose", ["y"], ["t"], perm=[0, 2, 3, 1]),
+        helper.make_node("Slice", ["t", "a", "b", "c", "c"], ["z"]),
+    ]
+    ends = {name: np.array([n], np.int64) for name, n in (("a", 1), ("b", 3), ("c", 1))}
+    model = small(nodes, {"w": weight, **ends}, {"x": [2, 16, 5, 7], "z": [2, 2, 7, 32]})
+    for plain, blocked in zip(outputs(*model, False), outputs(*model, True), strict=True):
+        assert np.array_equal(plain, blocked)
+
+
+def test_one_tensor_behind_two_features_and_an_input_handed_on_as_it_is():
+    weight = np.random.default_rng(0).standard_normal((32, 16, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["in.block0.feature0", "w"], ["y"], kernel_shape=[1, 1]),
+        *(helper.make_node("Identity", ["y"], [f"out.block1.feature{n}"]) for n in (0, 1)),
+        helper.make_node("Identity", ["in.block0.feature0"], ["out.block0.feature0"]),
+    ]
+    ports = {
+        "in.block0.feature0": [2, 16, 5, 7],
+        "out.block1.feature0": [2, 32, 5, 7],
+        "out.block1.feature1": [2, 32, 5, 7],
+        "out.block0.feature0": [2, 16, 5, 7],
+    }
+    content, variant = small(nodes, {"w": weight}, ports)
+    assert len(unpack(optimise(content)).blocked) == 4
+    first, second, through = outputs(content, variant, True)
+    rng = np.random.default_rng(0)
+    value = rng.standard_normal((2, 16, 5, 7)).astype(np.float32)  # a blocked input, as it lies in memory
+    x = OptimisedGraph(b"", {}, ("x",), block_size()).plain("x", value[None])[0]
+    assert np.array_equal(first, second) and np.array_equal(through, x)
+    np.testing.assert_allclose(first, np.einsum("oi,fihw->fohw", weight[:, :, 0, 0], x), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("side", ["all but the first", "the first"])
