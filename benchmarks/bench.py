@@ -7,6 +7,7 @@ import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -291,8 +292,8 @@ def _open_peers(
     threads: int,
     options: Options,
 ) -> list[Contestant]:
-    path, of_segment = options.training_checkpoint, loads.graph
-    graph = of_segment and (lambda: of_segment(fused_full(bundle.manifest, options.precision)))
+    path, full = options.training_checkpoint, fused_full(bundle.manifest, options.precision)
+    graph = None if loads.graph is None else partial(loads.graph, full)
     return [
         open_peer(name, bundle, clips, graph, probabilities, path, threads) for name in dict.fromkeys(options.peers)
     ]

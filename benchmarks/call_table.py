@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,34 +50,34 @@ def measure_table(
 
     def measure(number: int) -> NDArray[np.float64]:
         """Return the milliseconds of one stream's calls, [rounds, calls]."""
-        backend = open_one()
         try:
-            along, static = (
-                BatchExecutor(bundle, backend, precision, load, 1, [sizes] * count, full=full)
-                for full, count in ((False, segments), (True, 1))
-            )
+            with ExitStack() as opened:
+                backend = open_one()
+                opened.callback(backend.close)
+                along, static = (
+                    BatchExecutor(bundle, backend, precision, load, 1, [sizes] * count, full=full)
+                    for full, count in ((False, segments), (True, 1))
+                )
 
-            def call(index: int, n: int) -> float:
-                return static.time_once(1, n) if index == STATIC else along.time_once(index, n)
+                def call(index: int, n: int) -> float:
+                    return static.time_once(1, n) if index == STATIC else along.time_once(index, n)
 
-            started = time.perf_counter()
-            for index, n in calls * 2:
-                call(index, n)
-            warm_s[number] = time.perf_counter() - started
-            all_warm.wait()
-            rounds = int(np.clip(2 * seconds / max(*warm_s, 1e-9), 5, 50))
-            rng, samples = np.random.default_rng(number), np.zeros((rounds, len(calls)))
-            for turn in range(rounds):
-                if number == 0:
-                    report(f"t_k(n): round {turn + 1}/{rounds}")
-                for place in rng.permutation(len(calls)).tolist():
-                    samples[turn, place] = call(*calls[place]) * 1e3
-            return samples
+                started = time.perf_counter()
+                for index, n in calls * 2:
+                    call(index, n)
+                warm_s[number] = time.perf_counter() - started
+                all_warm.wait()
+                rounds = int(np.clip(2 * seconds / max(*warm_s, 1e-9), 5, 50))
+                rng, samples = np.random.default_rng(number), np.zeros((rounds, len(calls)))
+                for turn in range(rounds):
+                    if number == 0:
+                        report(f"t_k(n): round {turn + 1}/{rounds}")
+                    for place in rng.permutation(len(calls)).tolist():
+                        samples[turn, place] = call(*calls[place]) * 1e3
+                return samples
         except BaseException:
             all_warm.abort()  # or the others would wait for ever
             raise
-        finally:
-            backend.close()
 
     report("t_k(n): warming up")
     with ThreadPoolExecutor(streams) as pool:
