@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..grid.bundle import Bundle
 from ..grid.manifest import Precision
 from ..runtime.backends.base import Backend
+from ..runtime.slots import slots_for
 from .baselines import oracle, serve_batches
 from .clips import Clips, InOrder
 from .contestants import Load
@@ -77,7 +78,7 @@ class StreamBench:
         self._sources, self._exits, self._chosen = clips.sources(bundle.manifest), exits, chosen
         self._files, self._table, self._options, self._report = clips.paths, table, options, report
         self._batch, self._streams = options.batch, options.streams
-        self.slots = 2 * len(table.segments) * options.batch
+        self.slots = slots_for(len(table.segments), options.batch, decoders=1)  # as many as classify takes
         self.served: dict[str, list[Served]] = {OFFLINE: [], NEVER: [], STATIC: []}
 
     def run(self) -> tuple[list[StreamRun], list[float]]:
@@ -114,7 +115,7 @@ class StreamBench:
     def _bed(self, clips: Sequence[InOrder | Path], full: bool) -> Bed:
         sizes = range(1, self._batch + 1)
         segments = 1 if full else len(self._table.segments)
-        slots = 2 * self._batch if full else self.slots
+        slots = slots_for(1, self._batch, decoders=1) if full else self.slots
         table = CostTable((self._table.static,), self._table.static, self._table.source) if full else self._table
         own = (None, None) if full else self._chosen
 

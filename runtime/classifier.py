@@ -24,7 +24,7 @@ from .engines import Engines, open_engines
 from .intake import Intake
 from .replicas import Replicas
 from .session import Session
-from .slots import slots_within
+from .slots import slots_for, slots_within
 from .state_store import bytes_per_video
 from .stream import Stream
 
@@ -170,7 +170,7 @@ def open_executor(engines: Engines, backend: Backend, limits: Limits) -> BatchEx
     segments = fused_segments(bundle.manifest, precision)
     batch = limits.batch or engines.best_batch(segments[0])
     # with fewer, batches may stay short; with more, they get no fuller, but for the videos whose frames are being decoded
-    slots = len(segments) * (batch - 1) + 1 + (limits.decoders or 1)
+    slots = slots_for(len(segments), batch, limits.decoders or 1)
     if limits.in_flight_mb is not None:
         slots = min(slots, slots_within(limits.in_flight_mb, bytes_per_video(segments) * (limits.streams or 1)))
     batch = min(batch, slots)

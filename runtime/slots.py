@@ -87,6 +87,14 @@ class Slots:
             self._on_release(slot)
 
 
+def slots_for(segments: int, batch: int, decoders: int) -> int:
+    """Return how many videos in flight keep the batches of every segment full, and each decoder busy.
+
+    More would only make the calls of a video find its memory cold.
+    """
+    return segments * (batch - 1) + 1 + decoders
+
+
 def slots_within(budget_mb: float, bytes_per_video: int) -> int:
     """Return how many videos in flight a budget holds.
 
