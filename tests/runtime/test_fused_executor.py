@@ -182,7 +182,7 @@ def test_one_launch_a_segment(tiny_bundle):
     assert [s.frames is None for s in executor.segments] == [False, True, False, False]
 
 
-def test_it_loads_what_it_is_given(tiny_bundle, backend):
+def test_it_loads_what_it_is_given_the_last_segment_first(tiny_bundle, backend):
     asked = []
 
     def load(segment):
@@ -190,7 +190,12 @@ def test_it_loads_what_it_is_given(tiny_bundle, backend):
         return fuse(tiny_bundle, segment, "fp32")
 
     FusedExecutor(tiny_bundle, backend, "fp32", load)
-    assert asked == ["segment1", "segment2", "segment3", "segment4"]
+    assert asked == [
+        "segment4",
+        "segment3",
+        "segment2",
+        "segment1",
+    ]  # then the most memory is needed while little is held
 
 
 def test_a_precision_that_the_bundle_lacks_is_refused(tiny_bundle):
