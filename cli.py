@@ -430,11 +430,13 @@ def _loads(
 
     from .benchmarks.contestants import Loads
     from .grid.engines import engines_folder
+    from .runtime.backends.base import ON_CPU
     from .runtime.engines import open_engines
 
-    plan, host = open_engines(bundle, backend, folder, precision, batch).plan, backend.engine_host
+    engines = open_engines(bundle, backend, folder, precision, batch)
+    plan, flavour, on_cpu = engines.plan, engines.host.flavour, backend.name in ON_CPU
     if importlib.util.find_spec("onnx") is None:
-        return Loads(None if host is None or host.flavour in ("onnxruntime", "openvino") else plan, plan, None, None)
+        return Loads(None if on_cpu else plan, plan, None, None)
     from .exporter.build_engines import build_engines as run_build
     from .exporter.engine_maker import preparation
     from .exporter.fuse import fuse
@@ -443,13 +445,13 @@ def _loads(
     def graph(segment: FusedSegment) -> bytes:
         return fuse(bundle, segment, precision)
 
-    if host is None or host.flavour not in ("onnxruntime", "openvino"):
+    if not on_cpu:
         return Loads(plan, plan, None, graph)
-    cache, prepare = engines_folder(bundle.root) if folder is None else folder, preparation(host.flavour)
+    cache, prepare = engines_folder(bundle.root) if folder is None else folder, preparation(flavour)
     rows = run_build(
         bundle,
         cache,
-        host.flavour,
+        flavour,
         precision,
         prove=lambda: prove_segments(bundle, precision, step, prepare),
         report=step,

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from ..runtime.answer import Answer
 from ..runtime.batch_executor import BatchExecutor
-from ..runtime.intake import Intake
 from ..runtime.replicas import Replicas
 from ..runtime.slots import Slot
 from ..runtime.stream import Stream
@@ -106,13 +105,8 @@ class Bed:
         def open_stream() -> Stream:
             return Stream(open_executor, cost=lambda k, n: table.ms(k, n) / 1e3, decoders=1, **options)
 
-        self._intake: Intake
-        if streams == 1:
-            self._intake = stream = open_stream()
-            self._streams: tuple[Stream, ...] = (stream,)
-        else:
-            self._intake = replicas = Replicas(open_stream, streams)
-            self._streams = replicas.streams
+        self._intake = Replicas(open_stream, streams)  # as classify, for one stream too
+        self._streams = self._intake.streams
         self._executors = [cast(WatchedExecutor, stream.executor) for stream in self._streams]
         for _, answer in self._intake.classify(clips):  # warm
             _answered(answer)

@@ -278,6 +278,18 @@ def test_it_is_stable_at_nine_tenths_of_the_rate_of_the_oracle(batch):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize(("streams", "keeps"), [(1, False), (2, True)])
+def test_only_with_two_streams_can_the_oracle_keep_ten_static_runs_on_a_cpu(streams, keeps):
+    """MSDNet-38's t_k at batch 1 on a CPU, where more videos a call gain nothing; 0.90 of the oracle's own rate."""
+    ms = (29.0, 66.0, 96.0, 52.5, 38.0, 250.0)
+    cpu = CostTable(tuple(((1, each),) for each in ms), ((1, 512.0),), "MSDNet-38")
+    for seed in range(5):
+        own = draw_exits(geometric_shares(6, 1.2), 10_000, seed)
+        rate = 0.9 * oracle(cpu, own, 1, streams=streams).videos_per_s
+        run = oracle(cpu, own, 1, poisson_arrivals(rate, len(own), seed), streams)
+        assert (run.p_s(99) <= 10 * 0.512) == keeps
+
+
 def test_more_than_the_oracle_serves_makes_the_queue_grow():
     rate = 1.05 * oracle(table(), exits(), 8).videos_per_s
     assert simulate(table(), exits(), 8, poisson_arrivals(rate, 20_000)).growth > 1.5
