@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from ..runtime.backends.ort import share_pool
+from ..runtime.backends.ort import pooled_options
 
 _DOMAIN = "com.microsoft.nchwc"
 _FRAMES, _CHANNELS = 0, 1  # axes of a tensor [frames, channels, height, width]
@@ -58,11 +58,11 @@ def block_size() -> int:
     model = helper.make_model(
         helper.make_graph([node], "probe", ports[:1], ports[1:]), opset_imports=opsets, ir_version=10
     )
-    options = onnxruntime.SessionOptions()
-    share_pool(onnxruntime, None)
-    options.use_per_session_threads = False
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=False
+        model.SerializeToString(),
+        pooled_options(onnxruntime),
+        providers=["CPUExecutionProvider"],
+        enable_fallback=False,
     )
     (blocked,) = session.run(None, {"x": np.arange(np.prod(shape), dtype=np.float32).reshape(shape)})
     return int(np.flatnonzero(blocked.ravel() == 1)[0])  # after the first pixel's channels comes the second pixel

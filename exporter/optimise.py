@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from ..grid.errors import BackendError
 from ..runtime.backends.optimised_graph import OptimisedGraph, pack, weight_name
-from ..runtime.backends.ort import first_line, ort_errors, share_pool
+from ..runtime.backends.ort import first_line, ort_errors, pooled_options
 from .blocked_layout import block_size, use_blocked_layout
 
 _LEAST_BYTES = 1024
@@ -37,11 +37,9 @@ def optimise(content: bytes, blocked: bool = True) -> bytes:
 
     with tempfile.TemporaryDirectory(prefix="dynvid-optimise-") as folder:
         written = Path(folder) / "optimised.onnx"
-        options = onnxruntime.SessionOptions()
+        options = pooled_options(onnxruntime)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(written)
-        share_pool(onnxruntime, None)
-        options.use_per_session_threads = False
         options.log_severity_level = 4  # its warning, for this kind of processor only, is in the engine's key
         try:
             onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=False)

@@ -57,8 +57,7 @@ class OnnxRuntimeBackend(HostArrays):
         Raises:
             BackendError: If onnxruntime refuses the model, or takes another provider than the CPU's.
         """
-        options = self._ort.SessionOptions()
-        options.use_per_session_threads = False
+        options = pooled_options(self._ort)
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.enable_mem_pattern = False  # which keeps a plan of the memory for every shape it meets
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -169,6 +168,14 @@ def _aligned(array: NDArray[Any]) -> NDArray[Any]:
     found = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     found[...] = array
     return found
+
+
+def pooled_options(ort: Any) -> Any:
+    """Return options of a session on this process's one pool, which is made where there is none."""
+    share_pool(ort, None)
+    options = ort.SessionOptions()
+    options.use_per_session_threads = False
+    return options
 
 
 def share_pool(ort: Any, threads: int | None) -> int:
