@@ -277,14 +277,13 @@ def test_it_is_stable_at_nine_tenths_of_the_rate_of_the_oracle(batch):
         assert run.p_s(99) <= {8: 12, 16: 14.5, 32: 17}[batch] * alone_s
 
 
-@pytest.mark.full
 @pytest.mark.parametrize(("streams", "keeps"), [(1, False), (2, True)])
 def test_only_with_two_streams_can_the_oracle_keep_ten_static_runs_on_a_cpu(streams, keeps):
     """MSDNet-38's t_k at batch 1 on a CPU, where more videos a call gain nothing; 0.90 of the oracle's own rate."""
     ms = (29.0, 66.0, 96.0, 52.5, 38.0, 250.0)
     cpu = CostTable(tuple(((1, each),) for each in ms), ((1, 512.0),), "MSDNet-38")
-    for seed in range(5):
-        own = draw_exits(geometric_shares(6, 1.2), 10_000, seed)
+    for seed in range(4):  # of 10,000 videos p99 is 10 to 27 and 5 to 14 static runs: too few for a bar
+        own = draw_exits(geometric_shares(6, 1.2), 100_000, seed)
         rate = 0.9 * oracle(cpu, own, 1, streams=streams).videos_per_s
         run = oracle(cpu, own, 1, poisson_arrivals(rate, len(own), seed), streams)
         assert (run.p_s(99) <= 10 * 0.512) == keeps
