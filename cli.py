@@ -204,6 +204,7 @@ def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> Non
 @cli.command("build-engines")
 @click.argument("bundle", type=PATH)
 @click.option("--fp16", is_flag=True, help="Build the typed fp16 graphs; the fp32 ones by default.")
+@click.option("--int8", is_flag=True, help="Build the INT8 twins that 'dynvid calibrate --int8' wrote.")
 @click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]), default="tensorrt-rtx",
               show_default=True, help="tensorrt builds on the GPU it is for; tensorrt-rtx builds anywhere; onnxruntime and openvino keep the fused segments for a CPU.")  # fmt: skip
 @click.option("--target", help="For tensorrt-rtx, such as sm86,sm89, or current; by default Ampere and later.")
@@ -213,8 +214,8 @@ def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> Non
 @click.option("--workers", type=int, default=1, show_default=True, help="Builds at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object an engine.")
 def build_engines(
-    bundle: Path, fp16: bool, backend: str, target: str | None, max_batch: int, only: str | None, engines: Path | None,
-    workers: int, as_json: bool,
+    bundle: Path, fp16: bool, int8: bool, backend: str, target: str | None, max_batch: int, only: str | None,
+    engines: Path | None, workers: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of BUNDLE: one per segment of its route, one of the static network, for TensorRT one per unique subgraph."""
     with _packages("export"):
@@ -226,18 +227,21 @@ def build_engines(
     from .grid.bundle import Bundle
     from .grid.engines import engines_folder
 
+    if fp16 and int8:
+        raise UsageError("--fp16 and --int8: give one, each builds a set of its own")
+    precision: Precision = "fp16" if fp16 else "int8" if int8 else "fp32"
     opened = Bundle.open(bundle)
     with steps() as step:
         rows = run_build(
             opened,
             engines_folder(bundle) if engines is None else engines,
             backend,
-            "fp16" if fp16 else "fp32",
+            precision,
             _names(target),
             max_batch,
             workers,
             _names(only) or None,
-            prove=lambda: prove_segments(opened, "fp16" if fp16 else "fp32", step, preparation(backend)),
+            prove=lambda: prove_segments(opened, precision, step, preparation(backend)),
             report=step,
         )
     if as_json:
@@ -275,7 +279,7 @@ def build_engines(
     type=click.IntRange(1, 64),
     help="Engines: streams that share the videos; 1 by default. On a CPU try one a core with --threads 1.",
 )
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
 @click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--trace", is_flag=True, help="Run to the end and print every checkpoint's logits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video.")
@@ -355,7 +359,7 @@ def classify(
               help="Streams that share many videos at once; on a CPU, try one a core with --threads 1.")  # fmt: skip
 @click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
 @click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
 @click.option(
     "--threads", type=int, help="CPU threads to compute with, onnxruntime's in all streams; one a core by default."
 )
@@ -479,7 +483,18 @@ def _loads(
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split.")
 @click.option("--plot", type=PATH, help="SVG of the curve to write.")
 @click.option("--check", type=PATH, help="RESULTS.jsonl of 'dynvid classify -o', to compare with --thresholds.")
-@click.option("--thresholds", type=PATH, help="T.json that --check compares with.")
+@click.option(
+    "--thresholds",
+    type=PATH,
+    help="T.json that --check compares with, or that videos leave by while --int8 finds ranges.",
+)
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Write INT8 twins into a new bundle, and choose thresholds for them; needs --data and TRAINING_CHECKPOINT.",
+)
+@click.option("--int8-bundle", type=PATH, help="The new bundle; BUNDLE.int8 by default.")
+@click.option("--ranges", type=PATH, help="Where ranges are kept; BUNDLE.ranges.json by default.")
 @click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
 @click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -487,7 +502,8 @@ def calibrate(
     bundle: Path | None, training_checkpoint: Path | None, data: Path | None, scores: Path | None, output: Path | None,
     q: float | None, budget: float | None, max_drop: float | None, confidence: float | None, cost: str,
     cost_table: Path | None, temperature: bool, split: float, seed: int, plot: Path | None, check: Path | None,
-    thresholds: Path | None, backend: str, threads: int | None, as_json: bool,
+    thresholds: Path | None, int8: bool, int8_bundle: Path | None, ranges: Path | None, backend: str, threads: int | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Choose thresholds from labelled videos: by q, a budget, a drop of accuracy, or a promise about it."""
     from .calibration.calibrate import Request
@@ -510,6 +526,10 @@ def calibrate(
         raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
     if opened is not None and training_checkpoint is not None:
         _require_source(opened, training_checkpoint)
+    if int8 and (opened is None or data is None or training_checkpoint is None):
+        raise UsageError("--int8 needs BUNDLE, its TRAINING_CHECKPOINT and --data LIST")
+    if not int8 and (int8_bundle or ranges or thresholds):
+        raise UsageError("--int8-bundle, --ranges and --thresholds without --check belong to --int8")
     request = Request(q, budget, max_drop, confidence, "ms" if cost == "ms" else "gmacs", temperature, split, seed)
     ms = None
     with steps() as step:
@@ -521,6 +541,19 @@ def calibrate(
             found = kept_scores(scores, opened)
         else:
             found = _score_list(opened, data, scores, backend, threads, step)
+        if int8:
+            assert opened is not None
+            assert data is not None
+            assert training_checkpoint is not None
+            with _packages("export"):
+                from .exporter.int8 import calibrate_int8
+            from .runtime.backends.base import open_backend
+
+            opened, found = calibrate_int8(
+                opened, training_checkpoint, data, int8_bundle or Path(f"{opened.root}.int8"),
+                ranges or Path(f"{opened.root}.ranges.json"), found, open_backend(backend, threads), threads,
+                thresholds, max_drop, step,
+            )  # fmt: skip
         if opened is not None and cost == "ms":
             ms = _segment_times(opened, cost_table, backend, threads, step)
         costs = costs_of(found.macs, ms, len(found.probabilities))

@@ -49,7 +49,7 @@ def score_videos(
     bundle = session.executor.bundle
     manifest = bundle.manifest
     labels = class_labels(videos, manifest)
-    files = _hashes(videos, report)
+    files = file_hashes(videos, report)
     belongs_to = _belongs_to(session, files, labels)
     keep = keep or scores_file(bundle, belongs_to)
     if keep.exists():
@@ -142,7 +142,7 @@ def _belongs_to(session: Session, files: Sequence[str], labels: Sequence[int | N
     }
 
 
-def _hashes(videos: Sequence[ListedVideo], report: Report) -> list[str]:
+def file_hashes(videos: Sequence[ListedVideo], report: Report) -> list[str]:
     """Return the sha256 of every video's file; none may come twice."""
     files: list[str] = []
     for index, video in enumerate(videos, 1):

@@ -15,10 +15,11 @@ from ..grid.engine_key import EngineKey, Flavour, this_platform
 from ..grid.engines import Engine, EngineCache
 from ..grid.errors import DynvidError, UsageError
 from ..grid.manifest import Precision
-from .census import require_census
+from .census import Census, require_census, require_int8
 from .engine_builder import Report
 from .engine_jobs import EngineJob
 from .engine_maker import Builder, EngineMaker, open_maker
+from .faster import is_faster
 
 PARTIAL = 7
 
@@ -195,6 +196,29 @@ def _ensure(
         return "kept", kept
     if job.fusion:
         proof.require()
-    plan, census, seconds = maker.make(job, content, lambda line: report(f"{job.name} {precision}: {line}"))
+
+    def tell(line: str) -> None:
+        report(f"{job.name} {precision}: {line}")
+
+    plan, census, seconds = maker.make(job, content, tell)
+    if precision == "int8":
+        plan, census, seconds = _or_fp32(job, bundle, maker, (plan, census, seconds), tell)
+        require_int8(census, content, job, whole=maker.backend() is None)
     require_census(census, job, precision)
     return "built", cache.write(key, plan, seconds, census)
+
+
+def _or_fp32(
+    job: EngineJob, bundle: Bundle, maker: EngineMaker, int8: tuple[bytes, Census, float], report: Report
+) -> tuple[bytes, Census, float]:
+    """Return what was made of an INT8 graph, or of the fp32 graph instead where that is faster on the CPU at hand."""
+    backend = maker.backend()
+    if backend is None:
+        return int8
+    fp32 = maker.make(job, job.graph(bundle, "fp32"), report)
+    try:
+        faster, own_ms, fp32_ms = is_faster(backend, job, int8[0], fp32[0])
+    finally:
+        backend.close()
+    report(f"{own_ms:.3g} ms in INT8, {fp32_ms:.3g} ms in fp32")
+    return int8 if faster else fp32

@@ -32,9 +32,17 @@ def census_of(api: Api, network: Any) -> Census:
     """
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in (*_KINDS.values(), "other")}
     parts: dict[str, Counter[str]] = {}
-    for layer in map(network.get_layer, range(network.num_layers)):
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    int8 = {
+        layer.get_output(0).name
+        for layer in layers
+        if layer.type.name == "DEQUANTIZE" and api.dtype(layer.get_input(0).dtype) == "int8"
+    }
+    for layer in layers:
         kind = _KINDS.get(layer.type.name, "other")
         dtype = api.dtype(layer.get_output(0).dtype)
+        if kind == "convolution" and int8.issuperset(layer.get_input(i).name for i in range(min(2, layer.num_inputs))):
+            dtype = "int8"
         if kind != "other" or dtype in ("float32", "float16"):
             counts[kind][dtype] += 1
         part = _PART.match(layer.name)
@@ -74,7 +82,7 @@ def _port(port: tuple[str, tuple[int, ...]] | None) -> str:
 def require_census(census: Census, job: EngineJob, precision: Precision) -> None:
     """Check that a network computes in the precision that was asked for, and that its ports have the declared dtypes.
 
-    In fp32 every layer is float32. In fp16 every convolution is float16, but for the subgraphs that the manifest keeps in
+    In fp32 every layer is float32; of INT8 see also ``require_int8``. In fp16 every convolution is float16, but for the subgraphs that the manifest keeps in
     fp32.
 
     Raises:
@@ -89,7 +97,9 @@ def require_census(census: Census, job: EngineJob, precision: Precision) -> None
     expected = dict(job.parts)
     convolutions = census["convolution"]
     attributed = sum(sum(counts.values()) for counts in census["parts"].values())
-    if precision == "fp32":
+    if precision == "int8":
+        holds = set(convolutions) <= {"int8", "float32"}
+    elif precision == "fp32":
         holds = all(set(census[kind]) <= {"float32"} for kind in ("convolution", "matrix_multiply", "other"))
     elif len(set(expected.values())) == 1:
         holds = set(convolutions) <= set(expected.values())
@@ -103,6 +113,22 @@ def require_census(census: Census, job: EngineJob, precision: Precision) -> None
         what = "every layer" if precision == "fp32" else "the convolutions"
         raise CensusError(
             f"{job.name} {precision}: layers {counted}, expected {what} of {expected}. Run 'dynvid export' again."
+        )
+
+
+def require_int8(census: Census, graph: bytes, job: EngineJob, whole: bool) -> None:
+    """Check that a network computes in INT8 the convolutions that its graph has in INT8, or, if not ``whole``, all or none.
+
+    Raises:
+        CensusError: Saying what was counted and what was expected.
+    """
+    from .engine_maker import graph_census
+
+    found, expected = (one["convolution"].get("int8", 0) for one in (census, graph_census(graph)))
+    if found != expected and (whole or found):
+        raise CensusError(
+            f"{job.name} int8: {found} convolutions in INT8, expected the {expected} of its graph. Run 'dynvid calibrate --int8' "
+            "again."
         )
 
 

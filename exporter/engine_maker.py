@@ -12,6 +12,7 @@ from ..grid.bundle import Bundle
 from ..grid.engine_key import Flavour, sorted_targets, this_processor
 from ..grid.errors import MissingPackageError, UsageError
 from ..grid.manifest import Precision
+from ..runtime.backends.base import Backend, open_backend
 from ..runtime.backends.tensorrt_api import Api, open_api
 from .census import Census
 from .engine_builder import Report
@@ -19,6 +20,7 @@ from .engine_jobs import EngineJob, fused_jobs, jobs
 from .engine_process import Children, Order
 from .optimise import optimise
 from .rewrites import REWRITES, Rewrite, rewrite
+from .unsigned import unsigned
 
 _KINDS = {"Conv": "convolution", "Gemm": "matrix_multiply", "MatMul": "matrix_multiply"}
 _PART = re.compile(r"(.+?)(\.\d+-\d+)?/")  # of a fused graph's nodes: block0.0-2/NAME, head0/NAME
@@ -73,6 +75,10 @@ class EngineMaker(Builder, Protocol):
         """End whatever is being made, and what will be."""
         ...
 
+    def backend(self) -> Backend | None:
+        """Return what runs the engines, to measure them with; None where that takes a GPU."""
+        ...
+
 
 def open_maker(
     flavour: str, targets: Sequence[str] = (), max_batch: int = 1, expected: Sequence[int] | None = None
@@ -103,13 +109,18 @@ Prepare = Callable[[bytes], bytes]
 
 
 def preparation(flavour: str) -> Prepare:
-    """Return how a flavour's engines are prepared: for onnxruntime rewritten and optimised, for others as they are."""
-    return for_onnxruntime if flavour == "onnxruntime" else bytes
+    """Return how a flavour's engines are prepared: for onnxruntime rewritten and optimised, for TensorRT as they are."""
+    return {"onnxruntime": for_onnxruntime, "openvino": for_openvino}.get(flavour, bytes)
 
 
 def for_onnxruntime(graph: bytes, rewrites: Sequence[Rewrite] = REWRITES) -> bytes:
     """Return the plan of a fused graph for this processor: rewritten, optimised, apart from its weights."""
     return optimise(rewrite(graph, rewrites))
+
+
+def for_openvino(graph: bytes) -> bytes:
+    """Return a fused graph as OpenVINO computes it right: activations in INT8 unsigned, all else as it is."""
+    return rewrite(graph, (unsigned,)) if b"QuantizeLinear" in graph else graph
 
 
 class TensorRTMaker:
@@ -135,6 +146,9 @@ class TensorRTMaker:
     def kill(self) -> None:
         """Kill the child processes."""
         self._children.kill()
+
+    def backend(self) -> None:
+        """Return nothing: engines are built where there may be no GPU."""
 
 
 class OnnxRuntimeMaker:
@@ -166,6 +180,10 @@ class OnnxRuntimeMaker:
     def kill(self) -> None:
         """Do nothing: what is being made is done at once."""
 
+    def backend(self) -> Backend:
+        """Return onnxruntime on this process's pool."""
+        return open_backend("onnxruntime")
+
 
 def graph_census(graph: bytes) -> Census:
     """Return the nodes of an ONNX model, counted as ``census.census_of`` counts the layers of a network."""
@@ -178,8 +196,11 @@ def graph_census(graph: bytes) -> Census:
     }
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in (*dict.fromkeys(_KINDS.values()), "other")}
     parts: dict[str, Counter[str]] = {}
+    int8 = {node.output[0] for node in found.node if node.op_type == "DequantizeLinear"}
     for node in found.node:
         kind, dtype = _KINDS.get(node.op_type, "other"), dtypes[node.output[0]]
+        if kind == "convolution" and int8.issuperset(node.input[:2]):
+            dtype = "int8"
         if kind != "other" or dtype in ("float32", "float16"):
             counts[kind][dtype] += 1
         part = _PART.match(node.name)

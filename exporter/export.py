@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle, require_target, write_bundle
 from ..grid.errors import HashError
-from ..grid.manifest import Precision
+from ..grid.manifest import Manifest, Precision
 from ..models.layouts import load_training_checkpoint
 from ..models.network import NetworkConfig, VideoNetwork
 from ..runtime.backends.base import open_backend
@@ -26,7 +26,7 @@ from .precision import choose
 from .proof import PROOF_CLIPS, prove, prove_set
 from .proof_clips import proof_clips
 from .reference import observe
-from .subgraphs import split
+from .subgraphs import Subgraph, split
 
 Report = Callable[[str], None]
 
@@ -87,18 +87,31 @@ def prove_again(bundle: Bundle, training_checkpoint: Path, report: Report) -> di
             f"bundle {str(bundle.root)!r} was exported from the training checkpoint with sha256 {manifest.source_sha256[:8]}…, "
             f"{str(training_checkpoint)!r} has {found[:8]}…: give that one, or export again"
         )
-    network = load_training_checkpoint(
+    network = network_of(manifest, training_checkpoint)
+    clips = proof_clips(PROOF_CLIPS, manifest.grid.num_frames, manifest.preprocessing)
+    reference, _ = observe(network, clips, report)
+    parts: dict[Precision, list[Subgraph]] = {
+        precision: split(network, precision, manifest.fp32_only)
+        for precision in manifest.precisions
+        if precision != "int8"
+    }
+    figures = prove(network, parts, bundle, open_backend("onnxruntime"), clips, reference, report)
+    chosen = {key: value for key, value in manifest.proof.items() if key == "fp32_only"}  # the export's; it stands
+    return {**figures, **chosen}
+
+
+def network_of(manifest: Manifest, training_checkpoint: Path) -> VideoNetwork:
+    """Return the network of the training checkpoint that a bundle was exported from, with the bundle's route.
+
+    Raises:
+        TrainingCheckpointError: If it cannot be read.
+    """
+    return load_training_checkpoint(
         training_checkpoint,
         route=" ".join(f"{n},{m}" for n, m in manifest.route_cells),
         shift=bool(manifest.network["shift"]["enabled"]),
         num_frames=manifest.grid.num_frames,
     ).network
-    clips = proof_clips(PROOF_CLIPS, manifest.grid.num_frames, manifest.preprocessing)
-    reference, _ = observe(network, clips, report)
-    parts = {precision: split(network, precision, manifest.fp32_only) for precision in manifest.precisions}
-    figures = prove(network, parts, bundle, open_backend("onnxruntime"), clips, reference, report)
-    chosen = {key: value for key, value in manifest.proof.items() if key == "fp32_only"}  # the export's; it stands
-    return {**figures, **chosen}
 
 
 def verify_structure(bundle: Bundle) -> None:

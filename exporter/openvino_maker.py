@@ -7,11 +7,12 @@ import time
 from ..grid.bundle import Bundle
 from ..grid.engine_key import Flavour
 from ..grid.manifest import Precision
+from ..runtime.backends.base import Backend
 from ..runtime.backends.openvino import OpenVinoBackend
 from .census import Census
 from .engine_builder import Report
 from .engine_jobs import EngineJob, fused_jobs
-from .engine_maker import graph_census
+from .engine_maker import for_openvino, graph_census
 
 
 class OpenVinoMaker:
@@ -36,6 +37,7 @@ class OpenVinoMaker:
     def make(self, job: EngineJob, graph: bytes, report: Report) -> tuple[bytes, Census, float]:
         """Return the graph and what its nodes compute in; see ``EngineMaker``."""
         started = time.perf_counter()
+        graph = for_openvino(graph)
         tensors = {
             spec.name: self._backend.zeros(spec.concrete(1, 1), spec.dtype) for spec in (*job.inputs, *job.outputs)
         }
@@ -47,3 +49,7 @@ class OpenVinoMaker:
 
     def kill(self) -> None:
         """Do nothing: nothing is made in another process."""
+
+    def backend(self) -> Backend:
+        """Return OpenVINO in fp32 on all cores."""
+        return OpenVinoBackend()

@@ -60,14 +60,14 @@ def prove(
     """
     figures: dict[str, Any] = {
         "clips": len(clips),
-        "logit_std": rounded(_scale(reference)),
+        "logit_std": rounded(scale_of(reference)),
         "reference": "PyTorch, fp32, each video alone",
         "executor": "onnxruntime CPUExecutionProvider, all graph optimisations",
     }
     for precision in subgraphs:
         figures[precision] = prove_set(network, subgraphs, bundle, backend, precision, clips, reference, report)
     report("fp32: every state lost in turn, and time reversed")
-    figures["sees"] = prove_sight(network, bundle, backend, clips[0], _scale(reference)[-1])
+    figures["sees"] = prove_sight(network, bundle, backend, clips[0], scale_of(reference)[-1])
     return figures
 
 
@@ -119,11 +119,11 @@ def traced_logits(bundle: Bundle, backend: Backend, precision: Precision, clips:
 
 def route_errors(logits: Floats, reference: Floats) -> NDArray[np.floating]:
     """Return the largest difference at every checkpoint, in standard deviations of the reference's logits there."""
-    errors: NDArray[np.floating] = np.abs(logits - reference).max(axis=(0, 2)) / _scale(reference)
+    errors: NDArray[np.floating] = np.abs(logits - reference).max(axis=(0, 2)) / scale_of(reference)
     return errors
 
 
-def _scale(reference: Floats) -> NDArray[np.floating]:
+def scale_of(reference: Floats) -> NDArray[np.floating]:
     """Return the standard deviation of a clip's logits over the classes, its mean over the clips, [checkpoints]."""
     scale: NDArray[np.floating] = reference.std(axis=2).mean(axis=0)
     return scale

@@ -14,6 +14,7 @@ import onnx
 from onnx import NodeProto, helper
 
 from .rewritten_graph import Graph
+from .unsigned import unsigned
 
 _FRAMES_RANK = 5  # [batch, frames, channels, height, width]; without the batch it is 4
 _CHANNELS = 1  # axis of a tensor [frames, channels, height, width]
@@ -118,8 +119,8 @@ def split_concats(graph: Graph) -> None:
     graph.replace(others)
 
 
-REWRITES: tuple[Rewrite, ...] = (one_video, fold_shift, split_concats)
-"""All of them, in order: the later ones pay only where shapes are known."""
+REWRITES: tuple[Rewrite, ...] = (one_video, fold_shift, split_concats, unsigned)
+"""All of them, in order: those of convolutions pay only where shapes are known; the last one is for INT8."""
 
 
 def rewrite(content: bytes, rewrites: Sequence[Rewrite] = REWRITES) -> bytes:

@@ -96,8 +96,8 @@ def build_command(
 ) -> str:
     """Return the command that builds engines into ``folder``; the word BUNDLE where the bundle is not known."""
     words = ["dynvid", "build-engines", "BUNDLE" if bundle is None else str(bundle), "--backend", flavour]
-    if precision == "fp16":
-        words.append("--fp16")
+    if precision != "fp32":
+        words.append(f"--{precision}")
     if targets and flavour == "tensorrt-rtx":
         words += ["--target", ",".join(targets)]
     if max_batch > 1 and flavour not in ("onnxruntime", "openvino"):  # whose engines take any number of videos

@@ -78,6 +78,10 @@ class TooFewVideosError(InputRefusedError):
     """There are too few videos for what is promised; the message says how many are needed."""
 
 
+class RangesError(InputRefusedError):
+    """Ranges for INT8 cannot be read, or videos give none that can be used."""
+
+
 class GuaranteeError(InputRefusedError):
     """No thresholds keep the promise on these videos, however many there are."""
 
@@ -113,6 +117,10 @@ class StaleThresholdsError(IntegrityError):
 
 class StaleScoresError(IntegrityError):
     """Kept scores are of another bundle, other videos, labels or preprocessing, or were tampered with."""
+
+
+class StaleRangesError(IntegrityError):
+    """Ranges for INT8 are of another bundle or other videos, or were tampered with."""
 
 
 class StaleResultsError(IntegrityError):

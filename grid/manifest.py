@@ -18,7 +18,7 @@ from .topology import Cell, Grid
 
 FORMAT = "dynvid.bundle"
 VERSION = (1, 0)
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\.onnx")
 
 

@@ -29,7 +29,7 @@ class PreparedSegment:
 
     ``frames`` is where its new frames go, [1, frames, 3, crop, crop], for the positions ``[start, stop)`` of the
     permuted order; None where the segment reads no new frame. ``blocks`` makes the calls of ``spans`` as fast as the
-    backend can.
+    backend can. ``answers`` are the head's outputs, by port.
     """
 
     start: int
@@ -38,8 +38,17 @@ class PreparedSegment:
     spans: tuple[Call, ...]
     blocks: Call
     head: Call
-    logits: Value
-    probabilities: Value
+    answers: Mapping[str, Value]
+
+    @property
+    def logits(self) -> Value:
+        """Of the checkpoint, [1, classes]."""
+        return self.answers["logits"]
+
+    @property
+    def probabilities(self) -> Value:
+        """Of the checkpoint, [1, classes]."""
+        return self.answers["probabilities"]
 
 
 class Executor:
@@ -151,9 +160,9 @@ class Executor:
         frames = None
         if stop > start:
             frames = self.backend.frames(self._features[frames_name], 0, stop - start)
-        head, logits, probabilities = self._prepare_head(index)
+        head, answers = self._prepare_head(index)
         record = self.backend.record
-        return PreparedSegment(start, stop, frames, spans, record(spans), record([head]), logits, probabilities)
+        return PreparedSegment(start, stop, frames, spans, record(spans), record([head]), answers)
 
     def _prepare_span(self, index: int, span: Span) -> Call:
         subgraph = self._subgraphs["block", span.block]
@@ -171,7 +180,7 @@ class Executor:
                 outputs[spec.name] = self._sets(spec.name, span.start - base_out, span.stop - base_out)
         return self._programs[subgraph.name].prepare(inputs, outputs)
 
-    def _prepare_head(self, index: int) -> tuple[Call, Value, Value]:
+    def _prepare_head(self, index: int) -> tuple[Call, Mapping[str, Value]]:
         subgraph = self._subgraphs["head", index]
         variant = subgraph.variant(self.precision)
         block, size = subgraph.block, self._size
@@ -186,7 +195,7 @@ class Executor:
             if spec.name not in outputs:
                 outputs[spec.name] = self.backend.zeros(spec.concrete(1, 1), spec.dtype)
         call = self._programs[subgraph.name].prepare(inputs, outputs)
-        return call, outputs["logits"], outputs["probabilities"]
+        return call, outputs
 
     def _sets(self, name: str, start: int, stop: int) -> Value:
         return self.backend.frames(self._features[name], start * self._size, stop * self._size)

@@ -66,6 +66,11 @@ class OpenVinoBackend(HostArrays):
             raise BackendError(
                 f"openvino {self.version} cannot load {name}: {reason(error)}. Run 'dynvid doctor'."
             ) from None
+        if any(_is_signed(node) for node in model.get_ops()):
+            raise BackendError(
+                f"openvino {self.version} computes {name} wrongly: its activations are signed INT8. Run 'dynvid build-engines "
+                "BUNDLE --int8 --backend openvino', whose engines have them unsigned."
+            )
         return OpenVinoProgram(self, model, ports, name)
 
     def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
@@ -138,6 +143,12 @@ class Compiled:
                     array[row] = np.nan
 
         return call
+
+
+def _is_signed(node: Any) -> bool:
+    """Return whether a node of OpenVINO's graph makes signed bytes of activations."""
+    converts = node.get_type_name() == "Convert" and str(node.get_output_element_type(0).get_type_name()) == "i8"
+    return converts and node.input_value(0).get_node().get_type_name() != "Constant"
 
 
 def poisoned_rows(arrays: Sequence[NDArray[Any]]) -> list[int]:

@@ -1,0 +1,186 @@
+"""The range pass: every video once along the unsplit route, from the cells, while their activations are watched.
+
+One video is decoded at a time, and of each only the largest values are kept, in a journal. So memory does not grow with the
+number of videos, a killed pass goes on where it was, and neither order nor batches can change what is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..grid.bundle import Bundle
+from ..grid.errors import RangesError, TooFewVideosError
+from ..runtime.backends.base import Backend
+from ..runtime.decoder import Decoder
+from ..runtime.executor import Executor
+from ..runtime.exit_rule import ExitRule
+from ..runtime.frames import FrameSource
+from ..runtime.video_list import ListedVideo
+from .journal import Journal
+from .ranges import Ranges, read_ranges
+from .scoring import file_hashes
+
+Floats = NDArray[np.float32]
+Report = Callable[[str], None]
+
+LEAST_VIDEOS = 32
+"""Fewer give no ranges: the largest activation of a layer is a matter of chance then."""
+
+FLOOR = 64
+"""Videos that run to the end whatever the thresholds say, those of the least sha256: late cells need ranges, too."""
+
+_DIGEST = 32  # bytes of a sha256
+
+
+class WatchedExecutor(Executor):
+    """Runs a watched bundle (``exporter.watch``) and tells how large activations got.
+
+    Args:
+        bundle: whose subgraphs have the output ``SUBGRAPH.largest``.
+        backend: what computes.
+        tensors: that it tells of, by subgraph.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, tensors: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(bundle, backend)
+        self._tensors = tensors
+
+    def largest(self, index: int) -> dict[str, Floats]:
+        """Return what segment ``index`` (1-based) met, after it has run: by subgraph, [tensors]."""
+        found: dict[str, Floats] = {}
+        for span in self.route.segments[index - 1].spans:
+            name = self._subgraphs["block", span.block].name
+            if self._tensors[name]:
+                base = self._base(index, span.block)
+                frames = self.backend.read(self._sets(f"{name}.largest", span.start - base, span.stop - base))
+                met = frames.max(axis=(0, 1))
+                found[name] = np.maximum(found[name], met) if name in found else met
+        head = self._subgraphs["head", index].name
+        if self._tensors[head]:
+            found[head] = self.backend.read(self.segments[index - 1].answers[f"{head}.largest"])[0]
+        return found
+
+
+def find_ranges(
+    executor: WatchedExecutor,
+    tensors: Mapping[str, Sequence[str]],
+    videos: Sequence[ListedVideo],
+    keep: Path,
+    decoder: Decoder,
+    report: Report,
+    thresholds: Sequence[float | None] | None = None,
+) -> Ranges:
+    """Return the ranges of a bundle on the videos of a list.
+
+    Args:
+        executor: of the watched bundle.
+        tensors: that it tells of, by subgraph.
+        videos: of the list; labels play no part.
+        keep: the file that the ranges are read from, if it is there, and else written to.
+        decoder: of the videos.
+        report: is told of progress.
+        thresholds: videos leave by them, but for ``FLOOR``; None: each runs to the end of the route.
+
+    Raises:
+        TooFewVideosError: If there are fewer than ``LEAST_VIDEOS``.
+        RangesError: If an activation is NaN or infinite, or most videos have one colour in all frames.
+        StaleRangesError: If ``keep`` holds the ranges of something else.
+        ListError, VideoError, ResourceError, BackendError: As reading, writing and running do.
+    """
+    if len(videos) < LEAST_VIDEOS:
+        raise TooFewVideosError(
+            f"{len(videos)} videos for INT8's ranges: expected at least {LEAST_VIDEOS}, better 500, like those to be classified"
+        )
+    bundle, route = executor.bundle, executor.route
+    files = file_hashes(videos, report)
+    data = hashlib.sha256("".join(f"{name}\n" for name in sorted(files)).encode()).hexdigest()
+    if keep.exists():
+        return read_ranges(keep, bundle.sha256, data)
+    to_the_end = set(sorted(files)[:FLOOR]) if thresholds is not None else set(files)
+    rule = ExitRule(route, thresholds, None)
+    places = [(subgraph, tensor) for subgraph, names in sorted(tensors.items()) for tensor in names]
+    belongs_to = {
+        "bundle": bundle.sha256, "data": data, "tensors": len(places), "thresholds": None if thresholds is None else list(thresholds)
+    }  # fmt: skip
+    largest = np.zeros(len(places), np.float32)
+    reached, plain, done = np.zeros(len(route.cells), np.int64), 0, set()
+    size = _DIGEST + 4 * (2 + len(places))
+    path = keep.with_name(keep.name + ".journal")
+    with Journal(path, belongs_to, size) as journal:
+
+        def take(record: bytes) -> None:
+            nonlocal plain
+            exit_at, one_colour, *_ = values = np.frombuffer(record[_DIGEST:], np.float32)
+            reached[: int(exit_at)] += 1
+            plain += int(one_colour)
+            np.maximum(largest, values[2:], out=largest)
+            done.add(record[:_DIGEST].hex())
+
+        for record in journal.records:
+            take(record)
+        journal.records.clear()
+        for number, (video, name) in enumerate(zip(videos, files, strict=True), 1):
+            if name not in done:
+                with decoder.open(video.path, bundle.manifest.preprocessing, bundle.manifest.grid.num_frames) as source:
+                    met = _watch_one(executor, source, None if name in to_the_end else rule, places, str(video.path))
+                record = bytes.fromhex(name) + met.tobytes()
+                journal.append(record)
+                take(record)
+            report(f"{number}/{len(videos)} videos watched")
+        _require_variety(plain, len(videos))
+        found: dict[str, dict[str, float]] = {name: {} for name in sorted(tensors)}
+        for (subgraph, tensor), value in zip(places, largest.tolist(), strict=True):
+            found[subgraph][tensor] = value
+        ranges = Ranges(bundle.sha256, data, len(videos), tuple(reached.tolist()), found)
+        ranges.write(keep)
+        path.unlink()
+    return ranges
+
+
+def _watch_one(
+    executor: WatchedExecutor,
+    source: FrameSource,
+    rule: ExitRule | None,
+    places: Sequence[tuple[str, str]],
+    video: str,
+) -> Floats:
+    """Return the last segment that a video ran, whether all its frames are of one colour, and its largest activations."""
+    met: dict[str, Floats] = {}
+    order, last = executor.bundle.manifest.grid.frame_order, 0
+    spread = 0.0
+    for last, segment in enumerate(executor.segments, 1):
+        if segment.frames is not None:
+            frames = source.read(order[segment.start : segment.stop])
+            spread = max(spread, float(np.ptp(frames, axis=(0, 2, 3)).max()))
+            executor.backend.write(segment.frames, frames[None])
+        executor.run_spans(segment)
+        logits, probabilities = executor.answer(segment)
+        for name, values in executor.largest(last).items():
+            met[name] = np.maximum(met[name], values) if name in met else values.copy()
+        if not np.isfinite(logits).all() or not all(np.isfinite(values).all() for values in met.values()):
+            raise RangesError(
+                f"video {video!r}: an activation of segment {last} is NaN or infinite: INT8 needs finite ones; leave the video out, "
+                "or use an earlier training checkpoint"
+            )
+        if rule is not None and rule.judge(last, logits[0], probabilities[0]).leaves:
+            break
+    position: dict[str, int] = {}
+    row = np.zeros(2 + len(places), np.float32)
+    row[:2] = last, spread == 0
+    for place, (subgraph, _) in enumerate(places, 2):
+        turn = position[subgraph] = position.get(subgraph, -1) + 1
+        if subgraph in met:
+            row[place] = met[subgraph][turn]
+    return row
+
+
+def _require_variety(plain: int, videos: int) -> None:
+    if 2 * plain > videos:
+        raise RangesError(
+            f"{plain} of {videos} videos have one colour in all frames: expected videos like those to be classified"
+        )

@@ -1,0 +1,75 @@
+"""Ranges: how large the activations of a bundle's subgraphs get on some videos, in a file that says whose they are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..grid.errors import RangesError, ResourceError, StaleRangesError
+from ..grid.sealed import SealError, VersionError, seal, unseal
+from ..grid.strict_json import StrictJsonError, parse
+
+FORMAT = "dynvid.ranges"
+VERSION = (1, 0)
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The largest absolute value of every activation that INT8 quantises, over all videos that reached it.
+
+    Attributes:
+        bundle_sha256: of the bundle's manifest.
+        data_sha256: of the videos: of the sha256 of their files, ascending, a line each.
+        videos: how many.
+        reached: videos that ran each segment of the route.
+        largest: by subgraph and tensor of its fp32 graph.
+    """
+
+    bundle_sha256: str
+    data_sha256: str
+    videos: int
+    reached: tuple[int, ...]
+    largest: dict[str, dict[str, float]]
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all; the same ranges give the same bytes.
+
+        Raises:
+            ResourceError: If it cannot be written.
+        """
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(seal(asdict(self), FORMAT, VERSION))
+            temporary.replace(path)
+        except OSError as error:
+            raise ResourceError(
+                f"ranges {str(path)!r} cannot be written ({error.strerror}): free some space, or give another --ranges"
+            ) from None
+
+
+def read_ranges(path: Path, bundle_sha256: str, data_sha256: str | None = None) -> Ranges:
+    """Return the ranges of a file, if they are of the bundle with this manifest hash, and of these videos where that is given.
+
+    Raises:
+        RangesError: If the file cannot be read, or is malformed.
+        StaleRangesError: If they are of another bundle or of other videos, or have changed since they were written.
+    """
+    again = "run 'dynvid calibrate --int8' with another --ranges, or remove the file"
+    try:
+        content, newer = unseal(path.read_bytes(), FORMAT, VERSION)
+        found = parse(Ranges, content, ignore_unknown=newer)
+    except OSError as error:
+        raise RangesError(f"ranges {str(path)!r} cannot be read ({error.strerror}): {again}") from None
+    except SealError:
+        raise StaleRangesError(f"ranges {str(path)!r} have changed since they were written: {again}") from None
+    except (StrictJsonError, VersionError) as error:
+        raise RangesError(f"ranges {str(path)!r} are malformed: {error}; {again}") from None
+    for what, have, want in (
+        ("bundle", found.bundle_sha256, bundle_sha256),
+        ("videos", found.data_sha256, data_sha256),
+    ):
+        if want is not None and have != want:
+            raise StaleRangesError(f"ranges {str(path)!r} belong to {what} {have[:8]}…, these are {want[:8]}…: {again}")
+    return found

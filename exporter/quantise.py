@@ -1,0 +1,109 @@
+"""One subgraph's graph in INT8: quantised values between its convolutions, as Q/DQ pairs that strongly typed TensorRT parses.
+
+onnxruntime's quantiser inserts the pairs. Activations and weights are symmetric, weights have a scale for each output channel,
+biases stay fp32. Ports stay fp32, too: a twin stands in a route wherever its fp32 graph does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, shape_inference
+
+from ..grid.manifest import Variant
+from .graph_rules import clean, lint
+
+QUANTISED = ("Conv", "Add")
+"""Operators whose inputs are quantised."""
+
+_WITHOUT_OUTPUT = QUANTISED
+"""Those of them whose result is not: what reads it adds, or applies a ReLU, and is quantised after that."""
+
+_ROWS_RANK = 4  # [batch x frames, channels, height, width]
+
+
+def activations(model: ModelProto) -> tuple[str, ...]:
+    """Return the tensors that a twin of this graph quantises, [batch x frames, channels, height, width], in order."""
+    ranks = _ranks(model)
+    found: dict[str, None] = {}
+    for node in model.graph.node:
+        if node.op_type in QUANTISED:
+            tensors = node.input[:1] if node.op_type == "Conv" else node.input
+            outputs = () if node.op_type in _WITHOUT_OUTPUT else node.output
+            found |= dict.fromkeys(t for t in (*tensors, *outputs) if ranks.get(t) == _ROWS_RANK)
+    return tuple(found)
+
+
+def convolutions(model: ModelProto) -> tuple[str, ...]:
+    """Return the names of a graph's convolutions, in order."""
+    return tuple(node.name for node in model.graph.node if node.op_type == "Conv")
+
+
+def quantise(
+    content: bytes, variant: Variant, name: str, largest: Mapping[str, float], kept: Collection[str] = ()
+) -> bytes:
+    """Return the INT8 twin of a subgraph's fp32 graph; the same arguments give the same bytes.
+
+    Args:
+        content: the graph.
+        variant: its ports, which the twin has, too.
+        name: of the subgraph, for errors.
+        largest: absolute value of each of its ``activations``; what reads one of 0 stays in fp32.
+        kept: convolutions that stay in fp32.
+
+    Raises:
+        LintError: If the twin is not what a bundle may hold.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    model = onnx.load_model_from_string(content)
+    dead = {
+        node.name
+        for node in model.graph.node
+        if node.op_type in QUANTISED and any(largest.get(t) == 0 for t in node.input)
+    }
+    ranges: dict[str, Any] = {
+        tensor: (np.float32(-value), np.float32(value)) for tensor, value in largest.items() if value > 0
+    }
+    quantiser = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+        nodes_to_quantize=[],
+        nodes_to_exclude=sorted(dead.union(kept)),
+        op_types_to_quantize=list(QUANTISED),
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": list(_WITHOUT_OUTPUT),
+        },
+    )
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # it advises preprocessing that the export has done
+    try:
+        quantiser.quantize_model()
+        quantiser.model.topological_sort()
+    finally:
+        logging.getLogger().setLevel(level)
+    twin = clean(quantiser.model.model, variant.outputs)
+    lint(twin, f"{name} int8", variant.inputs, variant.outputs)
+    return twin.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+
+
+def _ranks(model: ModelProto) -> dict[str, int]:
+    graph = shape_inference.infer_shapes(model).graph
+    return {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }

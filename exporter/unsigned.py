@@ -1,0 +1,45 @@
+"""A rewrite of INT8 graphs for CPUs: activations as unsigned bytes, the same values at the same scale.
+
+x86's byte products take one unsigned and one signed factor. onnxruntime folds a ReLU into quantising where 0 is the least value,
+and OpenVINO computes wrong results where activations are signed. TensorRT wants them signed, so bundles hold them signed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from .rewritten_graph import Graph
+
+_OF_SIGNED = 128  # the zero point where values may be negative: q + 128 stands for what q stood for
+
+_PASSED_ON = {"DequantizeLinear", "MaxPool", "Pad", "QuantizeLinear", "Reshape", "Slice"}
+_OF_ALL = {"Add", "Concat"}
+
+
+def unsigned(graph: Graph) -> None:
+    """Let activations be quantised to unsigned bytes; graphs without INT8 stay as they are.
+
+    A tensor that is never negative gets the zero point 0, and so twice the range; any other one 128.
+    """
+    never_negative = _never_negative(graph)
+    for node in graph.nodes:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
+            continue
+        if graph.constants[node.input[2]].data_type != TensorProto.INT8 or node.input[0] in graph.constants:
+            continue
+        zero = 0 if node.input[0] in never_negative else _OF_SIGNED
+        node.input[2] = graph.constant(f"uint8.{zero}", np.array(zero, np.uint8))
+    graph.replace({})
+
+
+def _never_negative(graph: Graph) -> set[str]:
+    """Return the tensors that hold no negative value, as far as the nodes before them show it."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        sources = node.input if node.op_type in _OF_ALL else node.input[:1]
+        if node.op_type == "Relu" or (
+            node.op_type in _PASSED_ON | _OF_ALL and all(source in found for source in sources)
+        ):
+            found.update(node.output)
+    return found
