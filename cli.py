@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from .grid.errors import DynvidError, InputRefusedError, MissingPackageError, UsageError
-from .terminal import print_engines, print_proof, print_record, print_sections, steps, table
+from .terminal import print_engines, print_int8, print_proof, print_record, print_sections, steps, table
 
 if TYPE_CHECKING:
     from .benchmarks.contestants import Loads
@@ -493,6 +493,11 @@ def _loads(
     is_flag=True,
     help="Write INT8 twins into a new bundle, and choose thresholds for them; needs --data and TRAINING_CHECKPOINT.",
 )
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    help="With --int8: least share of videos that leave where fp32's do; 0.975 by default.",
+)
 @click.option("--int8-bundle", type=PATH, help="The new bundle; BUNDLE.int8 by default.")
 @click.option("--ranges", type=PATH, help="Where ranges are kept; BUNDLE.ranges.json by default.")
 @click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
@@ -502,8 +507,8 @@ def calibrate(
     bundle: Path | None, training_checkpoint: Path | None, data: Path | None, scores: Path | None, output: Path | None,
     q: float | None, budget: float | None, max_drop: float | None, confidence: float | None, cost: str,
     cost_table: Path | None, temperature: bool, split: float, seed: int, plot: Path | None, check: Path | None,
-    thresholds: Path | None, int8: bool, int8_bundle: Path | None, ranges: Path | None, backend: str, threads: int | None,
-    as_json: bool,
+    thresholds: Path | None, int8: bool, min_agreement: float | None, int8_bundle: Path | None, ranges: Path | None,
+    backend: str, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose thresholds from labelled videos: by q, a budget, a drop of accuracy, or a promise about it."""
     from .calibration.calibrate import Request
@@ -528,8 +533,8 @@ def calibrate(
         _require_source(opened, training_checkpoint)
     if int8 and (opened is None or data is None or training_checkpoint is None):
         raise UsageError("--int8 needs BUNDLE, its TRAINING_CHECKPOINT and --data LIST")
-    if not int8 and (int8_bundle or ranges or thresholds):
-        raise UsageError("--int8-bundle, --ranges and --thresholds without --check belong to --int8")
+    if not int8 and (int8_bundle or ranges or thresholds or min_agreement is not None):
+        raise UsageError("--min-agreement, --int8-bundle, --ranges, and --thresholds without --check, belong to --int8")
     request = Request(q, budget, max_drop, confidence, "ms" if cost == "ms" else "gmacs", temperature, split, seed)
     ms = None
     with steps() as step:
@@ -546,13 +551,13 @@ def calibrate(
             assert data is not None
             assert training_checkpoint is not None
             with _packages("export"):
-                from .exporter.int8 import calibrate_int8
+                from .exporter.int8 import MIN_AGREEMENT, calibrate_int8
             from .runtime.backends.base import open_backend
 
             opened, found = calibrate_int8(
                 opened, training_checkpoint, data, int8_bundle or Path(f"{opened.root}.int8"),
                 ranges or Path(f"{opened.root}.ranges.json"), found, open_backend(backend, threads), threads,
-                thresholds, max_drop, step,
+                thresholds, max_drop, MIN_AGREEMENT if min_agreement is None else min_agreement, step,
             )  # fmt: skip
         if opened is not None and cost == "ms":
             ms = _segment_times(opened, cost_table, backend, threads, step)
@@ -561,6 +566,11 @@ def calibrate(
             request = replace(request, unit="exits")
         step("choosing thresholds")
         result = run_calibration(found, costs, request)
+    if int8:
+        assert opened is not None
+        result.report["int8"] = {"bundle": str(opened.root), **opened.manifest.proof["int8"]}
+        if not as_json:
+            print_int8(result.report["int8"])
     if output is not None:
         assert opened is not None
         Thresholds(opened.sha256, result.exits.thresholds, result.exits.q, result.temperatures, result.expected).write(

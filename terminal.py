@@ -72,6 +72,9 @@ def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> 
     for precision in manifest.precisions if proof is not None else ():
         assert proof is not None
         figures = proof[precision]
+        if precision == "int8":
+            print_int8(figures)
+            continue
         rows = [
             [str(c.index), str(c.cell), name, f"{error:.1e}"]
             for c, name, error in zip(manifest.route.checkpoints, manifest.heads, figures["checkpoints"], strict=True)
@@ -90,6 +93,27 @@ def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> 
         click.echo(f"{name} stays fp32: {why['because']} {why['value']}, limit {why['limit']:g}")
     size = sum(v.bytes for v in files) / 1e6
     click.echo(f"{bundle.root}: {len(files)} files, {size:.1f} MB, as exported (sha256 {bundle.sha256[:12]}…)")
+
+
+def print_int8(figures: dict[str, Any]) -> None:
+    """Print the proof of a bundle's INT8 set, as calibration made it."""
+    click.echo(f"int8: {figures['videos']} videos at every checkpoint, against fp32")
+    columns = {
+        "accuracy": figures.get("accuracy"),
+        "in fp32": figures.get("accuracy_fp32"),
+        "drop": figures["drop"],
+        "classes agree": figures["agreement"],
+    }
+    known = {name: values for name, values in columns.items() if values is not None}
+    rows = [[str(k), *(f"{value:.2%}" for value in row)] for k, row in enumerate(zip(*known.values(), strict=True), 1)]
+    table(["checkpoint", *known], rows)
+    at = figures["agreement_at_q"]
+    click.echo(
+        f"q = {at['q']:g}: exits agree for {at['exits']:.2%}, mean GMACs {at['mean_gmacs']:.4g} instead of {at['mean_gmacs_fp32']:.4g}"
+    )
+    kept, all_ = (sum(n) for n in (map(len, figures["fp32_layers"].values()), figures["layers"].values()))
+    names = ", ".join(f"{cell} {layer}" for cell, layers in figures["fp32_layers"].items() for layer in layers)
+    click.echo(f"{kept} of {all_} convolutions stay in fp32{': ' + names if names else ''}")
 
 
 def print_record(record: dict[str, Any], header: bool) -> bool:

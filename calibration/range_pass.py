@@ -1,12 +1,13 @@
 """The range pass: every video once along the unsplit route, from the cells, while their activations are watched.
 
-One video is decoded at a time, and of each only the largest values are kept, in a journal. So memory does not grow with the
-number of videos, a killed pass goes on where it was, and neither order nor batches can change what is found.
+One video is decoded at a time, and of each only the largest values are kept, in a journal, and counted. So memory does not grow
+with the number of videos, a killed pass goes on where it was, and neither order nor batches can change what is found.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +35,10 @@ LEAST_VIDEOS = 32
 FLOOR = 64
 """Videos that run to the end whatever the thresholds say, those of the least sha256: late cells need ranges, too."""
 
+QUANTILE = 0.95
+"""Of the videos whose largest value lies within the range: the last few would make the steps of all others coarser."""
+
+_NOT_REACHED = -1.0
 _DIGEST = 32  # bytes of a sha256
 
 
@@ -64,6 +69,27 @@ class WatchedExecutor(Executor):
         if self._tensors[head]:
             found[head] = self.backend.read(self.segments[index - 1].answers[f"{head}.largest"])[0]
         return found
+
+
+class LargestValues:
+    """The largest absolute value of one tensor in each video, counted by sign, exponent and seven bits: within one percent."""
+
+    def __init__(self) -> None:
+        self._videos: Counter[int] = Counter()
+
+    def add(self, value: float) -> None:
+        """Count one video; a negative value is of one that did not reach the tensor."""
+        if value >= 0:
+            self._videos[int(np.float32(value).view(np.uint32)) >> 16] += 1
+
+    def quantile(self, share: float) -> float:
+        """Return what no more than ``share`` of the videos need, at least; 0 where all of them had 0, or none was counted."""
+        wanted, seen = share * self._videos.total(), 0
+        for place in sorted(self._videos):
+            seen += self._videos[place]
+            if seen >= wanted:
+                return float(np.uint32((place + 1) << 16).view(np.float32)) if place else 0.0
+        return 0.0
 
 
 def find_ranges(
@@ -107,7 +133,7 @@ def find_ranges(
     belongs_to = {
         "bundle": bundle.sha256, "data": data, "tensors": len(places), "thresholds": None if thresholds is None else list(thresholds)
     }  # fmt: skip
-    largest = np.zeros(len(places), np.float32)
+    met = [LargestValues() for _ in places]
     reached, plain, done = np.zeros(len(route.cells), np.int64), 0, set()
     size = _DIGEST + 4 * (2 + len(places))
     path = keep.with_name(keep.name + ".journal")
@@ -118,7 +144,8 @@ def find_ranges(
             exit_at, one_colour, *_ = values = np.frombuffer(record[_DIGEST:], np.float32)
             reached[: int(exit_at)] += 1
             plain += int(one_colour)
-            np.maximum(largest, values[2:], out=largest)
+            for counts, value in zip(met, values[2:].tolist(), strict=True):
+                counts.add(value)
             done.add(record[:_DIGEST].hex())
 
         for record in journal.records:
@@ -127,15 +154,15 @@ def find_ranges(
         for number, (video, name) in enumerate(zip(videos, files, strict=True), 1):
             if name not in done:
                 with decoder.open(video.path, bundle.manifest.preprocessing, bundle.manifest.grid.num_frames) as source:
-                    met = _watch_one(executor, source, None if name in to_the_end else rule, places, str(video.path))
-                record = bytes.fromhex(name) + met.tobytes()
+                    row = _watch_one(executor, source, None if name in to_the_end else rule, places, str(video.path))
+                record = bytes.fromhex(name) + row.tobytes()
                 journal.append(record)
                 take(record)
             report(f"{number}/{len(videos)} videos watched")
         _require_variety(plain, len(videos))
         found: dict[str, dict[str, float]] = {name: {} for name in sorted(tensors)}
-        for (subgraph, tensor), value in zip(places, largest.tolist(), strict=True):
-            found[subgraph][tensor] = value
+        for (subgraph, tensor), counts in zip(places, met, strict=True):
+            found[subgraph][tensor] = counts.quantile(QUANTILE)
         ranges = Ranges(bundle.sha256, data, len(videos), tuple(reached.tolist()), found)
         ranges.write(keep)
         path.unlink()
@@ -152,11 +179,11 @@ def _watch_one(
     """Return the last segment that a video ran, whether all its frames are of one colour, and its largest activations."""
     met: dict[str, Floats] = {}
     order, last = executor.bundle.manifest.grid.frame_order, 0
-    spread = 0.0
+    one_colour = True
     for last, segment in enumerate(executor.segments, 1):
         if segment.frames is not None:
             frames = source.read(order[segment.start : segment.stop])
-            spread = max(spread, float(np.ptp(frames, axis=(0, 2, 3)).max()))
+            one_colour = one_colour and bool((frames.min(axis=(0, 2, 3)) == frames.max(axis=(0, 2, 3))).all())
             executor.backend.write(segment.frames, frames[None])
         executor.run_spans(segment)
         logits, probabilities = executor.answer(segment)
@@ -170,8 +197,8 @@ def _watch_one(
         if rule is not None and rule.judge(last, logits[0], probabilities[0]).leaves:
             break
     position: dict[str, int] = {}
-    row = np.zeros(2 + len(places), np.float32)
-    row[:2] = last, spread == 0
+    row = np.full(2 + len(places), _NOT_REACHED, np.float32)
+    row[:2] = last, one_colour
     for place, (subgraph, _) in enumerate(places, 2):
         turn = position[subgraph] = position.get(subgraph, -1) + 1
         if subgraph in met:

@@ -16,14 +16,14 @@ VERSION = (1, 0)
 
 @dataclass(frozen=True)
 class Ranges:
-    """The largest absolute value of every activation that INT8 quantises, over all videos that reached it.
+    """How large every activation gets that INT8 quantises.
 
     Attributes:
         bundle_sha256: of the bundle's manifest.
         data_sha256: of the videos: of the sha256 of their files, ascending, a line each.
         videos: how many.
         reached: videos that ran each segment of the route.
-        largest: by subgraph and tensor of its fp32 graph.
+        largest: absolute value by subgraph and tensor of its fp32 graph; nearly all videos that reached it stay below.
     """
 
     bundle_sha256: str

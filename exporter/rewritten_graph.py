@@ -36,7 +36,7 @@ class Graph:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Return ``name``, which stands for ``value`` from now on."""
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self.constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def writers(self) -> dict[str, NodeProto]:

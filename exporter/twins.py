@@ -37,6 +37,7 @@ class Twins:
 
     def __init__(self, bundle: Bundle, ranges: Ranges) -> None:
         self._bundle = bundle
+        self._whole: dict[str, bytes] = {}  # twins that keep nothing
         self._contents = {s.name: bundle.read(s.variant("fp32")) for s in bundle.manifest.subgraphs}
         graphs = {name: onnx.load_model_from_string(content) for name, content in self._contents.items()}
         self.layers = {name: convolutions(graph) for name, graph in graphs.items()}
@@ -80,7 +81,12 @@ class Twins:
         return Bundle(self._bundle.root, made, hashlib.sha256(made.to_bytes()).hexdigest(), held)
 
     def _twin(self, name: str, kept: frozenset[str]) -> bytes:
-        plain = self._bundle.manifest.subgraph(name).variant("fp32")
         if kept.issuperset(self.layers[name]):
             return self._contents[name]
-        return quantise(self._contents[name], plain, name, self._largest[name], kept)
+        if kept or name not in self._whole:
+            plain = self._bundle.manifest.subgraph(name).variant("fp32")
+            twin = quantise(self._contents[name], plain, name, self._largest[name], kept)
+            if kept:
+                return twin
+            self._whole[name] = twin
+        return self._whole[name]

@@ -1,0 +1,121 @@
+"""What INT8 keeps of the demonstration network: ``int8.py FOLDER [--clips N] [--backend NAME] [--json OUT]``.
+
+Ranges, and what stays in fp32, come from N clips; everything below is measured on N others. Both sets leave by thresholds for
+q = 1.2 on their own scores of the first N clips. Clips and bundles are kept in FOLDER. Prints Markdown (docs/int8.md).
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from dynvid.calibration.scores import Scores
+from dynvid.calibration.scoring import score_videos
+from dynvid.calibration.thresholds import exits, geometric_thresholds
+from dynvid.grid.bundle import Bundle
+from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.decoder import Decoder
+from dynvid.runtime.engines import open_engines
+from dynvid.runtime.session import Session
+from dynvid.runtime.video_list import read_list
+from dynvid.training.clips import write_clips
+
+CHECKPOINT = Path(__file__).with_name("network.pth")
+SEEDS = {"calibration": 41, "test": 42}
+Q = 1.2
+
+
+def dynvid(*arguments: object) -> None:
+    """Run the command line as a user would; end where it fails."""
+    command = [str(Path(sys.executable).with_name("dynvid")), *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise SystemExit(f"dynvid {arguments[0]} ended with exit code {done.returncode}")
+
+
+def measure(folder: Path, clips: int, backend: str) -> dict:
+    lists = {name: folder / name / "clips.csv" for name in SEEDS}
+    for name, path in lists.items():
+        if not path.exists():
+            write_clips(path.parent, clips, SEEDS[name])
+    plain, int8 = folder / "bundle", folder / "bundle.int8"
+    if not plain.exists():
+        dynvid("export", CHECKPOINT, "-o", plain, "--precision", "fp32")
+    if not int8.exists():
+        dynvid("calibrate", plain, CHECKPOINT, "--data", lists["calibration"], "--int8", "--threads", 1)
+    for root, flags in ((plain, ()), (int8, ("--int8",))):
+        dynvid("build-engines", root, "--backend", backend, *flags)
+    found: dict[tuple[str, str], Scores] = {}
+    for root, precision in ((plain, "fp32"), (int8, "int8")):
+        bundle, runs = Bundle.open(root), open_backend(backend, 1)
+        session = Session(bundle, runs, precision=precision, load=open_engines(bundle, runs, precision=precision).plan)
+        for name, path in lists.items():
+            keep = folder / f"{precision}.{backend}.{name}.npz"
+            with Decoder() as decoder:
+                found[precision, name] = score_videos(session, read_list(path), keep, decoder, lambda _: None)
+    left, answers = {}, {}
+    for precision in ("fp32", "int8"):
+        chosen = geometric_thresholds(found[precision, "calibration"].probabilities.max(axis=2), Q)
+        test = found[precision, "test"]
+        left[precision] = exits(test.probabilities.max(axis=2), chosen)
+        answers[precision] = test.probabilities.argmax(axis=2)
+    labels, macs = found["fp32", "test"].labels, found["fp32", "test"].macs / 1e9
+    each, proof = np.arange(len(labels)), Bundle.open(int8).manifest.proof["int8"]
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": f"{platform.processor() or platform.machine()}, 1 thread",
+        "versions": {name: version(name) for name in ("dynvid", "torch", "onnxruntime", "openvino", "numpy")},
+        "backend": backend,
+        "videos": len(labels),
+        "fp32_layers": proof["fp32_layers"],
+        "accuracy": {p: (answers[p] == labels).mean(axis=1).tolist() for p in answers},
+        "classes_agree": (answers["fp32"] == answers["int8"]).mean(axis=1).tolist(),
+        "exits_agree": float((left["fp32"] == left["int8"]).mean()),
+        "accuracy_at_exits": {p: float((answers[p][left[p], each] == labels).mean()) for p in answers},
+        "mean_gmacs": {p: float(macs[left[p]].mean()) for p in left},
+    }
+
+
+def table(report: dict) -> str:
+    kept = sum(map(len, report["fp32_layers"].values()))
+    lines = [
+        f"{report['videos']} clips; engines of {report['backend']}; {kept} convolutions in fp32; {report['machine']}; {report['date']}; "
+        + ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
+        "",
+        "| checkpoint | accuracy in fp32 | in INT8 | classes agree |",
+        "|---|---|---|---|",
+    ]
+    rows = zip(report["accuracy"]["fp32"], report["accuracy"]["int8"], report["classes_agree"], strict=True)
+    lines += [f"| {k} | {one:.2%} | {other:.2%} | {agree:.2%} |" for k, (one, other, agree) in enumerate(rows, 1)]
+    at, gmacs = report["accuracy_at_exits"], report["mean_gmacs"]
+    lines.append(f"| at the exits, q = {Q:g} | {at['fp32']:.2%} | {at['int8']:.2%} | |")
+    lines += [
+        "",
+        f"Exits agree for {report['exits_agree']:.2%} of the clips; mean GMACs {gmacs['fp32']:.4f} in fp32, {gmacs['int8']:.4f} in INT8 "
+        f"({gmacs['int8'] / gmacs['fp32'] - 1:+.2%}).",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--clips", type=int, default=2000, help="to calibrate on, and as many others to measure on")
+    parser.add_argument("--backend", default="openvino", help="onnxruntime or openvino")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    report = measure(arguments.folder, arguments.clips, arguments.backend)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,458 @@
+"""INT8 twins: the form that strongly typed TensorRT parses, one scale a wire, fp32 where the loss is, and no wrong backend."""
+
+import functools
+import json
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, numpy_helper
+from samples import TINY
+
+from dynvid.calibration.range_pass import WatchedExecutor
+from dynvid.calibration.ranges import Ranges, read_ranges
+from dynvid.calibration.scores import Scores
+from dynvid.cli import cli
+from dynvid.exporter import build_engines as build_module
+from dynvid.exporter import int8 as int8_module
+from dynvid.exporter.build_engines import build_engines
+from dynvid.exporter.engine_maker import for_openvino, preparation
+from dynvid.exporter.fuse import fuse
+from dynvid.exporter.fuse_proof import prove_fused
+from dynvid.exporter.int8 import choose, drops, exits_agree
+from dynvid.exporter.proof_clips import proof_clips
+from dynvid.exporter.rewrites import rewrite
+from dynvid.exporter.twins import Twins
+from dynvid.exporter.unsigned import unsigned
+from dynvid.exporter.watch import watch
+from dynvid.exporter.wires import Tensor, Wires
+from dynvid.grid.bundle import Bundle, write_bundle
+from dynvid.grid.errors import BackendError, CensusError, ProofError, StaleRangesError, UsageError
+from dynvid.grid.fusion import fused_full, fused_segments
+from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.ort import pooled_options
+from dynvid.runtime.engines import open_engines
+from dynvid.runtime.session import ArraySource, Session
+
+
+@functools.cache
+def measured(root):
+    """Return the largest activations of a bundle on the proof's clips."""
+    bundle = Bundle.open(root)
+    watched, manifest = watch(bundle), bundle.manifest
+    executor = WatchedExecutor(watched.bundle, open_backend("onnxruntime"), watched.tensors)
+    found = {name: np.zeros(len(tensors), np.float32) for name, tensors in watched.tensors.items()}
+    for clip in proof_clips(3, manifest.grid.num_frames, manifest.preprocessing):
+        for index, segment in enumerate(executor.segments, 1):
+            if segment.frames is not None:
+                executor.backend.write(
+                    segment.frames, clip[list(manifest.grid.frame_order)][segment.start : segment.stop][None]
+                )
+            executor.run_spans(segment)
+            executor.answer(segment)
+            for name, values in executor.largest(index).items():
+                found[name] = np.maximum(found[name], values)
+    return {name: dict(zip(watched.tensors[name], found[name].tolist(), strict=True)) for name in found}
+
+
+def ranges_of(bundle):
+    largest = {name: dict(tensors) for name, tensors in measured(bundle.root).items()}
+    return Ranges(bundle.sha256, "0" * 64, 40, (40,) * len(bundle.manifest.route_cells), largest)
+
+
+@pytest.fixture(scope="module")
+def twins(tiny_bundle):
+    return Twins(tiny_bundle, ranges_of(tiny_bundle))
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(twins, tmp_path_factory):
+    made = twins.bundle({})
+    return write_bundle(tmp_path_factory.mktemp("int8") / "bundle", made.manifest, made.held)
+
+
+def models(bundle, precision="int8"):
+    return {s.name: onnx.load_model_from_string(bundle.read(s.variant(precision))) for s in bundle.manifest.subgraphs}
+
+
+def quantised(model):
+    """Yield each tensor that a graph quantises, with its scale."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            yield node.input[0], float(constants[node.input[1]])
+
+
+def test_every_pair_has_the_form_that_strongly_typed_tensorrt_parses(int8_bundle):
+    convolutions = 0
+    for name, model in models(int8_bundle).items():
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        writers = {tensor: node for node in model.graph.node for tensor in node.output}
+        for node in model.graph.node:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                zero = numpy_helper.to_array(constants[node.input[2]])
+                assert zero.dtype == np.int8, name
+                assert not zero.any(), name
+            if node.op_type == "Conv":
+                convolutions += 1
+                assert [writers[tensor].op_type for tensor in node.input[:2]] == ["DequantizeLinear"] * 2
+                weights = constants[writers[node.input[1]].input[0]]
+                assert weights.data_type == TensorProto.INT8
+                scales = constants[writers[node.input[1]].input[1]]
+                assert list(scales.dims) == [weights.dims[0]]  # one an output channel
+                assert constants[node.input[2]].data_type == TensorProto.FLOAT  # no quantised bias
+    assert convolutions > 20
+
+
+def test_twins_have_the_ports_of_fp32_and_the_old_files_stay(tiny_bundle, int8_bundle):
+    assert int8_bundle.manifest.precisions == (*tiny_bundle.manifest.precisions, "int8")
+    for old, new in zip(tiny_bundle.manifest.subgraphs, int8_bundle.manifest.subgraphs, strict=True):
+        twin = new.variant("int8")
+        assert (twin.inputs, twin.outputs) == (old.variant("fp32").inputs, old.variant("fp32").outputs)
+        for precision in tiny_bundle.manifest.precisions:
+            assert int8_bundle.read(new.variant(precision)) == tiny_bundle.read(old.variant(precision))
+
+
+def test_a_wire_has_one_scale_in_every_subgraph(tiny_bundle, int8_bundle):
+    wires = Wires(models(tiny_bundle, "fp32"), tiny_bundle)
+    scales = defaultdict(set)
+    places = defaultdict(set)
+    for name, model in models(int8_bundle).items():
+        for tensor, scale in quantised(model):
+            scales[wires.of(Tensor(name, tensor))].add(scale)
+            places[wires.of(Tensor(name, tensor))].add(name)
+    assert all(len(found) == 1 for found in scales.values())
+    assert len(scales) > 5
+    assert any(len(found) > 1 for found in places.values())  # a feature, on both sides of a boundary
+
+
+def test_states_and_features_are_wires(tiny_bundle):
+    wires = Wires(models(tiny_bundle, "fp32"), tiny_bundle)
+    block = tiny_bundle.manifest.subgraph("block1")
+    for state in block.states:
+        assert wires.of(Tensor("block1", state.input)) == wires.of(Tensor("block1", state.output))
+    for spec in block.variant("fp32").inputs:
+        if spec.name.startswith("block0."):
+            assert wires.of(Tensor("block0", spec.name)) == wires.of(Tensor("block1", spec.name))
+    ends = {
+        wires.of(Tensor("block0", spec.name))
+        for spec in tiny_bundle.manifest.subgraph("block0").variant("fp32").outputs
+    }
+    assert wires.of(Tensor("block0", "frames")) not in ends
+
+
+def test_a_dead_activation_and_what_is_kept_stay_in_fp32(tiny_bundle):
+    ranges = ranges_of(tiny_bundle)
+    dead = next(iter(ranges.largest["head1"]))
+    ranges.largest["head1"] = {name: 0.0 for name in ranges.largest["head1"]}
+    wires = Wires(models(tiny_bundle, "fp32"), tiny_bundle)
+    for name, tensors in ranges.largest.items():
+        for tensor in tensors:
+            if wires.of(Tensor(name, tensor)) == wires.of(Tensor("head1", dead)):
+                tensors[tensor] = 0.0
+    made = Twins(tiny_bundle, ranges)
+    kept = made.layers["block2"][0]
+    found = models(made.bundle({"block2": [kept], "block0": made.layers["block0"]}))
+    assert not list(quantised(found["head1"]))
+    assert not list(quantised(found["block0"]))  # wholly kept: its fp32 graph
+    (node,) = [node for node in found["block2"].graph.node if node.name == kept]
+    assert node.input[1] in {tensor.name for tensor in found["block2"].graph.initializer}
+
+
+def test_ranges_of_other_graphs_are_refused(tiny_bundle):
+    ranges = ranges_of(tiny_bundle)
+    del ranges.largest["block1"][next(iter(ranges.largest["block1"]))]
+    with pytest.raises(StaleRangesError, match="block1"):
+        Twins(tiny_bundle, ranges)
+
+
+def test_unsigned_activations_stand_for_the_same_values(int8_bundle):
+    """Without optimisations every pair is computed as written; a clip that the ranges are of clips nowhere."""
+    segment = fused_segments(int8_bundle.manifest, "int8")[0]
+    graph = fuse(int8_bundle, segment, "int8")
+    other = rewrite(graph, (unsigned,))
+    zero_points = {
+        int(numpy_helper.to_array(tensor))
+        for tensor in onnx.load_model_from_string(other).graph.initializer
+        if tensor.data_type == TensorProto.UINT8
+    }
+    assert zero_points == {0, 128}
+    manifest = int8_bundle.manifest
+    (clip,) = proof_clips(1, manifest.grid.num_frames, manifest.preprocessing)
+    frames = clip[list(manifest.grid.frame_order)][None, segment.start : segment.stop]
+    answers = []
+    for content in (graph, other):
+        options = pooled_options(onnxruntime)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        answers.append(onnxruntime.InferenceSession(content, options).run(None, {"frames": frames}))
+    assert all(np.array_equal(one, two) for one, two in zip(*answers, strict=True))
+
+
+def test_fused_segments_compute_what_the_cells_compute(int8_bundle):
+    manifest = int8_bundle.manifest
+    clips = proof_clips(3, manifest.grid.num_frames, manifest.preprocessing)
+    figures = prove_fused(int8_bundle, "int8", clips, lambda _: None, preparation("onnxruntime"))
+    assert max(figures["checkpoints"]) < 0.2
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_engines_answer_what_the_cells_answer(backend, int8_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "is_faster", lambda *_: (True, 1.0, 2.0))
+    rows = build_engines(int8_bundle, tmp_path, backend, "int8")
+    assert [row.status for row in rows] == ["built"] * len(rows)
+    assert all(row.engine.dtype_census["convolution"].keys() == {"int8"} for row in rows)
+    runs = open_backend(backend)
+    engines = open_engines(int8_bundle, runs, tmp_path, "int8")
+    session = Session(int8_bundle, runs, precision="int8", load=engines.plan)
+    cells = Session(int8_bundle, open_backend("onnxruntime"), precision="int8")
+    manifest = int8_bundle.manifest
+    for clip in proof_clips(3, manifest.grid.num_frames, manifest.preprocessing):
+        found, wanted = (np.stack(s.classify(ArraySource(clip), trace=True).logits) for s in (session, cells))
+        assert np.sqrt(np.square(found - wanted).mean()) <= 0.1 * wanted.std()
+
+
+def test_openvino_refuses_signed_activations(int8_bundle):
+    """It computes them wrongly, without a word (2026.4.1)."""
+    with pytest.raises(BackendError, match="signed INT8.*build-engines BUNDLE --int8 --backend openvino"):
+        Session(int8_bundle, open_backend("openvino"), precision="int8")
+    segment = fused_full(int8_bundle.manifest, "int8")
+    graph = fuse(int8_bundle, segment, "int8")
+    backend = open_backend("openvino")
+    with pytest.raises(BackendError, match="signed INT8"):
+        backend.load(graph, segment, segment.name)
+    backend.load(for_openvino(graph), segment, segment.name)
+
+
+def test_what_is_not_faster_in_int8_stays_in_fp32_and_runs_beside_the_rest(int8_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "is_faster", lambda _, job, *__: (job.name == "segment2", 1.0, 1.0))
+    lines = []
+    rows = build_engines(int8_bundle, tmp_path, "onnxruntime", "int8", report=lines.append)
+    kinds = {row.subgraph: set(row.engine.dtype_census["convolution"]) for row in rows}
+    assert kinds.pop("segment2") == {"int8"}
+    assert all(kind == {"float32"} for kind in kinds.values())
+    assert any("segment1 int8: 1 ms in INT8, 1 ms in fp32" in line for line in lines)
+    backend = open_backend("onnxruntime")
+    session = Session(
+        int8_bundle, backend, precision="int8", load=open_engines(int8_bundle, backend, tmp_path, "int8").plan
+    )
+    manifest = int8_bundle.manifest
+    (clip,) = proof_clips(1, manifest.grid.num_frames, manifest.preprocessing)
+    found = np.stack(session.classify(ArraySource(clip), trace=True).logits)
+    plain = np.stack(Session(int8_bundle, backend).classify(ArraySource(clip), trace=True).logits)
+    assert np.abs(found[0] - plain[0]).max() <= 1e-4 * plain[0].std()
+    assert 1e-4 * plain.std() < np.abs(found[1] - plain[1]).max() < 0.5 * plain.std()
+
+
+def test_a_census_without_int8_is_refused(int8_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "is_faster", lambda *_: (True, 1.0, 2.0))
+
+    class Forgetful(type(build_module.open_maker("onnxruntime"))):
+        def make(self, job, graph, report):
+            plan, census, seconds = super().make(job, graph, report)
+            return plan, census | {"convolution": {"int8": 1, "float32": 5}}, seconds
+
+    monkeypatch.setattr(build_module, "open_maker", lambda *_: Forgetful())
+    (row,) = build_engines(int8_bundle, tmp_path, "onnxruntime", "int8", only=["segment1"])
+    assert isinstance(row.error, CensusError)
+    assert "1 convolutions in INT8, expected the" in str(row.error)
+
+
+def test_tensorrt_rtx_builds_a_segment_and_the_census_shows_int8(int8_bundle, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    (row,) = build_engines(int8_bundle, tmp_path, "tensorrt-rtx", "int8", ("sm80", "sm89", "sm120"), only=["segment2"])
+    assert (row.status, row.error) == ("built", None)
+    assert row.engine.dtype_census["convolution"].keys() == {"int8"}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("target", ["sm80", "sm89", "sm120"])
+def test_tensorrt_rtx_builds_every_twin(target, int8_bundle, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    rows = build_engines(int8_bundle, tmp_path, "tensorrt-rtx", "int8", (target,))
+    assert len(rows) == len(int8_bundle.manifest.subgraphs) + len(int8_bundle.manifest.route_cells) + 1
+    assert [(row.status, row.error) for row in rows] == [("built", None)] * len(rows)
+    assert all(
+        "int8" in row.engine.dtype_census["convolution"] for row in rows if row.engine.dtype_census["convolution"]
+    )
+
+
+# what stays in fp32
+
+
+LAYERS = {"block0": ("a", "b", "c", "d"), "block1": ("e", "f", "g", "h"), "head1": ()}
+
+
+class FakeTwins:
+    """Two cells of four convolutions each; a bundle is the set of those in INT8."""
+
+    layers = LAYERS
+
+    def bundle(self, kept):
+        return {layer for name, layers in LAYERS.items() for layer in layers if layer not in kept.get(name, ())}
+
+
+LOSS = {"a": 0.1, "b": 0.1, "c": 5.0, "d": 0.1, "e": 0.1, "f": 0.1, "g": 0.1, "h": 0.1}
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    reference = np.random.default_rng(0).standard_normal((4, 2, 5)).astype(np.float32)
+    monkeypatch.setattr(
+        int8_module, "traced_logits", lambda made, *_: reference + np.float32(sum(LOSS[layer] for layer in made))
+    )
+    probabilities = np.full((2, 100, 2), 0.5, np.float32) + np.array([0.1, -0.1], np.float32)
+    names = tuple(f"{n:03}" for n in range(100))
+    plain = Scores(probabilities, np.zeros(100, np.int64), None, names)
+
+    def score(made):
+        """Each convolution in INT8 with a loss above 1 makes ten answers wrong, and each other one none."""
+        found, wrong = probabilities.copy(), 10 * sum(LOSS[layer] > 1 for layer in made)
+        found[1, :wrong] = found[1, :wrong, ::-1]
+        return Scores(found, plain.labels, None, names)
+
+    def run(max_drop, score=score, min_agreement=0.0):
+        return choose(FakeTwins(), np.zeros(4), reference, None, plain, score, max_drop, min_agreement, lambda _: None)
+
+    return run
+
+
+def test_nothing_stays_in_fp32_within_the_bound(chosen):
+    found = chosen(0.1)
+    assert not any(found.kept.values())
+    assert found.drop == pytest.approx((0.0, 0.1))
+    assert set(found.cell_loss) == {"block0", "block1"}
+
+
+def test_the_convolution_that_loses_most_returns_to_fp32_first(chosen):
+    found = chosen(0.05)
+    assert found.kept == {"block0": ("c",), "block1": (), "head1": ()}
+    assert found.drop == (0.0, 0.0)
+    assert max(found.layer_loss["block0"], key=found.layer_loss["block0"].get) == "c"
+
+
+def test_it_returns_to_fp32_as_well_where_videos_leave_elsewhere(chosen, monkeypatch):
+    monkeypatch.setattr(int8_module, "exits_agree", lambda _, found: 1.0 - (found.probabilities[1, 0, 0] < 0.5) / 10)
+    assert not any(chosen(0.5, min_agreement=0.8).kept.values())
+    found = chosen(0.5, min_agreement=0.95)
+    assert found.kept["block0"] == ("c",)
+    assert found.agreement == 1.0
+
+
+def test_exits_agree_where_both_sets_rank_the_videos_alike():
+    rng, names = np.random.default_rng(0), tuple(map(str, range(50)))
+    top = rng.uniform(0.5, 1, (3, 50))
+    one = Scores(np.stack([top, 1 - top], axis=2), None, None, names)
+    assert exits_agree(one, Scores(one.probabilities**1.01, None, None, names)) == 1.0  # thresholds move along
+    shuffled = rng.permutation(50)
+    assert exits_agree(one, Scores(one.probabilities[:, shuffled], None, None, names)) < 0.7
+
+
+def test_what_loses_even_in_fp32_is_no_int8(chosen):
+    def always_wrong(_):
+        return Scores(
+            np.full((2, 100, 2), 0.5, np.float32) - np.array([0.1, -0.1], np.float32),
+            np.zeros(100, np.int64), None, tuple(f"{n:03}" for n in range(100)),
+        )  # fmt: skip
+
+    with pytest.raises(ProofError, match=r"drops 1\.0000, .* with everything in fp32"):
+        chosen(0.05, always_wrong)
+
+
+def test_without_labels_the_drop_is_the_share_of_other_classes():
+    names = ("0", "1", "2", "3")
+    one = np.array([[[0.9, 0.1]] * 4], np.float32)
+    other = one.copy()
+    other[0, 2] = [0.2, 0.8]
+    assert drops(Scores(one, None, None, names), Scores(other, None, None, names)) == (0.25,)
+    # a video without an answer on one side is left out
+    assert drops(Scores(one, None, None, names), Scores(other[:, 2:], None, None, names[2:])) == (0.5,)
+
+
+# the command
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, [*map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    rows = []
+    for index in range(36):
+        np.save(folder / f"{index}.npy", rng.integers(0, 256, (12, 36, 44, 3), np.uint8))
+        rows.append(f"{index}.npy,{'abcde'[index % 5]}\n")
+    (folder / "list.csv").write_text("video,label\n" + "".join(rows))
+    return folder / "list.csv"
+
+
+@pytest.fixture(scope="module")
+def calibrated(exports, data, tmp_path_factory):
+    folder, checkpoint, bundle = (
+        tmp_path_factory.mktemp("calibrated"),
+        exports.training_checkpoint(TINY),
+        exports.bundle(TINY),
+    )
+    before = (bundle.root / "manifest.json").read_bytes()
+    done = run(
+        "calibrate", bundle.root, checkpoint, "--data", data, "--int8", "--int8-bundle", folder / "int8", "--ranges",
+        folder / "ranges.json", "--max-drop", 0.5, "--min-agreement", 0, "--scores", folder / "s.npz", "-o", folder / "T.json", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert (bundle.root / "manifest.json").read_bytes() == before
+    return folder, checkpoint
+
+
+def test_calibrate_int8_writes_a_bundle_that_is_proved_and_thresholds_of_it(calibrated):
+    folder, checkpoint = calibrated
+    bundle = Bundle.open(folder / "int8")
+    proof = bundle.manifest.proof["int8"]
+    assert {"accuracy", "agreement", "agreement_at_q", "cell_loss", "drift", "drop", "fp32_layers", "ranges"} <= set(
+        proof
+    )
+    assert max(proof["drop"]) <= 0.5
+    assert len(proof["drift"]) == 4
+    assert json.loads((folder / "T.json").read_bytes())["bundle_sha256"] == bundle.sha256
+    assert run("verify", folder / "int8", checkpoint).exit_code == 0
+    built = run("build-engines", folder / "int8", "--int8", "--backend", "onnxruntime")
+    assert built.exit_code == 0, built.output
+    found = run(
+        "classify", folder / "int8", next(iter(folder.parent.glob("data*/0.npy"))), "--precision", "int8", "--thresholds",
+        folder / "T.json", "--json",
+    )  # fmt: skip
+    assert json.loads(found.stdout)["status"] == "ok"
+
+
+def test_ranges_of_another_bundle_are_refused_by_the_command(calibrated, exports, data, tmp_path):
+    folder, checkpoint = calibrated
+    bundle = exports.bundle(TINY)
+    replace(read_ranges(folder / "ranges.json", bundle.sha256), bundle_sha256="0" * 64).write(tmp_path / "ranges.json")
+    done = run(
+        "calibrate", bundle.root, checkpoint, "--data", data, "--int8", "--int8-bundle", tmp_path / "int8", "--ranges",
+        tmp_path / "ranges.json", "--scores", folder / "s.npz",
+    )  # fmt: skip
+    assert isinstance(done.exception, StaleRangesError)
+    assert not (tmp_path / "int8").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["calibrate", "BUNDLE", "--data", "LIST", "--int8"],
+            "--int8 needs BUNDLE, its TRAINING_CHECKPOINT and --data",
+        ),
+        (["calibrate", "BUNDLE", "--data", "LIST", "--ranges", "r.json"], "belong to --int8"),
+        (["build-engines", "BUNDLE", "--int8", "--backend", "onnxruntime"], "Run 'dynvid calibrate --int8'"),
+        (["build-engines", "BUNDLE", "--int8", "--fp16"], "--fp16 and --int8: give one"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(arguments, told, tiny_bundle, data):
+    words = {"BUNDLE": tiny_bundle.root, "LIST": data}
+    done = run(*(words.get(word, word) for word in arguments))
+    assert isinstance(done.exception, UsageError)
+    assert told in str(done.exception)
