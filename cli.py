@@ -442,12 +442,12 @@ def _loads(
     if importlib.util.find_spec("onnx") is None:
         return Loads(None if on_cpu else plan, plan, None, None)
     from .exporter.build_engines import build_engines as run_build
-    from .exporter.engine_maker import preparation
+    from .exporter.engine_maker import for_openvino, preparation
     from .exporter.fuse import fuse
     from .exporter.fuse_proof import prove_segments
 
     def graph(segment: FusedSegment) -> bytes:
-        return fuse(bundle, segment, precision)
+        return for_openvino(fuse(bundle, segment, precision))  # it is the peer that has no engines
 
     if not on_cpu:
         return Loads(plan, plan, None, graph)
@@ -529,12 +529,14 @@ def calibrate(
         raise UsageError("calibrate needs BUNDLE and --data LIST, or --scores FILE.npz")
     if opened is None and (data or output or cost == "ms"):
         raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
-    if opened is not None and training_checkpoint is not None:
-        _require_source(opened, training_checkpoint)
     if int8 and (opened is None or data is None or training_checkpoint is None):
         raise UsageError("--int8 needs BUNDLE, its TRAINING_CHECKPOINT and --data LIST")
+    if int8 and backend != "onnxruntime":
+        raise UsageError(f"--int8 --backend {backend}: INT8 is calibrated on onnxruntime, leave --backend out")
     if not int8 and (int8_bundle or ranges or thresholds or min_agreement is not None):
         raise UsageError("--min-agreement, --int8-bundle, --ranges, and --thresholds without --check, belong to --int8")
+    if opened is not None and training_checkpoint is not None:
+        _require_source(opened, training_checkpoint)
     request = Request(q, budget, max_drop, confidence, "ms" if cost == "ms" else "gmacs", temperature, split, seed)
     ms = None
     with steps() as step:
@@ -552,11 +554,10 @@ def calibrate(
             assert training_checkpoint is not None
             with _packages("export"):
                 from .exporter.int8 import MIN_AGREEMENT, calibrate_int8
-            from .runtime.backends.base import open_backend
 
             opened, found = calibrate_int8(
                 opened, training_checkpoint, data, int8_bundle or Path(f"{opened.root}.int8"),
-                ranges or Path(f"{opened.root}.ranges.json"), found, open_backend(backend, threads), threads,
+                ranges or Path(f"{opened.root}.ranges.json"), found, threads,
                 thresholds, max_drop, MIN_AGREEMENT if min_agreement is None else min_agreement, step,
             )  # fmt: skip
         if opened is not None and cost == "ms":

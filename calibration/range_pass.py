@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle
-from ..grid.errors import RangesError, TooFewVideosError
+from ..grid.errors import FramesError, RangesError, TooFewVideosError, VideoError
 from ..runtime.backends.base import Backend
 from ..runtime.decoder import Decoder
 from ..runtime.executor import Executor
@@ -99,34 +99,31 @@ def find_ranges(
     keep: Path,
     decoder: Decoder,
     report: Report,
-    thresholds: Sequence[float | None] | None = None,
+    thresholds: tuple[float | None, ...] | None = None,
 ) -> Ranges:
     """Return the ranges of a bundle on the videos of a list.
 
     Args:
         executor: of the watched bundle.
         tensors: that it tells of, by subgraph.
-        videos: of the list; labels play no part.
+        videos: of the list; labels play no part. Those that cannot be read are left out.
         keep: the file that the ranges are read from, if it is there, and else written to.
         decoder: of the videos.
         report: is told of progress.
         thresholds: videos leave by them, but for ``FLOOR``; None: each runs to the end of the route.
 
     Raises:
-        TooFewVideosError: If there are fewer than ``LEAST_VIDEOS``.
+        TooFewVideosError: If there are fewer than ``LEAST_VIDEOS``, or fewer can be read.
         RangesError: If an activation is NaN or infinite, or most videos have one colour in all frames.
         StaleRangesError: If ``keep`` holds the ranges of something else.
-        ListError, VideoError, ResourceError, BackendError: As reading, writing and running do.
+        ListError, ResourceError, BackendError: As reading, writing and running do.
     """
-    if len(videos) < LEAST_VIDEOS:
-        raise TooFewVideosError(
-            f"{len(videos)} videos for INT8's ranges: expected at least {LEAST_VIDEOS}, better 500, like those to be classified"
-        )
+    _require_videos(len(videos))
     bundle, route = executor.bundle, executor.route
     files = file_hashes(videos, report)
     data = hashlib.sha256("".join(f"{name}\n" for name in sorted(files)).encode()).hexdigest()
     if keep.exists():
-        return read_ranges(keep, bundle.sha256, data)
+        return read_ranges(keep, bundle.sha256, data, thresholds)
     to_the_end = set(sorted(files)[:FLOOR]) if thresholds is not None else set(files)
     rule = ExitRule(route, thresholds, None)
     places = [(subgraph, tensor) for subgraph, names in sorted(tensors.items()) for tensor in names]
@@ -153,17 +150,25 @@ def find_ranges(
         journal.records.clear()
         for number, (video, name) in enumerate(zip(videos, files, strict=True), 1):
             if name not in done:
-                with decoder.open(video.path, bundle.manifest.preprocessing, bundle.manifest.grid.num_frames) as source:
-                    row = _watch_one(executor, source, None if name in to_the_end else rule, places, str(video.path))
+                try:
+                    with decoder.open(
+                        video.path, bundle.manifest.preprocessing, bundle.manifest.grid.num_frames
+                    ) as source:
+                        row = _watch_one(
+                            executor, source, None if name in to_the_end else rule, tensors, str(video.path)
+                        )
+                except (VideoError, FramesError):
+                    row = np.array([0, 0, *[_NOT_REACHED] * len(places)], np.float32)
                 record = bytes.fromhex(name) + row.tobytes()
                 journal.append(record)
                 take(record)
             report(f"{number}/{len(videos)} videos watched")
-        _require_variety(plain, len(videos))
+        _require_videos(int(reached[0]), len(videos))
+        _require_variety(plain, int(reached[0]))
         found: dict[str, dict[str, float]] = {name: {} for name in sorted(tensors)}
         for (subgraph, tensor), counts in zip(places, met, strict=True):
             found[subgraph][tensor] = counts.quantile(QUANTILE)
-        ranges = Ranges(bundle.sha256, data, len(videos), tuple(reached.tolist()), found)
+        ranges = Ranges(bundle.sha256, data, int(reached[0]), thresholds, tuple(reached.tolist()), found)
         ranges.write(keep)
         path.unlink()
     return ranges
@@ -173,7 +178,7 @@ def _watch_one(
     executor: WatchedExecutor,
     source: FrameSource,
     rule: ExitRule | None,
-    places: Sequence[tuple[str, str]],
+    tensors: Mapping[str, Sequence[str]],
     video: str,
 ) -> Floats:
     """Return the last segment that a video ran, whether all its frames are of one colour, and its largest activations."""
@@ -196,14 +201,16 @@ def _watch_one(
             )
         if rule is not None and rule.judge(last, logits[0], probabilities[0]).leaves:
             break
-    position: dict[str, int] = {}
-    row = np.full(2 + len(places), _NOT_REACHED, np.float32)
-    row[:2] = last, one_colour
-    for place, (subgraph, _) in enumerate(places, 2):
-        turn = position[subgraph] = position.get(subgraph, -1) + 1
-        if subgraph in met:
-            row[place] = met[subgraph][turn]
-    return row
+    rows = [met.get(name, np.full(len(names), _NOT_REACHED, np.float32)) for name, names in sorted(tensors.items())]
+    return np.concatenate([np.array([last, one_colour], np.float32), *rows])
+
+
+def _require_videos(count: int, listed: int | None = None) -> None:
+    if count < LEAST_VIDEOS:
+        of = "" if listed is None else f" of {listed} can be read: that is too few"
+        raise TooFewVideosError(
+            f"{count} videos{of} for INT8's ranges: expected at least {LEAST_VIDEOS}, better 500, like those to be classified"
+        )
 
 
 def _require_variety(plain: int, videos: int) -> None:

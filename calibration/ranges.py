@@ -21,7 +21,8 @@ class Ranges:
     Attributes:
         bundle_sha256: of the bundle's manifest.
         data_sha256: of the videos: of the sha256 of their files, ascending, a line each.
-        videos: how many.
+        videos: that gave ranges; the others could not be read.
+        thresholds: that they left by; None: each ran to the end of the route.
         reached: videos that ran each segment of the route.
         largest: absolute value by subgraph and tensor of its fp32 graph; nearly all videos that reached it stay below.
     """
@@ -29,6 +30,7 @@ class Ranges:
     bundle_sha256: str
     data_sha256: str
     videos: int
+    thresholds: tuple[float | None, ...] | None
     reached: tuple[int, ...]
     largest: dict[str, dict[str, float]]
 
@@ -49,12 +51,14 @@ class Ranges:
             ) from None
 
 
-def read_ranges(path: Path, bundle_sha256: str, data_sha256: str | None = None) -> Ranges:
-    """Return the ranges of a file, if they are of the bundle with this manifest hash, and of these videos where that is given.
+def read_ranges(
+    path: Path, bundle_sha256: str, data_sha256: str, thresholds: tuple[float | None, ...] | None
+) -> Ranges:
+    """Return the ranges of a file, if they are of the bundle with this manifest hash, and of these videos and thresholds.
 
     Raises:
         RangesError: If the file cannot be read, or is malformed.
-        StaleRangesError: If they are of another bundle or of other videos, or have changed since they were written.
+        StaleRangesError: If they are of another bundle, other videos or thresholds, or have changed since they were written.
     """
     again = "run 'dynvid calibrate --int8' with another --ranges, or remove the file"
     try:
@@ -70,6 +74,10 @@ def read_ranges(path: Path, bundle_sha256: str, data_sha256: str | None = None) 
         ("bundle", found.bundle_sha256, bundle_sha256),
         ("videos", found.data_sha256, data_sha256),
     ):
-        if want is not None and have != want:
+        if have != want:
             raise StaleRangesError(f"ranges {str(path)!r} belong to {what} {have[:8]}…, these are {want[:8]}…: {again}")
+    if found.thresholds != thresholds:
+        raise StaleRangesError(
+            f"ranges {str(path)!r} are of videos that left by {found.thresholds}, asked for is {thresholds}: {again}"
+        )
     return found

@@ -7,21 +7,18 @@ biases stay fp32. Ports stay fp32, too: a twin stands in a route wherever its fp
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, shape_inference
+from onnx import ModelProto, NodeProto, shape_inference
 
 from ..grid.manifest import Variant
 from .graph_rules import clean, lint
 
 QUANTISED = ("Conv", "Add")
-"""Operators whose inputs are quantised."""
-
-_WITHOUT_OUTPUT = QUANTISED
-"""Those of them whose result is not: what reads it adds, or applies a ReLU, and is quantised after that."""
+"""Operators whose inputs are quantised. Their results are not: what reads them adds, or applies a ReLU, and is quantised after that."""
 
 _ROWS_RANK = 4  # [batch x frames, channels, height, width]
 
@@ -32,9 +29,7 @@ def activations(model: ModelProto) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for node in model.graph.node:
         if node.op_type in QUANTISED:
-            tensors = node.input[:1] if node.op_type == "Conv" else node.input
-            outputs = () if node.op_type in _WITHOUT_OUTPUT else node.output
-            found |= dict.fromkeys(t for t in (*tensors, *outputs) if ranks.get(t) == _ROWS_RANK)
+            found |= dict.fromkeys(tensor for tensor in _read(node) if ranks.get(tensor) == _ROWS_RANK)
     return tuple(found)
 
 
@@ -63,10 +58,10 @@ def quantise(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     model = onnx.load_model_from_string(content)
-    dead = {
+    unscaled = {
         node.name
         for node in model.graph.node
-        if node.op_type in QUANTISED and any(largest.get(t) == 0 for t in node.input)
+        if node.op_type in QUANTISED and not all(largest.get(tensor, 0) > 0 for tensor in _read(node))
     }
     ranges: dict[str, Any] = {
         tensor: (np.float32(-value), np.float32(value)) for tensor, value in largest.items() if value > 0
@@ -79,13 +74,13 @@ def quantise(
         activation_qType=QuantType.QInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
         nodes_to_quantize=[],
-        nodes_to_exclude=sorted(dead.union(kept)),
+        nodes_to_exclude=sorted(unscaled.union(kept)),
         op_types_to_quantize=list(QUANTISED),
         extra_options={
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "QuantizeBias": False,
-            "OpTypesToExcludeOutputQuantization": list(_WITHOUT_OUTPUT),
+            "OpTypesToExcludeOutputQuantization": list(QUANTISED),
         },
     )
     level = logging.getLogger().level
@@ -98,6 +93,11 @@ def quantise(
     twin = clean(quantiser.model.model, variant.outputs)
     lint(twin, f"{name} int8", variant.inputs, variant.outputs)
     return twin.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+
+
+def _read(node: NodeProto) -> Sequence[str]:
+    """Return the activations that a node reads."""
+    return tuple(node.input[:1] if node.op_type == "Conv" else node.input)
 
 
 def _ranks(model: ModelProto) -> dict[str, int]:

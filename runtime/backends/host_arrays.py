@@ -58,3 +58,17 @@ class HostArrays:
 
     def close(self) -> None:
         """Do nothing: arrays and sessions go when nothing refers to them."""
+
+
+def pass_nan_on(inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> None:
+    """Fill with NaN what was written for the rows that hold NaN or Inf in any input, where a backend may have hidden it."""
+    for row in poisoned_rows(inputs):
+        for array in outputs:
+            array[row] = np.nan
+
+
+def poisoned_rows(arrays: Sequence[NDArray[Any]]) -> list[int]:
+    """Return which rows hold NaN or Inf in any of these arrays [batch, ...]."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = [array.reshape(len(array), -1).sum(axis=1, dtype=np.float32) for array in arrays]
+        return np.flatnonzero(~np.isfinite(sum(sums))).tolist()

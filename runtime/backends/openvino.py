@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.tensors import Ports
 from .base import Call, EngineHost, require_ports
-from .host_arrays import HostArrays
+from .host_arrays import HostArrays, pass_nan_on
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Of the inputs, by port."""
@@ -138,9 +138,7 @@ class Compiled:
                 self._request.infer()
             except RuntimeError as error:
                 raise BackendError(f"openvino failed in {self._what}: {reason(error)}. Run 'dynvid verify'.") from None
-            for row in poisoned_rows(read):  # OpenVINO's ReLU makes 0 of NaN
-                for array in written:
-                    array[row] = np.nan
+            pass_nan_on(read, written)  # OpenVINO's ReLU makes 0 of NaN
 
         return call
 
@@ -149,13 +147,6 @@ def _is_signed(node: Any) -> bool:
     """Return whether a node of OpenVINO's graph makes signed bytes of activations."""
     converts = node.get_type_name() == "Convert" and str(node.get_output_element_type(0).get_type_name()) == "i8"
     return converts and node.input_value(0).get_node().get_type_name() != "Constant"
-
-
-def poisoned_rows(arrays: Sequence[NDArray[Any]]) -> list[int]:
-    """Return which rows hold NaN or Inf in any of these arrays [batch, ...]."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        sums = [array.reshape(len(array), -1).sum(axis=1, dtype=np.float32) for array in arrays]
-        return np.flatnonzero(~np.isfinite(sum(sums))).tolist()
 
 
 def reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from ...grid.engine_key import this_processor
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.tensors import Ports
 from .base import Call, EngineHost, in_turn, require_ports
-from .host_arrays import HostArrays
+from .host_arrays import HostArrays, pass_nan_on
 from .optimised_graph import unpack
 
 _lock = threading.Lock()  # of the two below
@@ -81,7 +81,7 @@ class OnnxRuntimeBackend(HostArrays):
             ) from None
         if session.get_providers()[0] != "CPUExecutionProvider":
             raise BackendError(f"onnxruntime runs {name} on {session.get_providers()[0]} instead of the CPU")
-        return OrtProgram(session, ports, name, tuple(weights.values()))
+        return OrtProgram(session, ports, name, tuple(weights.values()), hides_nan=b"QuantizeLinear" in content)
 
     def _shared(self, name: str, weights: Mapping[str, NDArray[Any]]) -> Any:
         """Return a weight that all programs of this process share."""
@@ -102,9 +102,19 @@ class OrtProgram:
 
     A graph whose shapes are all fixed is for one video, so several run one after the other. Of its ports [1, frames, ...] it may
     leave the batch out: [frames, ...].
+
+    Args:
+        session: onnxruntime's.
+        ports: that it must have.
+        name: for errors.
+        weights: that the session refers to.
+        hides_nan: it quantises, which makes a number of NaN: what was computed from NaN is NaN all the same.
     """
 
-    def __init__(self, session: Any, ports: Ports, name: str, weights: Sequence[Any] = ()) -> None:
+    def __init__(
+        self, session: Any, ports: Ports, name: str, weights: Sequence[Any] = (), hides_nan: bool = False
+    ) -> None:
+        self._hides_nan = hides_nan
         self._session = session
         self._weights = weights  # the session only refers to them
         self._ports = ports
@@ -128,6 +138,7 @@ class OrtProgram:
                 shape = self._shapes[port] if self._is_for_one else array.shape
                 bind(port, "cpu", 0, array.dtype.type, shape, array.ctypes.data)
         kept = (dict(inputs), dict(outputs))
+        read, written = tuple(inputs.values()), tuple(outputs.values())
 
         def call() -> None:
             try:
@@ -137,6 +148,8 @@ class OrtProgram:
                 raise BackendError(
                     f"onnxruntime failed in {self._name} on {shapes}: {first_line(error)}. Run 'dynvid verify'."
                 ) from None
+            if self._hides_nan:
+                pass_nan_on(read, written)
 
         return call
 

@@ -116,17 +116,19 @@ def test_a_kept_file_is_read_and_one_of_something_else_refused(find, videos, tmp
     with pytest.raises(StaleRangesError, match="belong to videos"):
         find([*videos[1:], ListedVideo(_copy(videos[0].path, tmp_path, 1), None)], keep)
     with pytest.raises(StaleRangesError, match="belong to bundle"):
-        read_ranges(keep, "0" * 64)
+        read_ranges(keep, "0" * 64, found.data_sha256, None)
+    with pytest.raises(StaleRangesError, match=r"left by None, asked for is \(0\.5, 0\.5, 0\.5, None\)"):
+        find(videos, keep, (0.5, 0.5, 0.5, None))
     changed = json.loads(keep.read_bytes())
     changed["largest"]["block0"][next(iter(changed["largest"]["block0"]))] = 1.0
     keep.write_text(json.dumps(changed))
     with pytest.raises(StaleRangesError, match="have changed"):
-        read_ranges(keep, tiny_bundle.sha256)
+        read_ranges(keep, tiny_bundle.sha256, found.data_sha256, None)
     keep.write_text("{")
     with pytest.raises(RangesError, match="malformed"):
-        read_ranges(keep, tiny_bundle.sha256)
+        read_ranges(keep, tiny_bundle.sha256, found.data_sha256, None)
     with pytest.raises(RangesError, match="cannot be read"):
-        read_ranges(tmp_path / "none.json", tiny_bundle.sha256)
+        read_ranges(tmp_path / "none.json", tiny_bundle.sha256, found.data_sha256, None)
 
 
 def test_few_videos_one_colour_and_nan_are_refused(find, executor, videos, tmp_path):
@@ -179,6 +181,16 @@ with Decoder() as decoder:
     assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
+def test_a_video_that_cannot_be_read_is_left_out(find, videos, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    whole = find(videos, tmp_path / "whole.json")
+    found = find([*videos, ListedVideo(broken, None)], tmp_path / "broken.json")
+    assert (found.videos, found.largest) == (whole.videos, whole.largest)
+    with pytest.raises(TooFewVideosError, match="31 videos of 32 can be read"):
+        find([*videos[1:], ListedVideo(broken, None)], tmp_path / "few.json")
+
+
 def test_the_quantile_of_counted_values():
     values = LargestValues()
     assert values.quantile(0.95) == 0.0
@@ -192,11 +204,11 @@ def test_the_quantile_of_counted_values():
 
 
 def test_equal_ranges_are_equal_bytes(tmp_path):
-    ranges = Ranges("0" * 64, "1" * 64, 40, (40, 12), {"block0": {"x": 1.5}})
+    ranges = Ranges("0" * 64, "1" * 64, 40, (0.5, None), (40, 12), {"block0": {"x": 1.5}})
     for name in ("a", "b"):
         ranges.write(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert read_ranges(tmp_path / "a", "0" * 64, "1" * 64) == ranges
+    assert read_ranges(tmp_path / "a", "0" * 64, "1" * 64, (0.5, None)) == ranges
 
 
 def _copy(path, folder, change):

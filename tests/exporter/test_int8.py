@@ -3,7 +3,6 @@
 import functools
 import json
 from collections import defaultdict
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,16 +13,16 @@ from onnx import TensorProto, numpy_helper
 from samples import TINY
 
 from dynvid.calibration.range_pass import WatchedExecutor
-from dynvid.calibration.ranges import Ranges, read_ranges
+from dynvid.calibration.ranges import FORMAT, VERSION, Ranges
 from dynvid.calibration.scores import Scores
 from dynvid.cli import cli
 from dynvid.exporter import build_engines as build_module
-from dynvid.exporter import int8 as int8_module
+from dynvid.exporter import int8_layers as layers_module
 from dynvid.exporter.build_engines import build_engines
 from dynvid.exporter.engine_maker import for_openvino, preparation
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.fuse_proof import prove_fused
-from dynvid.exporter.int8 import choose, drops, exits_agree
+from dynvid.exporter.int8_layers import choose, drops, exits_agree
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.rewrites import rewrite
 from dynvid.exporter.twins import Twins
@@ -33,6 +32,7 @@ from dynvid.exporter.wires import Tensor, Wires
 from dynvid.grid.bundle import Bundle, write_bundle
 from dynvid.grid.errors import BackendError, CensusError, ProofError, StaleRangesError, UsageError
 from dynvid.grid.fusion import fused_full, fused_segments
+from dynvid.grid.sealed import seal, unseal
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.ort import pooled_options
 from dynvid.runtime.engines import open_engines
@@ -61,7 +61,7 @@ def measured(root):
 
 def ranges_of(bundle):
     largest = {name: dict(tensors) for name, tensors in measured(bundle.root).items()}
-    return Ranges(bundle.sha256, "0" * 64, 40, (40,) * len(bundle.manifest.route_cells), largest)
+    return Ranges(bundle.sha256, "0" * 64, 40, None, (40,) * len(bundle.manifest.route_cells), largest)
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +215,30 @@ def test_engines_answer_what_the_cells_answer(backend, int8_bundle, tmp_path, mo
         assert np.sqrt(np.square(found - wanted).mean()) <= 0.1 * wanted.std()
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engines", [False, True])
+def test_nan_and_infinity_are_not_quantised_away(backend, engines, int8_bundle, tmp_path, monkeypatch):
+    """Quantising makes a number of NaN; a video with one in its first frame must still end as a numeric error."""
+    if backend == "openvino" and not engines:
+        pytest.skip("OpenVINO refuses the cells' signed activations")
+    monkeypatch.setattr(build_module, "is_faster", lambda *_: (True, 1.0, 2.0))
+    runs, load = open_backend(backend), None
+    if engines:
+        build_engines(int8_bundle, tmp_path, backend, "int8")
+        load = open_engines(int8_bundle, runs, tmp_path, "int8").plan
+    session = Session(int8_bundle, runs, precision="int8", load=load)
+    manifest = int8_bundle.manifest
+    (clip,) = proof_clips(1, manifest.grid.num_frames, manifest.preprocessing)
+    for poison in (np.nan, np.inf):
+        bad = ArraySource(clip)
+        bad._frames = clip.copy()
+        bad._frames[0, 0, 0, 0] = poison
+        found = session.classify(bad, trace=True)
+        assert found.status == "numeric_error"
+        assert np.isnan(found.logits[-1]).all()
+    assert session.classify(ArraySource(clip)).status == "ok"
+
+
 def test_openvino_refuses_signed_activations(int8_bundle):
     """It computes them wrongly, without a word (2026.4.1)."""
     with pytest.raises(BackendError, match="signed INT8.*build-engines BUNDLE --int8 --backend openvino"):
@@ -302,7 +326,7 @@ LOSS = {"a": 0.1, "b": 0.1, "c": 5.0, "d": 0.1, "e": 0.1, "f": 0.1, "g": 0.1, "h
 def chosen(monkeypatch):
     reference = np.random.default_rng(0).standard_normal((4, 2, 5)).astype(np.float32)
     monkeypatch.setattr(
-        int8_module, "traced_logits", lambda made, *_: reference + np.float32(sum(LOSS[layer] for layer in made))
+        layers_module, "traced_logits", lambda made, *_: reference + np.float32(sum(LOSS[layer] for layer in made))
     )
     probabilities = np.full((2, 100, 2), 0.5, np.float32) + np.array([0.1, -0.1], np.float32)
     names = tuple(f"{n:03}" for n in range(100))
@@ -335,7 +359,7 @@ def test_the_convolution_that_loses_most_returns_to_fp32_first(chosen):
 
 
 def test_it_returns_to_fp32_as_well_where_videos_leave_elsewhere(chosen, monkeypatch):
-    monkeypatch.setattr(int8_module, "exits_agree", lambda _, found: 1.0 - (found.probabilities[1, 0, 0] < 0.5) / 10)
+    monkeypatch.setattr(layers_module, "exits_agree", lambda _, found: 1.0 - (found.probabilities[1, 0, 0] < 0.5) / 10)
     assert not any(chosen(0.5, min_agreement=0.8).kept.values())
     found = chosen(0.5, min_agreement=0.95)
     assert found.kept["block0"] == ("c",)
@@ -430,7 +454,13 @@ def test_calibrate_int8_writes_a_bundle_that_is_proved_and_thresholds_of_it(cali
 def test_ranges_of_another_bundle_are_refused_by_the_command(calibrated, exports, data, tmp_path):
     folder, checkpoint = calibrated
     bundle = exports.bundle(TINY)
-    replace(read_ranges(folder / "ranges.json", bundle.sha256), bundle_sha256="0" * 64).write(tmp_path / "ranges.json")
+    (tmp_path / "ranges.json").write_bytes(
+        seal(
+            {**unseal((folder / "ranges.json").read_bytes(), FORMAT, VERSION)[0], "bundle_sha256": "0" * 64},
+            FORMAT,
+            VERSION,
+        )
+    )
     done = run(
         "calibrate", bundle.root, checkpoint, "--data", data, "--int8", "--int8-bundle", tmp_path / "int8", "--ranges",
         tmp_path / "ranges.json", "--scores", folder / "s.npz",
@@ -448,6 +478,10 @@ def test_ranges_of_another_bundle_are_refused_by_the_command(calibrated, exports
         ),
         (["calibrate", "BUNDLE", "--data", "LIST", "--ranges", "r.json"], "belong to --int8"),
         (["build-engines", "BUNDLE", "--int8", "--backend", "onnxruntime"], "Run 'dynvid calibrate --int8'"),
+        (
+            ["calibrate", "BUNDLE", "BUNDLE", "--data", "LIST", "--int8", "--backend", "openvino"],
+            "calibrated on onnxruntime",
+        ),
         (["build-engines", "BUNDLE", "--int8", "--fp16"], "--fp16 and --int8: give one"),
     ],
 )

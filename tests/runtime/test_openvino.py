@@ -13,7 +13,8 @@ from dynvid.exporter.openvino_maker import OpenVinoMaker
 from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import BackendError, MissingPackageError
 from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.backends.openvino import Compiled, OpenVinoBackend, poisoned_rows
+from dynvid.runtime.backends.host_arrays import poisoned_rows
+from dynvid.runtime.backends.openvino import Compiled, OpenVinoBackend
 from dynvid.runtime.engines import open_engines
 from dynvid.runtime.session import ArraySource, Session
 

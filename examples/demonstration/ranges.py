@@ -1,0 +1,44 @@
+"""Peak memory of INT8's range pass over more and more clips: ``ranges.py BUNDLE LIST [COUNT ..]``. Prints Markdown (docs/int8.md).
+
+Each pass is a process of its own; the decoder's child process is not counted, it decodes one clip at a time.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from dynvid.calibration.range_pass import WatchedExecutor, find_ranges
+from dynvid.exporter.watch import watch
+from dynvid.grid.bundle import Bundle
+from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.decoder import Decoder
+from dynvid.runtime.video_list import read_list
+
+COUNTS = (100, 500, 1000, 2000)
+
+
+def measure(bundle: Path, clips: Path, count: int) -> None:
+    watched, started = watch(Bundle.open(bundle)), time.monotonic()
+    executor = WatchedExecutor(watched.bundle, open_backend("onnxruntime", 1), watched.tensors)
+    with Decoder() as decoder, tempfile.TemporaryDirectory() as folder:
+        keep = Path(folder) / "ranges.json"
+        find_ranges(executor, watched.tensors, read_list(clips)[:count], keep, decoder, lambda _: None)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"| {count} | {peak:.0f} | {time.monotonic() - started:.0f} |", flush=True)
+
+
+def main() -> None:
+    bundle, clips, *counts = sys.argv[1:]
+    if counts[:1] == ["--one"]:
+        measure(Path(bundle), Path(clips), int(counts[1]))
+        return
+    print("| clips | peak memory, MiB | seconds |\n|---|---|---|", flush=True)
+    for count in counts or COUNTS:
+        subprocess.run([sys.executable, __file__, bundle, clips, "--one", str(count)], check=True)
+
+
+if __name__ == "__main__":
+    main()
