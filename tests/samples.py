@@ -42,6 +42,16 @@ def every_monotone_route(grid: Grid) -> list[Route]:
     return [Route(grid, route) for route in routes]
 
 
+def write_noise(folder: Path, videos: int) -> Path:
+    """Write videos of noise, labelled as ``TINY``'s classes in turn, and the LIST of them; return its path."""
+    rng, rows = np.random.default_rng(0), []
+    for index in range(videos):
+        np.save(folder / f"{index}.npy", rng.integers(0, 256, (12, 36, 44, 3), np.uint8))
+        rows.append(f"{index}.npy,{TINY['labels'][index % 5]}\n")
+    (folder / "list.csv").write_text("video,label\n" + "".join(rows))
+    return folder / "list.csv"
+
+
 def synthetic_scores(videos: int, seed: int = 0, exits: int = 6, classes: int = 13) -> Scores:
     """Return scores whose later exits are surer and more often right; some videos are hard for all of them."""
     rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from samples import synthetic_scores
+from samples import synthetic_scores, write_noise
 
 from dynvid.cli import cli
 from dynvid.grid.errors import (
@@ -33,13 +33,7 @@ def report(*arguments):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    rows = []
-    for index in range(24):
-        np.save(folder / f"{index}.npy", rng.integers(0, 256, (12, 36, 44, 3), np.uint8))
-        rows.append(f"{index}.npy,{'abcde'[index % 5]}\n")
-    (folder / "list.csv").write_text("video,label\n" + "".join(rows))
-    return folder / "list.csv"
+    return write_noise(tmp_path_factory.mktemp("data"), 24)
 
 
 @pytest.fixture(scope="module")

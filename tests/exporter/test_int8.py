@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
-from samples import TINY
+from samples import TINY, write_noise
 
 from dynvid.calibration.range_pass import WatchedExecutor
 from dynvid.calibration.ranges import FORMAT, VERSION, Ranges
@@ -215,9 +215,7 @@ def test_engines_answer_what_the_cells_answer(backend, int8_bundle, tmp_path, mo
         assert np.sqrt(np.square(found - wanted).mean()) <= 0.1 * wanted.std()
 
 
-@pytest.mark.parametrize(
-    ("backend", "engines"), [("onnxruntime", False), ("onnxruntime", True), ("openvino", True)]
-)
+@pytest.mark.parametrize(("backend", "engines"), [("onnxruntime", False), ("onnxruntime", True), ("openvino", True)])
 def test_nan_and_infinity_are_not_quantised_away(backend, engines, int8_bundle, tmp_path, monkeypatch):
     """Quantising makes a number of NaN; a video with one in its first frame must still end as a numeric error."""
     monkeypatch.setattr(build_module, "is_faster", lambda *_: (True, 1.0, 2.0))
@@ -404,13 +402,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    rows = []
-    for index in range(36):
-        np.save(folder / f"{index}.npy", rng.integers(0, 256, (12, 36, 44, 3), np.uint8))
-        rows.append(f"{index}.npy,{'abcde'[index % 5]}\n")
-    (folder / "list.csv").write_text("video,label\n" + "".join(rows))
-    return folder / "list.csv"
+    return write_noise(tmp_path_factory.mktemp("data"), 36)
 
 
 @pytest.fixture(scope="module")
