@@ -522,6 +522,8 @@ def calibrate(
     from .grid.thresholds import Thresholds
 
     opened = None if bundle is None else Bundle.open(bundle)
+    if int8 and (confidence is not None or cost == "ms" or check is not None):
+        raise UsageError("--int8 with --confidence, --cost ms or --check: they are of fp32, leave them out")
     if check is not None:
         _check_drift(opened, check, thresholds, as_json)
         return
@@ -546,18 +548,16 @@ def calibrate(
         elif data is None:
             assert scores is not None
             found = kept_scores(scores, opened)
-        else:
+        elif not int8:
             found = _score_list(opened, data, scores, backend, threads, step)
-        if int8:
-            assert opened is not None
-            assert data is not None
+        else:
             assert training_checkpoint is not None
             with _packages("export"):
                 from .exporter.int8 import MIN_AGREEMENT, calibrate_int8
 
             opened, found = calibrate_int8(
                 opened, training_checkpoint, data, int8_bundle or Path(f"{opened.root}.int8"),
-                ranges or Path(f"{opened.root}.ranges.json"), found, threads,
+                ranges or Path(f"{opened.root}.ranges.json"), scores, threads,
                 thresholds, max_drop, MIN_AGREEMENT if min_agreement is None else min_agreement, step,
             )  # fmt: skip
         if opened is not None and cost == "ms":

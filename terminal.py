@@ -97,7 +97,7 @@ def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> 
 
 def print_int8(figures: dict[str, Any]) -> None:
     """Print the proof of a bundle's INT8 set, as calibration made it."""
-    click.echo(f"int8: {figures['videos']} videos at every checkpoint, against fp32")
+    click.echo(f"int8, as calibrated: {figures['videos']} videos at every checkpoint, against fp32")
     columns = {
         "accuracy": figures.get("accuracy"),
         "in fp32": figures.get("accuracy_fp32"),

@@ -124,7 +124,7 @@ def calibrate(scores: Scores, costs: Costs, request: Request) -> Calibration:
         "mean_gmacs": None,
         **(later or seen).to_json(),
         "cost": request.unit,
-        "reference": "last checkpoint of the proved fp32 bundle" if scores.belongs_to else "last exit of the scores",
+        "reference": _reference(scores),
         "split": {
             "calibration": len(calibrating),
             "evaluation": len(evaluating),
@@ -201,6 +201,13 @@ def _budget(
             ms = outcome(judged, other.thresholds, costs).means["ms"]
             found["same_share_of_gmacs"] = {"gmacs": float(share), "q": other.q, "mean_ms": ms}
     return found
+
+
+def _reference(scores: Scores) -> str:
+    precision = scores.belongs_to.get("precision")
+    if precision == "int8":
+        return "last checkpoint of the bundle's INT8 set"
+    return "last checkpoint of the proved fp32 bundle" if scores.belongs_to else "last exit of the scores"
 
 
 def _warnings(scores: Scores, chosen: GeometricExits, in_sample: bool, spent: dict[str, Any] | None) -> list[str]:

@@ -22,7 +22,7 @@ class Journal:
         records: the records found at opening.
     """
 
-    def __init__(self, path: Path, belongs_to: dict[str, Any], size: int) -> None:
+    def __init__(self, path: Path, belongs_to: dict[str, Any], size: int, option: str = "--scores") -> None:
         """Open or start the journal and lock it.
 
         Raises:
@@ -30,7 +30,7 @@ class Journal:
             UsageError: If another process writes it.
             ResourceError: If it cannot be written.
         """
-        self.path = path
+        self.path, self._option = path, option
         header = json.dumps(belongs_to, sort_keys=True).encode()
         header = b"%08x %s\n" % (zlib.crc32(header), header)
         try:
@@ -49,8 +49,8 @@ class Journal:
             if _whole_header(content):
                 self._file.close()
                 raise StaleScoresError(
-                    f"{str(path)!r} holds scores of another bundle, other videos, labels or preprocessing: give another "
-                    "--scores, or remove it"
+                    f"{str(path)!r} was begun for another bundle, other videos, labels, thresholds or preprocessing: give another "
+                    f"{option}, or remove it"
                 )
             content = b""  # nothing, or a header that was torn
         self.records: list[bytes] = []
@@ -86,7 +86,7 @@ class Journal:
 
     def _unwritable(self, error: OSError) -> ResourceError:
         return ResourceError(
-            f"{str(self.path)!r} cannot be written ({error.strerror}): free some space, or give another --scores"
+            f"{str(self.path)!r} cannot be written ({error.strerror}): free some space, or give another {self._option}"
         )
 
     def __enter__(self) -> Self:

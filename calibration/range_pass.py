@@ -116,9 +116,10 @@ def find_ranges(
         TooFewVideosError: If there are fewer than ``LEAST_VIDEOS``, or fewer can be read.
         RangesError: If an activation is NaN or infinite, or most videos have one colour in all frames.
         StaleRangesError: If ``keep`` holds the ranges of something else.
+        StaleScoresError: If the journal of a pass that was killed does.
         ListError, ResourceError, BackendError: As reading, writing and running do.
     """
-    _require_videos(len(videos))
+    require_videos(len(videos))
     bundle, route = executor.bundle, executor.route
     files = file_hashes(videos, report)
     data = hashlib.sha256("".join(f"{name}\n" for name in sorted(files)).encode()).hexdigest()
@@ -134,7 +135,7 @@ def find_ranges(
     reached, plain, done = np.zeros(len(route.cells), np.int64), 0, set()
     size = _DIGEST + 4 * (2 + len(places))
     path = keep.with_name(keep.name + ".journal")
-    with Journal(path, belongs_to, size) as journal:
+    with Journal(path, belongs_to, size, "--ranges") as journal:
 
         def take(record: bytes) -> None:
             nonlocal plain
@@ -163,7 +164,7 @@ def find_ranges(
                 journal.append(record)
                 take(record)
             report(f"{number}/{len(videos)} videos watched")
-        _require_videos(int(reached[0]), len(videos))
+        require_videos(int(reached[0]), len(videos))
         _require_variety(plain, int(reached[0]))
         found: dict[str, dict[str, float]] = {name: {} for name in sorted(tensors)}
         for (subgraph, tensor), counts in zip(places, met, strict=True):
@@ -205,7 +206,12 @@ def _watch_one(
     return np.concatenate([np.array([last, one_colour], np.float32), *rows])
 
 
-def _require_videos(count: int, listed: int | None = None) -> None:
+def require_videos(count: int, listed: int | None = None) -> None:
+    """Check that so many videos, of those listed that can be read, are enough for ranges.
+
+    Raises:
+        TooFewVideosError: If not.
+    """
     if count < LEAST_VIDEOS:
         of = "" if listed is None else f" of {listed} can be read: that is too few"
         raise TooFewVideosError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..grid.errors import ProofError
 from ..grid.manifest import Precision
 
-BOUND: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1.0}
+BOUND: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
 SHARE = {"error": 0.75, "route": 0.5}
 """Of the fp16 bound, for a subgraph's own error and the route's: above, something stays fp32 (docs/measurements.md)."""
 SEES = 10.0  # a lost state must exceed this many bounds

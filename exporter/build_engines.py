@@ -106,6 +106,10 @@ def build_engines(
     """
     if workers < 1:
         raise UsageError(f"{workers} workers: expected at least 1")
+    if precision == "int8" and workers > 1 and flavour in ("onnxruntime", "openvino"):
+        raise UsageError(
+            f"{workers} workers with INT8 on {flavour}: engines are measured while they are built, expected 1"
+        )
     maker = open_maker(flavour, targets, max_batch, expected)
     found = maker.jobs(bundle, precision)
     names = [job.name for job in found]

@@ -41,7 +41,8 @@ def census_of(api: Api, network: Any) -> Census:
     for layer in layers:
         kind = _KINDS.get(layer.type.name, "other")
         dtype = api.dtype(layer.get_output(0).dtype)
-        if kind == "convolution" and int8.issuperset(layer.get_input(i).name for i in range(min(2, layer.num_inputs))):
+        weights_too = layer.num_inputs > 1  # constant weights are no input
+        if kind == "convolution" and weights_too and int8.issuperset(layer.get_input(i).name for i in (0, 1)):
             dtype = "int8"
         if kind != "other" or dtype in ("float32", "float16"):
             counts[kind][dtype] += 1

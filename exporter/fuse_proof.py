@@ -31,6 +31,7 @@ from .bounds import BOUND, require, require_bits, rounded
 from .fuse import fuse
 from .proof_clips import proof_clips
 
+_WITHIN_RANGES = np.float32(0.25)
 BATCH = 3
 CLIPS = 4
 
@@ -118,6 +119,8 @@ def prove_segments(
     """
     grid = bundle.manifest.grid
     clips = proof_clips(CLIPS, grid.num_frames, bundle.manifest.preprocessing)
+    if precision == "int8":  # beyond the ranges signed and unsigned activations clip elsewhere
+        clips *= _WITHIN_RANGES
     prove_fused(bundle, precision, clips, report, prepare)
 
 

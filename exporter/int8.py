@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.range_pass import WatchedExecutor, find_ranges
+from ..calibration.range_pass import WatchedExecutor, find_ranges, require_videos
 from ..calibration.scores import Scores
-from ..calibration.scoring import score_videos
+from ..calibration.scoring import file_hashes, score_videos
 from ..grid.bundle import Bundle, require_target, write_bundle
-from ..grid.errors import FramesError, VideoError
+from ..grid.errors import FramesError, UsageError, VideoError
 from ..grid.manifest import Manifest
 from ..grid.thresholds import read_thresholds
 from ..models.network import VideoNetwork
@@ -43,7 +44,7 @@ MIN_AGREEMENT = 0.975
 """Of exits with those of fp32, where nothing else is asked for: on videos other than those chosen on it is a little less."""
 
 LOSS_CLIPS = 8
-"""Videos that losses are measured on: the first of the list that can be read."""
+"""Videos that losses are measured on: those of the least sha256 that can be read."""
 
 
 def calibrate_int8(
@@ -52,7 +53,7 @@ def calibrate_int8(
     data: Path,
     root: Path,
     keep: Path,
-    plain: Scores,
+    keep_scores: Path | None,
     threads: int | None,
     thresholds: Path | None,
     max_drop: float | None,
@@ -67,7 +68,7 @@ def calibrate_int8(
         data: LIST of the videos that ranges, losses and drops are measured on.
         root: folder of the new bundle.
         keep: file that the ranges are read from, if it is there, and else written to.
-        plain: scores of ``bundle`` on these videos.
+        keep_scores: of ``bundle`` on these videos, see ``score_videos``.
         threads: of onnxruntime, which runs both bundles; None: one a core.
         thresholds: T.json that videos leave by while ranges are found; None: they run to the end.
         max_drop: see ``drops``; None: ``MAX_DROP``.
@@ -75,22 +76,27 @@ def calibrate_int8(
         report: gets a line about each step.
 
     Raises:
-        TooFewVideosError, RangesError, StaleRangesError, ListError, VideoError: As ``find_ranges``.
+        UsageError: If ``root`` is the bundle's own folder, or the thresholds have temperatures.
+        TooFewVideosError, RangesError, StaleRangesError, ListError: As ``find_ranges``.
+        ScoresError, StaleScoresError: As ``score_videos``.
         ThresholdsError, StaleThresholdsError: If the thresholds are not the bundle's.
         ProofError: If the bounds do not hold, or INT8 couples videos.
         InputRefusedError, ResourceError: If the bundle cannot be written.
     """
+    if root.resolve() == bundle.root.resolve():
+        raise UsageError(f"--int8-bundle {str(root)!r} is BUNDLE itself, which stays as it is: give another folder")
     require_target(root)
     manifest, videos = bundle.manifest, read_list(data)
-    chosen = (
-        None if thresholds is None else read_thresholds(thresholds, bundle.sha256, len(manifest.route_cells)).thresholds
-    )
+    require_videos(len(videos))
+    chosen = _thresholds(thresholds, bundle)
     network, watched = network_of(manifest, training_checkpoint), watch(bundle)
     backend = open_backend("onnxruntime", threads)
     with Decoder() as decoder:
+        plain = score_videos(Session(bundle, backend), videos, keep_scores, decoder, report)
         executor = WatchedExecutor(watched.bundle, backend, watched.tensors)
         ranges = find_ranges(executor, watched.tensors, videos, keep, decoder, report, chosen)
-        clips = _clips(decoder, videos, manifest)
+        files = file_hashes(videos, report)
+        clips = _clips(decoder, sorted(videos, key=dict(zip(videos, files, strict=True)).__getitem__), manifest)
 
         def score(made: Bundle) -> Scores:
             return score_videos(Session(made, backend, precision="int8"), videos, None, decoder, report)
@@ -114,7 +120,7 @@ def figures(choice: Choice, twins: Twins, plain: Scores, drift: list[float]) -> 
 
     Exits are compared at q = 1.2, each set with thresholds of its own scores.
     """
-    found = choice.scores
+    found, fp32 = choice.scores, {name: sorted((*choice.kept[name], *twins.unscaled[name])) for name in twins.layers}
     p32, p8 = (common(scores, plain, found) for scores in (plain, found))
     left, right = exits_of(plain, found)
     result: dict[str, Any] = {
@@ -124,8 +130,8 @@ def figures(choice: Choice, twins: Twins, plain: Scores, drift: list[float]) -> 
         "agreement": rounded((p32.argmax(axis=2) == p8.argmax(axis=2)).mean(axis=1)),
         "agreement_at_q": {"q": PROOF_Q, "exits": choice.agreement},
         "cell_loss": {name: float(f"{value:.3g}") for name, value in choice.cell_loss.items()},
-        "fp32_layers": {name: sorted(layers) for name, layers in choice.kept.items() if layers},
-        "layers": {name: len(layers) for name, layers in twins.layers.items()},
+        "fp32_layers": {name: layers for name, layers in fp32.items() if layers},
+        "layers": {name: len(layers) + len(twins.unscaled[name]) for name, layers in twins.layers.items()},
         "drift": drift,
     }
     if plain.labels is not None:
@@ -141,13 +147,26 @@ def figures(choice: Choice, twins: Twins, plain: Scores, drift: list[float]) -> 
 def prove_twins(network: VideoNetwork, bundle: Bundle, backend: Backend, clips: Floats) -> dict[str, float]:
     """Return the largest error of each twin, in standard deviations of the tensor; see ``proof.prove_subgraphs``.
 
+    It has no bound: what is clipped counts in full, and what INT8 may cost was judged by what users see.
+
     Raises:
         ProofError: If a video's result depends on those that it shares a call with, or on how its frames are split into calls.
     """
     modules = split(network, "fp32")
     ordered = clips[:, list(network.grid.frame_order)]
     programs = load_programs(modules, bundle, backend, "int8")
-    return prove_subgraphs(modules, modules, programs, backend, ordered, SIZES, "int8")
+    return prove_subgraphs(modules, modules, programs, backend, ordered, SIZES, "int8", math.inf)
+
+
+def _thresholds(path: Path | None, bundle: Bundle) -> tuple[float | None, ...] | None:
+    if path is None:
+        return None
+    found = read_thresholds(path, bundle.sha256, len(bundle.manifest.route_cells))
+    if found.temperatures is not None:
+        raise UsageError(
+            f"--thresholds {str(path)!r} has temperatures: ranges are found without, choose it without --temperature"
+        )
+    return found.thresholds
 
 
 def _clips(decoder: Decoder, videos: Sequence[ListedVideo], manifest: Manifest) -> Floats:

@@ -152,6 +152,7 @@ def prove_subgraphs(
     clips: Floats,
     sizes: Sequence[tuple[int, int]],
     precision: Precision,
+    bound: float | None = None,
 ) -> dict[str, float]:
     """Return the largest error of every subgraph against its fp32 module, in standard deviations of the tensor.
 
@@ -166,17 +167,19 @@ def prove_subgraphs(
         clips: preprocessed videos in permuted order, [clips, l, 3, crop, crop].
         sizes: (batch, frames) of the calls.
         precision: of ``parts``.
+        bound: of the errors; None: the precision's.
 
     Raises:
         ProofError: At the first difference beyond its bound.
     """
     worst: dict[str, float] = {}
+    bound = BOUND[precision] if bound is None else bound
     for case in cases(modules, parts, clips, sizes):
         part, program, batch, frames = case.part, programs[case.part.name], case.batch, case.frames
         got = run(part, program, backend, case.feeds, batch, frames)
         error = case.error(got)
         where = f"{part.name} ({precision}, batch {batch}, {frames} frames)"
-        require(error <= BOUND[precision], where, error, BOUND[precision])
+        require(error <= bound, where, error, bound)
         alone = [
             run(part, program, backend, {name: value[row : row + 1] for name, value in case.feeds.items()}, 1, frames)
             for row in range(batch)

@@ -33,9 +33,14 @@ def activations(model: ModelProto) -> tuple[str, ...]:
     return tuple(found)
 
 
-def convolutions(model: ModelProto) -> tuple[str, ...]:
-    """Return the names of a graph's convolutions, in order."""
-    return tuple(node.name for node in model.graph.node if node.op_type == "Conv")
+def convolutions(model: ModelProto, largest: Mapping[str, float]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of a graph's convolutions, in order: those that can be in INT8, and those that cannot.
+
+    They cannot where their input is no ``activations`` of the graph, or has the range 0.
+    """
+    all_ = [node for node in model.graph.node if node.op_type == "Conv"]
+    can = tuple(node.name for node in all_ if largest.get(node.input[0], 0) > 0)
+    return can, tuple(node.name for node in all_ if node.name not in can)
 
 
 def quantise(
@@ -91,8 +96,20 @@ def quantise(
     finally:
         logging.getLogger().setLevel(level)
     twin = clean(quantiser.model.model, variant.outputs)
+    _read_unrounded(twin, unscaled.union(kept))
     lint(twin, f"{name} int8", variant.inputs, variant.outputs)
     return twin.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+
+
+def _read_unrounded(model: ModelProto, names: Collection[str]) -> None:
+    """Let the nodes called ``names`` read what others read quantised as it was before: the quantiser changes all readers alike."""
+    writers = {tensor: node for node in model.graph.node for tensor in node.output}
+    for node in model.graph.node:
+        if node.name in names:
+            for place, tensor in enumerate(node.input):
+                pair = writers.get(tensor)
+                if pair is not None and pair.op_type == "DequantizeLinear" and pair.input[0] in writers:
+                    node.input[place] = writers[pair.input[0]].input[0]
 
 
 def _read(node: NodeProto) -> Sequence[str]:

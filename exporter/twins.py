@@ -28,7 +28,8 @@ class Twins:
         ranges: of that bundle.
 
     Attributes:
-        layers: the convolutions of each subgraph.
+        layers: the convolutions of each subgraph that can be in INT8.
+        unscaled: those that cannot: their input is always 0, or no image.
 
     Raises:
         StaleRangesError: If the ranges do not fit the bundle's graphs.
@@ -40,7 +41,6 @@ class Twins:
         self._whole: dict[str, bytes] = {}  # twins that keep nothing
         self._contents = {s.name: bundle.read(s.variant("fp32")) for s in bundle.manifest.subgraphs}
         graphs = {name: onnx.load_model_from_string(content) for name, content in self._contents.items()}
-        self.layers = {name: convolutions(graph) for name, graph in graphs.items()}
         wires, widest = Wires(graphs, bundle), defaultdict[Tensor, float](float)
         for name, graph in graphs.items():
             if set(activations(graph)) != set(ranges.largest.get(name, ())):
@@ -55,6 +55,9 @@ class Twins:
             name: {tensor: widest[wires.of(Tensor(name, tensor))] for tensor in activations(graph)}
             for name, graph in graphs.items()
         }
+        found = {name: convolutions(graph, self._largest[name]) for name, graph in graphs.items()}
+        self.layers = {name: can for name, (can, _) in found.items()}
+        self.unscaled = {name: cannot for name, (_, cannot) in found.items()}
 
     def bundle(self, kept: Layers) -> Bundle:
         """Return the bundle with INT8 twins, held in memory and not proved.

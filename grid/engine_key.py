@@ -24,7 +24,7 @@ Range = tuple[int, int, int]
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """The compute capabilities that TensorRT-RTX can be told to build for."""
 
-_VECTORS = ("avx512f", "avx2", "avx")
+_VECTORS = ("avx512_vnni", "avx512f", "avx_vnni", "avx2", "avx")
 
 _PATTERNS = {
     "subgraph": r"[a-z0-9][a-z0-9._-]{0,99}",
@@ -65,6 +65,8 @@ class Profile:
 @dataclass(frozen=True, slots=True)
 class EngineKey:
     """Everything that decides what a build makes: two engines with equal keys stand for each other.
+
+    But a CPU engine of precision int8 may hold the fp32 graph instead, where that was measured to be faster.
 
     Attributes:
         subgraph: or the name of a fused segment.
@@ -188,7 +190,7 @@ def sorted_targets(targets: tuple[str, ...]) -> list[str]:
 
 
 def this_processor() -> str:
-    """Return the widest vector instructions of this x86 processor, like ``avx512f``; of another one its name, like ``aarch64``.
+    """Return the widest vector instructions of this x86 processor, like ``avx512_vnni``; of another one its name, like ``aarch64``.
 
     What onnxruntime makes of a graph depends on these: the order of its weights in memory above all.
     """

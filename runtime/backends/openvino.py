@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...grid.engine_key import this_processor
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.tensors import Ports
 from .base import Call, EngineHost, require_ports
@@ -70,6 +71,11 @@ class OpenVinoBackend(HostArrays):
             raise BackendError(
                 f"openvino {self.version} computes {name} wrongly: its activations are signed INT8. Run 'dynvid build-engines "
                 "BUNDLE --int8 --backend openvino', whose engines have them unsigned."
+            )
+        if "vnni" not in this_processor() and any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
+            raise BackendError(
+                f"openvino {self.version} would compute {name} wrongly: products of bytes overflow on this processor, which has no "
+                "VNNI. Use --backend onnxruntime."
             )
         return OpenVinoProgram(self, model, ports, name)
 

@@ -188,6 +188,8 @@ def pooled_options(ort: Any) -> Any:
     share_pool(ort, None)
     options = ort.SessionOptions()
     options.use_per_session_threads = False
+    # without VNNI products of bytes overflow: then onnxruntime computes with unsigned weights, slower and right
+    options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

@@ -33,6 +33,8 @@ from dynvid.grid.bundle import Bundle, write_bundle
 from dynvid.grid.errors import BackendError, CensusError, ProofError, StaleRangesError, UsageError
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.grid.sealed import seal, unseal
+from dynvid.grid.thresholds import Thresholds
+from dynvid.runtime.backends import openvino as openvino_module
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.ort import pooled_options
 from dynvid.runtime.engines import open_engines
@@ -159,7 +161,11 @@ def test_a_dead_activation_and_what_is_kept_stay_in_fp32(tiny_bundle):
     found = models(made.bundle({"block2": [kept], "block0": made.layers["block0"]}))
     assert not list(quantised(found["head1"]))
     assert not list(quantised(found["block0"]))  # wholly kept: its fp32 graph
+    assert made.layers["head1"] == ()
+    assert len(made.unscaled["head1"]) > 0
     (node,) = [node for node in found["block2"].graph.node if node.name == kept]
+    plain = {node.name: node for node in models(tiny_bundle, "fp32")["block2"].graph.node}
+    assert node.input[0] == plain[kept].input[0]  # not what others read quantised
     assert node.input[1] in {tensor.name for tensor in found["block2"].graph.initializer}
 
 
@@ -268,6 +274,22 @@ def test_what_is_not_faster_in_int8_stays_in_fp32_and_runs_beside_the_rest(int8_
     assert 1e-4 * plain.std() < np.abs(found[1] - plain[1]).max() < 0.5 * plain.std()
 
 
+def test_int8_engines_are_measured_one_at_a_time(int8_bundle, tmp_path):
+    with pytest.raises(UsageError, match="2 workers with INT8 on openvino: .* expected 1"):
+        build_engines(int8_bundle, tmp_path, "openvino", "int8", workers=2)
+
+
+def test_openvino_refuses_int8_where_products_of_bytes_overflow(int8_bundle, monkeypatch):
+    segment = fused_full(int8_bundle.manifest, "int8")
+    graph = for_openvino(fuse(int8_bundle, segment, "int8"))
+    plain = fuse(int8_bundle, fused_full(int8_bundle.manifest, "fp32"), "fp32")
+    monkeypatch.setattr(openvino_module, "this_processor", lambda: "avx512f")
+    backend = open_backend("openvino")
+    backend.load(plain, segment, segment.name)
+    with pytest.raises(BackendError, match="has no VNNI. Use --backend onnxruntime"):
+        backend.load(graph, segment, segment.name)
+
+
 def test_a_census_without_int8_is_refused(int8_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "is_faster", lambda *_: (True, 1.0, 2.0))
 
@@ -280,6 +302,16 @@ def test_a_census_without_int8_is_refused(int8_bundle, tmp_path, monkeypatch):
     (row,) = build_engines(int8_bundle, tmp_path, "onnxruntime", "int8", only=["segment1"])
     assert isinstance(row.error, CensusError)
     assert "1 convolutions in INT8, expected the" in str(row.error)
+
+
+def test_tensorrt_rtx_counts_the_convolutions_of_a_cell_that_is_partly_kept(tiny_bundle, twins, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    made = twins.bundle({"block1": twins.layers["block1"][::2]})
+    bundle = write_bundle(tmp_path / "bundle", made.manifest, made.held)
+    (row,) = build_engines(bundle, tmp_path / "engines", "tensorrt-rtx", "int8", ("sm89",), only=["block1"])
+    kept = len(twins.layers["block1"][::2])
+    assert row.error is None
+    assert row.engine.dtype_census["convolution"] == {"float32": kept, "int8": len(twins.layers["block1"]) - kept}
 
 
 def test_tensorrt_rtx_builds_a_segment_and_the_census_shows_int8(int8_bundle, tmp_path):
@@ -460,9 +492,31 @@ def test_ranges_of_another_bundle_are_refused_by_the_command(calibrated, exports
     assert not (tmp_path / "int8").exists()
 
 
+def test_the_bundle_itself_is_not_written_over(exports, data):
+    bundle = exports.bundle(TINY)
+    done = run(
+        "calibrate", bundle.root, exports.training_checkpoint(TINY), "--data", data, "--int8", "--int8-bundle", bundle.root
+    )  # fmt: skip
+    assert isinstance(done.exception, UsageError)
+    assert "is BUNDLE itself" in str(done.exception)
+
+
+def test_thresholds_with_temperatures_find_no_ranges(exports, data, tmp_path):
+    bundle = exports.bundle(TINY)
+    Thresholds(bundle.sha256, (0.5, 0.5, 0.5, None), temperatures=(1.0, 1.0, 1.0, 1.1)).write(tmp_path / "T.json")
+    done = run(
+        "calibrate", bundle.root, exports.training_checkpoint(TINY), "--data", data, "--int8", "--int8-bundle", tmp_path / "int8",
+        "--thresholds", tmp_path / "T.json",
+    )  # fmt: skip
+    assert isinstance(done.exception, UsageError)
+    assert "has temperatures" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["calibrate", "BUNDLE", "LIST", "--data", "LIST", "--int8", "--cost", "ms"], "they are of fp32"),
+        (["calibrate", "BUNDLE", "--int8", "--check", "LIST"], "they are of fp32"),
         (
             ["calibrate", "BUNDLE", "--data", "LIST", "--int8"],
             "--int8 needs BUNDLE, its TRAINING_CHECKPOINT and --data",
