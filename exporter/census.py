@@ -41,8 +41,8 @@ def census_of(api: Api, network: Any) -> Census:
     for layer in layers:
         kind = _KINDS.get(layer.type.name, "other")
         dtype = api.dtype(layer.get_output(0).dtype)
-        weights_too = layer.num_inputs > 1  # constant weights are no input
-        if kind == "convolution" and weights_too and int8.issuperset(layer.get_input(i).name for i in (0, 1)):
+        # constant weights are no input
+        if kind == "convolution" and layer.num_inputs > 1 and all(layer.get_input(i).name in int8 for i in (0, 1)):
             dtype = "int8"
         if kind != "other" or dtype in ("float32", "float16"):
             counts[kind][dtype] += 1

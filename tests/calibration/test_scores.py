@@ -114,7 +114,9 @@ def test_a_journal_of_something_else_is_refused_and_left_alone(tmp_path):
     with Journal(tmp_path / "j", {"of": "x"}, 8) as journal:
         journal.append(b"12345678")
     before = (tmp_path / "j").read_bytes()
-    with pytest.raises(StaleScoresError, match="another bundle, other videos, labels, thresholds or preprocessing") as caught:
+    with pytest.raises(
+        StaleScoresError, match="another bundle, other videos, labels, thresholds or preprocessing"
+    ) as caught:
         Journal(tmp_path / "j", {"of": "y"}, 8)
     assert caught.value.exit_code == 4
     assert (tmp_path / "j").read_bytes() == before
