@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .calibration.scores import Scores
     from .grid.bundle import Bundle
     from .grid.fusion import FusedSegment
-    from .grid.manifest import Precision
+    from .grid.manifest import Precision, Subgraph
     from .models.network import VideoNetwork
     from .runtime.backends.base import Backend
 
@@ -398,6 +398,8 @@ def bench(
 
     if backend == "null":
         raise UsageError("backend 'null' computes nothing, so there is nothing to measure: expected onnxruntime")
+    if precision == "int8" and peers:
+        raise UsageError(f"--peer {peers[0]} with --precision int8: peers run the fp32 network, leave --peer out")
     opened, graphs = Bundle.open(bundle), cast("Precision", precision)
     opened.require(graphs)
     chosen = None
@@ -447,7 +449,7 @@ def _loads(
     from .exporter.fuse_proof import prove_segments
 
     def graph(segment: FusedSegment) -> bytes:
-        return for_openvino(fuse(bundle, segment, precision))  # it is the peer that has no engines
+        return fuse(bundle, segment, precision)
 
     if not on_cpu:
         return Loads(plan, plan, None, graph)
@@ -463,7 +465,11 @@ def _loads(
     for row in rows:
         if row.error is not None:
             raise row.error
-    return Loads(None, plan, lambda segment: prepare(graph(segment)), graph)
+
+    def cell(subgraph: Subgraph | FusedSegment) -> bytes:
+        return for_openvino(bundle.read(cast("Subgraph", subgraph).variant(precision)))
+
+    return Loads(cell if precision == "int8" else None, plan, lambda segment: prepare(graph(segment)), graph)
 
 
 @cli.command()

@@ -205,6 +205,18 @@ def test_fused_segments_compute_what_the_cells_compute(int8_bundle):
     assert max(figures["checkpoints"]) < 0.2
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_bench_measures_an_int8_set(backend, int8_bundle, tmp_path):
+    done = run(
+        "bench", int8_bundle.root, "--precision", "int8", "--backend", backend, "--engines", tmp_path / "engines", "-o",
+        tmp_path / "report", "--batch", 1, "--rounds", 1, "--clips", 12, "--seconds", 0.2, "--stream-seconds", 0.2,
+        "--q", 1.2,
+    )  # fmt: skip
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "split_overhead_cells" in done.stdout
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_engines_answer_what_the_cells_answer(backend, int8_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "is_faster", lambda *_: (True, 1.0, 2.0))
@@ -517,6 +529,7 @@ def test_thresholds_with_temperatures_find_no_ranges(exports, data, tmp_path):
     [
         (["calibrate", "BUNDLE", "LIST", "--data", "LIST", "--int8", "--cost", "ms"], "they are of fp32"),
         (["calibrate", "BUNDLE", "--int8", "--check", "LIST"], "they are of fp32"),
+        (["bench", "BUNDLE", "--precision", "int8", "--peer", "torch", "-o", "report"], "peers run the fp32 network"),
         (
             ["calibrate", "BUNDLE", "--data", "LIST", "--int8"],
             "--int8 needs BUNDLE, its TRAINING_CHECKPOINT and --data",
