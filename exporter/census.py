@@ -41,8 +41,9 @@ def census_of(api: Api, network: Any) -> Census:
     for layer in layers:
         kind = _KINDS.get(layer.type.name, "other")
         dtype = api.dtype(layer.get_output(0).dtype)
-        # constant weights are no input
-        if kind == "convolution" and layer.num_inputs > 1 and all(layer.get_input(i).name in int8 for i in (0, 1)):
+        # weights that are constant are no input, or one without a tensor
+        inputs = [layer.get_input(i) for i in range(layer.num_inputs)] if kind == "convolution" else []
+        if len(inputs) > 1 and all(tensor is not None and tensor.name in int8 for tensor in inputs[:2]):
             dtype = "int8"
         if kind != "other" or dtype in ("float32", "float16"):
             counts[kind][dtype] += 1

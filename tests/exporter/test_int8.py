@@ -3,6 +3,7 @@
 import functools
 import json
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
 from samples import TINY, write_noise
+from tensorrt_stub.stub import Stub, write_package
 
 from dynvid.calibration.range_pass import WatchedExecutor
 from dynvid.calibration.ranges import FORMAT, VERSION, Ranges
@@ -324,6 +326,20 @@ def test_tensorrt_rtx_counts_the_convolutions_of_a_cell_that_is_partly_kept(tiny
     kept = len(twins.layers["block1"][::2])
     assert row.error is None
     assert row.engine.dtype_census["convolution"] == {"float32": kept, "int8": len(twins.layers["block1"]) - kept}
+
+
+@pytest.mark.parametrize("release", ["10.16", "11.1"])
+def test_both_tensorrts_are_given_int8_and_count_it(release, int8_bundle, monkeypatch, tmp_path):
+    """Against a stand-in: that a real builder takes such graphs is seen with TensorRT-RTX."""
+    (tmp_path / "packages").mkdir()
+    write_package(tmp_path / "packages", release, "sm86")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    device = SimpleNamespace(compute_capability="sm86", close=lambda: None)
+    monkeypatch.setattr("dynvid.runtime.device.open_device", lambda *_, **__: device)
+    Stub(release, "sm86").install(monkeypatch)
+    rows = build_engines(int8_bundle, tmp_path / "engines", "tensorrt", "int8", only=["block1", "segment2"])
+    assert [(row.status, row.error) for row in rows] == [("built", None)] * 2
+    assert all(row.engine.dtype_census["convolution"].keys() == {"int8"} for row in rows)
 
 
 def test_tensorrt_rtx_builds_a_segment_and_the_census_shows_int8(int8_bundle, tmp_path):

@@ -9,6 +9,7 @@ from .stub import Dims
 DTYPES = {
     onnx.TensorProto.FLOAT: "FLOAT",
     onnx.TensorProto.FLOAT16: "HALF",
+    onnx.TensorProto.INT8: "INT8",
     onnx.TensorProto.INT64: "INT64",
     onnx.TensorProto.INT32: "INT32",
     onnx.TensorProto.BOOL: "BOOL",
@@ -16,7 +17,7 @@ DTYPES = {
 UNSUPPORTED = {"CenterCropPad", "Det", "Multinomial"}
 LAYERS = {
     "Conv": "CONVOLUTION", "Relu": "ACTIVATION", "MaxPool": "POOLING", "AveragePool": "POOLING", "Softmax": "SOFTMAX",
-    "Concat": "CONCATENATION", "Reshape": "SHUFFLE", "Transpose": "SHUFFLE", "ReduceMean": "REDUCE", "Gather": "GATHER",
+    "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE", "Concat": "CONCATENATION", "Reshape": "SHUFFLE", "Transpose": "SHUFFLE", "ReduceMean": "REDUCE", "Gather": "GATHER",
     "MatMul": "MATRIX_MULTIPLY", "Gemm": "MATRIX_MULTIPLY", "Constant": "CONSTANT", "Cast": "CAST", "Slice": "SLICE",
     "Shape": "SHAPE", "Squeeze": "SQUEEZE", "Unsqueeze": "UNSQUEEZE", "Identity": "IDENTITY", "Pad": "PADDING",
 }  # fmt: skip
@@ -118,7 +119,13 @@ class OnnxParser:
                 return self._refuse(node.name, "Conv", "IConvolutionLayer input and kernel must be of same type")
         graph = model.graph
         self._network._model = model
-        self._network._values = {v.name: v for v in (*graph.input, *graph.output, *graph.value_info)}
+        self._network._values = {v.name: v for v in (*graph.input, *graph.output, *graph.value_info)} | {
+            c.name: onnx.helper.make_tensor_value_info(
+                c.name, c.data_type, c.dims
+            )  # layers of their own, as weights are not
+            for c in graph.initializer
+            if c.data_type == onnx.TensorProto.INT8
+        }
         return True
 
     def _refuse(self, name, operator, description):
