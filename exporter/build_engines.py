@@ -15,6 +15,7 @@ from ..grid.engine_key import EngineKey, Flavour, this_platform
 from ..grid.engines import Engine, EngineCache
 from ..grid.errors import DynvidError, UsageError
 from ..grid.manifest import Precision
+from ..runtime.backends.base import Backend
 from .census import Census, require_census, require_int8
 from .engine_builder import Report
 from .engine_jobs import EngineJob
@@ -206,19 +207,23 @@ def _ensure(
 
     plan, census, seconds = maker.make(job, content, tell)
     if precision == "int8":
-        plan, census, seconds = _or_fp32(job, bundle, maker, (plan, census, seconds), tell)
-        require_int8(census, content, job, whole=maker.backend() is None)
+        backend = maker.backend()
+        if backend is not None:
+            plan, census, seconds = _or_fp32(job, bundle, maker, backend, (plan, census, seconds), tell)
+        require_int8(census, content, job, whole=backend is None)
     require_census(census, job, precision)
     return "built", cache.write(key, plan, seconds, census)
 
 
 def _or_fp32(
-    job: EngineJob, bundle: Bundle, maker: EngineMaker, int8: tuple[bytes, Census, float], report: Report
+    job: EngineJob,
+    bundle: Bundle,
+    maker: EngineMaker,
+    backend: Backend,
+    int8: tuple[bytes, Census, float],
+    report: Report,
 ) -> tuple[bytes, Census, float]:
     """Return what was made of an INT8 graph, or of the fp32 graph instead where that is faster on the CPU at hand."""
-    backend = maker.backend()
-    if backend is None:
-        return int8
     fp32 = maker.make(job, job.graph(bundle, "fp32"), report)
     try:
         faster, own_ms, fp32_ms = is_faster(backend, job, int8[0], fp32[0])

@@ -84,8 +84,8 @@ def _port(port: tuple[str, tuple[int, ...]] | None) -> str:
 def require_census(census: Census, job: EngineJob, precision: Precision) -> None:
     """Check that a network computes in the precision that was asked for, and that its ports have the declared dtypes.
 
-    In fp32 every layer is float32; of INT8 see also ``require_int8``. In fp16 every convolution is float16, but for the subgraphs that the manifest keeps in
-    fp32.
+    In fp32 every layer is float32. In fp16 every convolution is float16, but for the subgraphs that the manifest keeps in
+    fp32. Of INT8 see ``require_int8``, too.
 
     Raises:
         CensusError: Saying what was counted and what was expected.

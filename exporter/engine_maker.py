@@ -109,7 +109,7 @@ Prepare = Callable[[bytes], bytes]
 
 
 def preparation(flavour: str) -> Prepare:
-    """Return how a flavour's engines are prepared: for onnxruntime rewritten and optimised, for TensorRT as they are."""
+    """Return how a flavour's engines are prepared: rewritten and optimised for onnxruntime, with INT8 unsigned for OpenVINO, else as is."""
     return {"onnxruntime": for_onnxruntime, "openvino": for_openvino}.get(flavour, bytes)
 
 

@@ -32,6 +32,7 @@ from .fuse import fuse
 from .proof_clips import proof_clips
 
 _WITHIN_RANGES = np.float32(0.25)
+"""Contrast of the clips for INT8: noise of full contrast may exceed ranges that were measured on videos."""
 BATCH = 3
 CLIPS = 4
 

@@ -19,8 +19,10 @@ from dynvid.calibration.ranges import FORMAT, VERSION, Ranges
 from dynvid.calibration.scores import Scores
 from dynvid.cli import cli
 from dynvid.exporter import build_engines as build_module
+from dynvid.exporter import faster as faster_module
 from dynvid.exporter import int8_layers as layers_module
 from dynvid.exporter.build_engines import build_engines
+from dynvid.exporter.engine_jobs import fused_jobs
 from dynvid.exporter.engine_maker import for_openvino, preparation
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.fuse_proof import prove_fused
@@ -302,6 +304,22 @@ def test_openvino_refuses_int8_where_products_of_bytes_overflow(int8_bundle, mon
     backend.load(plain, segment, segment.name)
     with pytest.raises(BackendError, match="has no VNNI. Use --backend onnxruntime"):
         backend.load(graph, segment, segment.name)
+
+
+@pytest.mark.parametrize(("int8_s", "expected"), [(0.5, True), (0.97, True), (0.99, False), (2.0, False)])
+def test_int8_is_faster_where_its_calls_take_less(int8_bundle, monkeypatch, int8_s, expected):
+    """By a clock that only the calls move; the first call of each is warm-up."""
+    clock = [0.0]
+
+    class Engines(type(open_backend("onnxruntime"))):
+        def load(self, content, ports, name):
+            spent = iter([100.0] + [{b"int8": int8_s, b"fp32": 1.0}[content]] * faster_module.ROUNDS)
+            return SimpleNamespace(prepare=lambda *_: lambda: clock.__setitem__(0, clock[0] + next(spent)))
+
+    monkeypatch.setattr(faster_module.time, "perf_counter", lambda: clock[0])
+    job = fused_jobs(int8_bundle, "int8")[0]
+    faster, int8_ms, fp32_ms = faster_module.is_faster(Engines(), job, b"int8", b"fp32")
+    assert (faster, int8_ms, fp32_ms) == (expected, pytest.approx(int8_s * 1e3), pytest.approx(1e3))
 
 
 def test_a_census_without_int8_is_refused(int8_bundle, tmp_path, monkeypatch):
