@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..grid.errors import FramesError, InputRefusedError, UsageError, VideoError
 from ..grid.preprocessing import Preprocessing, sample_frames
+from .npy_header import ONE_HEADER
 
 MAX_PIXELS = 4096 * 4096
 MAX_FRAMES = 1_000_000
@@ -194,7 +195,9 @@ class FrameArray(SampledFrames):
     @staticmethod
     def _mapped(path: str | os.PathLike[str], wanted: str) -> NDArray[np.generic]:
         try:
-            array = np.load(regular_file(path, FramesError), mmap_mode="r", allow_pickle=False)
+            file = regular_file(path, FramesError)
+            with ONE_HEADER:
+                array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, SyntaxError, EOFError) as fault:  # SyntaxError: a hostile header
             raise FramesError(f"frames '{path}' cannot be read ({type(fault).__name__}). {wanted}") from None
         if isinstance(array, np.ndarray):

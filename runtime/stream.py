@@ -101,6 +101,8 @@ class Stream(Intake):
             opened.result()
         except BaseException:  # Ctrl-C too: then it is still being opened
             opened.add_done_callback(lambda done: None if done.exception() else self._stop())
+            if opened.done():
+                self._owner.join()
             raise
         atexit.register(self.close)
 

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..npy_header import ONE_HEADER
+
 _GRAPH, _BLOCKED, _BLOCK = "graph", "blocked", "block"
 _ZIP = b"PK\x03\x04"
 
@@ -72,8 +74,9 @@ def unpack(content: bytes) -> OptimisedGraph | None:
     if not content.startswith(_ZIP):
         return None
     try:
-        archive = np.load(io.BytesIO(content), allow_pickle=False)
-        model, blocked, block = archive[_GRAPH].tobytes(), archive[_BLOCKED].tolist(), int(archive[_BLOCK])
+        with ONE_HEADER:
+            archive = np.load(io.BytesIO(content), allow_pickle=False)
+            model, blocked, block = archive[_GRAPH].tobytes(), archive[_BLOCKED].tolist(), int(archive[_BLOCK])
     except (KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"no optimised graph: {error}") from None
     return OptimisedGraph(model, _Weights(archive), tuple(blocked), block)
@@ -88,7 +91,8 @@ class _Weights(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         try:
-            value: NDArray[Any] = self._archive[name]
+            with ONE_HEADER:
+                value: NDArray[Any] = self._archive[name]
         except zipfile.BadZipFile as error:
             raise ValueError(f"weight {name[:8]} of an optimised graph: {error}") from None
         return value
