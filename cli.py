@@ -312,7 +312,7 @@ def classify(
     if thresholds is None:
         click.echo("no --thresholds: every video runs to the end of its route", err=True)
     else:
-        chosen = read_thresholds(thresholds, opened.sha256, len(opened.manifest.route_cells))
+        chosen = read_thresholds(thresholds, opened.sha256, len(opened.manifest.route_cells), graphs)
     header, limits = not as_json, Limits(batch, max_in_flight, decoders, streams)
     with ExitStack() as stack:
         classifier = stack.enter_context(
@@ -404,7 +404,7 @@ def bench(
     opened.require(graphs)
     chosen = None
     if thresholds is not None:
-        chosen = read_thresholds(thresholds, opened.sha256, len(opened.manifest.route_cells))
+        chosen = read_thresholds(thresholds, opened.sha256, len(opened.manifest.route_cells), graphs)
     require_plots()
     require_report_folder(output)
     options = Options(
@@ -506,6 +506,8 @@ def _loads(
 )
 @click.option("--int8-bundle", type=PATH, help="The new bundle; BUNDLE.int8 by default.")
 @click.option("--ranges", type=PATH, help="Where ranges are kept; BUNDLE.ranges.json by default.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]),
+              help="Of the subgraphs whose answers are scored; fp32 by default, with --int8 the twins.")  # fmt: skip
 @click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
 @click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -514,7 +516,7 @@ def calibrate(
     q: float | None, budget: float | None, max_drop: float | None, confidence: float | None, cost: str,
     cost_table: Path | None, temperature: bool, split: float, seed: int, plot: Path | None, check: Path | None,
     thresholds: Path | None, int8: bool, min_agreement: float | None, int8_bundle: Path | None, ranges: Path | None,
-    backend: str, threads: int | None, as_json: bool,
+    precision: str | None, backend: str, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose thresholds from labelled videos: by q, a budget, a drop of accuracy, or a promise about it."""
     from .calibration.calibrate import Request
@@ -539,6 +541,10 @@ def calibrate(
         raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
     if int8 and (opened is None or data is None or training_checkpoint is None):
         raise UsageError("--int8 needs BUNDLE, its TRAINING_CHECKPOINT and --data LIST")
+    if precision is not None and (int8 or data is None):
+        raise UsageError(f"--precision {precision} with --int8, or without --data: leave it out, scores say theirs")
+    if precision not in (None, "fp32") and cost == "ms":
+        raise UsageError(f"--precision {precision} with --cost ms: times are measured in fp32, give --budget in GMACs")
     if int8 and backend != "onnxruntime":
         raise UsageError(f"--int8 --backend {backend}: INT8 is calibrated on onnxruntime, leave --backend out")
     if not int8 and (int8_bundle or ranges or thresholds or min_agreement is not None):
@@ -555,7 +561,7 @@ def calibrate(
             assert scores is not None
             found = kept_scores(scores, opened)
         elif not int8:
-            found = _score_list(opened, data, scores, backend, threads, step)
+            found = _score_list(opened, data, scores, backend, cast("Precision", precision or "fp32"), threads, step)
         else:
             assert training_checkpoint is not None
             with _packages("export"):
@@ -567,6 +573,8 @@ def calibrate(
                 thresholds, max_drop, MIN_AGREEMENT if min_agreement is None else min_agreement, step,
             )  # fmt: skip
         if opened is not None and cost == "ms":
+            if found.belongs_to["precision"] != "fp32":
+                raise UsageError(f"--cost ms for scores in {found.belongs_to['precision']}: times are measured in fp32")
             ms = _segment_times(opened, cost_table, backend, threads, step)
         costs = costs_of(found.macs, ms, len(found.probabilities))
         if request.unit not in costs:
@@ -580,7 +588,8 @@ def calibrate(
             print_int8(result.report["int8"])
     if output is not None:
         assert opened is not None
-        Thresholds(opened.sha256, result.exits.thresholds, result.exits.q, result.temperatures, result.expected).write(
+        exits, scored_in = result.exits, found.belongs_to["precision"]
+        Thresholds(opened.sha256, exits.thresholds, exits.q, result.temperatures, result.expected, scored_in).write(
             output
         )
     if plot is not None:
@@ -665,8 +674,9 @@ def _packages(extra: str) -> Iterator[None]:
 
 
 def _score_list(
-    bundle: Bundle, data: Path, keep: Path | None, backend: str, threads: int | None, step: Callable[[str], None]
-) -> Scores:
+    bundle: Bundle, data: Path, keep: Path | None, backend: str, precision: Precision, threads: int | None,
+    step: Callable[[str], None],
+) -> Scores:  # fmt: skip
     from .calibration.scoring import score_videos
     from .runtime.backends.base import open_backend
     from .runtime.decoder import Decoder
@@ -675,7 +685,9 @@ def _score_list(
 
     videos = read_list(data)
     with Decoder() as decoder:
-        return score_videos(Session(bundle, open_backend(backend, threads)), videos, keep, decoder, step)
+        return score_videos(
+            Session(bundle, open_backend(backend, threads), precision=precision), videos, keep, decoder, step
+        )
 
 
 def _segment_times(

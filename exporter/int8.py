@@ -161,7 +161,7 @@ def prove_twins(network: VideoNetwork, bundle: Bundle, backend: Backend, clips: 
 def _thresholds(path: Path | None, bundle: Bundle) -> tuple[float | None, ...] | None:
     if path is None:
         return None
-    found = read_thresholds(path, bundle.sha256, len(bundle.manifest.route_cells))
+    found = read_thresholds(path, bundle.sha256, len(bundle.manifest.route_cells), "fp32")
     if found.temperatures is not None:
         raise UsageError(
             f"--thresholds {str(path)!r} has temperatures: ranges are found without, choose it without --temperature"

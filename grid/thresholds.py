@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import StaleThresholdsError, ThresholdsError
+from .manifest import Precision
 from .strict_json import StrictJsonError, dumps, loads, parse
 
 CONFIDENCE_BINS = 10  # of a tally: [0, 0.1), ..., [0.9, 1]
@@ -25,6 +26,7 @@ class Thresholds:
         temperatures: one a checkpoint, above 0: the confidence that is compared is that of the logits divided by it;
             None: of the logits as they are.
         expected: how the videos of calibration left under these thresholds, to compare later videos with.
+        precision: of the subgraphs whose answers they were chosen on.
     """
 
     bundle_sha256: str
@@ -32,6 +34,7 @@ class Thresholds:
     q: float | None = None
     temperatures: tuple[float, ...] | None = None
     expected: Tally | None = None
+    precision: Precision = "fp32"
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
@@ -40,12 +43,19 @@ class Thresholds:
         temporary.replace(path)
 
 
-def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int) -> Thresholds:
+def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int, precision: Precision | None = None) -> Thresholds:
     """Return the thresholds of a file, fit for the bundle with this manifest hash and number of checkpoints.
+
+    Args:
+        path: of the file.
+        bundle_sha256: of the bundle's manifest.
+        checkpoints: of its route.
+        precision: that they are to be used with; INT8 needs thresholds of its own, fp16 is held to answer as fp32 does. None:
+            any.
 
     Raises:
         ThresholdsError: If the file is malformed, or its thresholds are not one a checkpoint in [0, 1], the last null.
-        StaleThresholdsError: If it belongs to another bundle.
+        StaleThresholdsError: If it belongs to another bundle, or was chosen on the answers of another precision.
     """
     try:
         found = parse(Thresholds, loads(path.read_bytes()))
@@ -53,13 +63,18 @@ def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int) -> Thresho
         raise ThresholdsError(f"thresholds {str(path)!r} cannot be read ({error.strerror}): give a T.json") from None
     except StrictJsonError as error:
         raise ThresholdsError(
-            f"thresholds {str(path)!r} are malformed: {error}. Expected bundle_sha256, thresholds, q, temperatures and "
-            "expected, as 'dynvid calibrate' writes them."
+            f"thresholds {str(path)!r} are malformed: {error}. Expected bundle_sha256, thresholds, q, temperatures, "
+            "expected and precision, as 'dynvid calibrate' writes them."
         ) from None
     if found.bundle_sha256 != bundle_sha256:
         raise StaleThresholdsError(
             f"thresholds {str(path)!r} belong to bundle {found.bundle_sha256[:8]}…, this one is {bundle_sha256[:8]}…: "
             "choose them again for this bundle"
+        )
+    if precision is not None and (precision == "int8") != (found.precision == "int8"):
+        raise StaleThresholdsError(
+            f"thresholds {str(path)!r} were chosen on answers in {found.precision}, these are in {precision}: run in that "
+            f"precision, or choose thresholds with 'dynvid calibrate --precision {precision}'"
         )
     check_thresholds(found.thresholds, checkpoints, str(path))
     check_temperatures(found.temperatures, checkpoints, str(path))

@@ -34,7 +34,7 @@ from dynvid.exporter.unsigned import unsigned
 from dynvid.exporter.watch import watch
 from dynvid.exporter.wires import Tensor, Wires
 from dynvid.grid.bundle import Bundle, write_bundle
-from dynvid.grid.errors import BackendError, CensusError, ProofError, StaleRangesError, UsageError
+from dynvid.grid.errors import BackendError, CensusError, ProofError, StaleRangesError, StaleThresholdsError, UsageError
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.grid.sealed import seal, unseal
 from dynvid.grid.thresholds import Thresholds
@@ -509,7 +509,8 @@ def test_calibrate_int8_writes_a_bundle_that_is_proved_and_thresholds_of_it(cali
     )
     assert max(proof["drop"]) <= 0.5
     assert len(proof["drift"]) == 4
-    assert json.loads((folder / "T.json").read_bytes())["bundle_sha256"] == bundle.sha256
+    written = json.loads((folder / "T.json").read_bytes())
+    assert (written["bundle_sha256"], written["precision"]) == (bundle.sha256, "int8")
     assert run("verify", folder / "int8", checkpoint).exit_code == 0
     built = run("build-engines", folder / "int8", "--int8", "--backend", "onnxruntime")
     assert built.exit_code == 0, built.output
@@ -518,6 +519,28 @@ def test_calibrate_int8_writes_a_bundle_that_is_proved_and_thresholds_of_it(cali
         folder / "T.json", "--json",
     )  # fmt: skip
     assert json.loads(found.stdout)["status"] == "ok"
+
+
+def test_thresholds_of_int8_can_be_chosen_again_and_are_for_int8_only(calibrated, data, tmp_path):
+    folder, _ = calibrated
+    common, clip = (folder / "int8", "--data", data, "--q", 1), next(iter(folder.parent.glob("data*/0.npy")))
+    assert run("calibrate", *common, "--precision", "int8", "-o", tmp_path / "T8.json").exit_code == 0
+    assert run("calibrate", *common, "-o", tmp_path / "T.json").exit_code == 0
+    named = {name: json.loads((tmp_path / name).read_bytes()) for name in ("T8.json", "T.json")}
+    assert {name: t["precision"] for name, t in named.items()} == {"T8.json": "int8", "T.json": "fp32"}
+    for name, precision, other in (("T8.json", "int8", "fp32"), ("T.json", "fp32", "int8")):
+        chosen = ("classify", folder / "int8", clip, "--thresholds", tmp_path / name, "--precision")
+        assert run(*chosen, precision).exit_code == 0
+        refused = run(*chosen, other).exception
+        assert isinstance(refused, StaleThresholdsError)
+        assert f"were chosen on answers in {precision}, these are in {other}" in str(refused)
+    kept = next(
+        path
+        for path in (folder / "int8.scores").iterdir()
+        if json.loads(str(np.load(path)["belongs_to"]))["precision"] == "int8"
+    )
+    told = run("calibrate", folder / "int8", "--scores", kept, "--cost", "ms", "--q", 1).exception
+    assert "--cost ms for scores in int8" in str(told)
 
 
 def test_ranges_of_another_bundle_are_refused_by_the_command(calibrated, exports, data, tmp_path):
@@ -575,6 +598,9 @@ def test_thresholds_with_temperatures_find_no_ranges(exports, data, tmp_path):
             "calibrated on onnxruntime",
         ),
         (["build-engines", "BUNDLE", "--int8", "--fp16"], "--fp16 and --int8: give one"),
+        (["calibrate", "BUNDLE", "--scores", "LIST", "--precision", "int8"], "scores say theirs"),
+        (["calibrate", "BUNDLE", "--data", "LIST", "--precision", "int8", "--cost", "ms"], "measured in fp32"),
+        (["calibrate", "BUNDLE", "--data", "LIST", "--precision", "int8"], "Run 'dynvid calibrate --int8'"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(arguments, told, tiny_bundle, data):

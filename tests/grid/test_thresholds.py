@@ -36,6 +36,7 @@ def test_temperatures_and_what_is_expected_read_back(tmp_path):
         ({"expected": [[0] * 10] * 2}, "must hold 10 counts"),
         ({"expected": []}, "must hold 10 counts"),
         ({"unknown": 1}, "unknown key 'unknown'"),
+        ({"precision": "int4"}, "'int4', expected one of"),
     ],
 )
 def test_additions_that_do_not_fit_are_refused(tmp_path, values, message):
@@ -49,6 +50,37 @@ def test_thresholds_of_another_bundle_are_refused(tmp_path):
     with pytest.raises(StaleThresholdsError, match="belong to bundle cdcdcdcd…, this one is abababab…") as caught:
         read_thresholds(tmp_path / "T.json", BUNDLE, 2)
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("chosen", "used", "fit"),
+    [
+        ("fp32", "fp32", True),
+        ("fp32", "fp16", True),
+        ("fp16", "fp32", True),
+        ("int8", "int8", True),
+        ("int8", None, True),
+        ("fp32", "int8", False),
+        ("fp16", "int8", False),
+        ("int8", "fp32", False),
+        ("int8", "fp16", False),
+    ],
+)
+def test_int8_has_thresholds_of_its_own(tmp_path, chosen, used, fit):
+    written = Thresholds(BUNDLE, (0.5, None), precision=chosen)
+    written.write(tmp_path / "T.json")
+    if fit:
+        assert read_thresholds(tmp_path / "T.json", BUNDLE, 2, used) == written
+        return
+    with pytest.raises(
+        StaleThresholdsError, match=f"in {chosen}, these are in {used}: run in that precision, or choose"
+    ):
+        read_thresholds(tmp_path / "T.json", BUNDLE, 2, used)
+
+
+def test_thresholds_without_a_precision_are_of_fp32(tmp_path):
+    (tmp_path / "T.json").write_text(json.dumps({"bundle_sha256": BUNDLE, "thresholds": [0.5, None]}))
+    assert read_thresholds(tmp_path / "T.json", BUNDLE, 2).precision == "fp32"
 
 
 @pytest.mark.parametrize(
