@@ -87,7 +87,7 @@ class Executor:
         for subgraph in {s.name: s for s in self._subgraphs.values()}.values():
             variant = subgraph.variant(precision)
             content = bundle.read(variant) if load is None else load(subgraph)
-            self._programs[subgraph.name] = backend.load(content, variant, subgraph.name)
+            self._programs[subgraph.name] = backend.load(content, variant, subgraph.name, self._frames_of(subgraph))
         self._features = self._feature_buffers()
         self.states: dict[tuple[int, str], tuple[Value, Value]] = {}  # (block, input port) -> two tensors
         self._handed_on: set[tuple[int, str]] = set()
@@ -124,6 +124,12 @@ class Executor:
         return set(self._handed_on)
 
     # preparation
+
+    def _frames_of(self, subgraph: Subgraph) -> int | None:
+        """Return the frames of every call of a block on this route; None where they differ, and for a head."""
+        spans = (s for segment in self.route.segments for s in segment.spans if s.block == subgraph.block)
+        lengths = {span.stop - span.start for span in spans}
+        return lengths.pop() * self._size if subgraph.kind == "block" and len(lengths) == 1 else None
 
     def _feature_buffers(self) -> dict[str, Value]:
         """Return a tensor for every feature, long enough for the sets that wait for the next block."""

@@ -60,11 +60,12 @@ class Backend(Protocol):
         """What engines must be for to run here; None where only the bundle's graphs run."""
         ...
 
-    def load(self, content: bytes, ports: Ports, name: str) -> Program:
+    def load(self, content: bytes, ports: Ports, name: str, frames: int | None = None) -> Program:
         """Return the program of a graph with these ports.
 
         ``content`` is what the backend runs, an ONNX model or an engine, whose hash has been checked; ``name`` is for
-        errors.
+        errors. Where ``frames`` is given every call is for one video and so many of its frames, so the backend may compile
+        for these shapes alone.
         """
         ...
 

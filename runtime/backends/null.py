@@ -22,7 +22,7 @@ class NullBackend(HostArrays):
     def __init__(self) -> None:
         self.launches: Counter[tuple[str, int]] = Counter()
 
-    def load(self, content: bytes, ports: Ports, name: str) -> NullProgram:
+    def load(self, content: bytes, ports: Ports, name: str, frames: int | None = None) -> NullProgram:
         """Return a program that only counts."""
         return NullProgram(self, ports, name)
 

@@ -55,7 +55,7 @@ class OpenVinoBackend(HostArrays):
         """Fused graphs of this version, on any processor; bf16 is arithmetic on the same graphs."""
         return EngineHost("openvino", self.version, None, None)
 
-    def load(self, content: bytes, ports: Ports, name: str) -> OpenVinoProgram:
+    def load(self, content: bytes, ports: Ports, name: str, frames: int | None = None) -> OpenVinoProgram:
         """Return the program of the ONNX model ``content``.
 
         Raises:

@@ -51,7 +51,7 @@ class OnnxRuntimeBackend(HostArrays):
         """Graphs that this version optimised, for processors like this one."""
         return EngineHost("onnxruntime", self._ort.__version__, this_processor(), None)
 
-    def load(self, content: bytes, ports: Ports, name: str) -> OrtProgram:
+    def load(self, content: bytes, ports: Ports, name: str, frames: int | None = None) -> OrtProgram:
         """Return the program of ``content``: an ONNX model, or one that is optimised and shares its weights.
 
         Raises:
@@ -62,6 +62,9 @@ class OnnxRuntimeBackend(HostArrays):
         options.enable_mem_pattern = False  # which keeps a plan of the memory for every shape it meets
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
+        for dimension, size in {} if frames is None else {"batch": 1, "frames": frames}.items():
+            # onnxruntime adds a residual inside a convolution only where it sees that the frames are as many
+            options.add_free_dimension_override_by_name(dimension, size)
         weights: dict[str, Any] = {}
         try:
             optimised = unpack(content)

@@ -73,7 +73,7 @@ class OrtCudaBackend(DeviceTensors):
                 ort.preload_dlls(directory="")
         self._programs: weakref.WeakSet[OrtCudaProgram] = weakref.WeakSet()
 
-    def load(self, content: bytes, ports: Ports, name: str) -> OrtCudaProgram:
+    def load(self, content: bytes, ports: Ports, name: str, frames: int | None = None) -> OrtCudaProgram:
         """Return the program of the ONNX model ``content``.
 
         Raises:

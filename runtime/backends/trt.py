@@ -54,7 +54,7 @@ class TensorRTBackend(DeviceTensors):
         device = self.device
         return EngineHost(self.api.flavour, self.api.version, device.compute_capability, str(device.cuda_version[0]))
 
-    def load(self, content: bytes, ports: Ports, name: str) -> TensorRTProgram:
+    def load(self, content: bytes, ports: Ports, name: str, frames: int | None = None) -> TensorRTProgram:
         """Return the program of the plan ``content``, which the engine cache has checked.
 
         Raises:

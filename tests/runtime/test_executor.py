@@ -159,3 +159,41 @@ def test_another_thread_count_in_one_process_is_refused():
     backend = open_backend("onnxruntime")
     with pytest.raises(BackendError, match="this process already computes with"):
         open_backend("onnxruntime", backend.threads + 1)
+
+
+def test_a_block_whose_spans_are_all_as_long_is_loaded_for_that_length(tiny_bundle):
+    """Of the joint route every block's spans differ; of the full route each block has one."""
+    plain, found = type(open_backend("null")), {}
+
+    class Backend(plain):
+        def load(self, content, ports, name, frames=None):
+            found[name] = frames
+            return super().load(content, ports, name, frames)
+
+    route, size = tiny_bundle.manifest.route, tiny_bundle.manifest.grid.frames_per_set
+    for chosen in (route, route.full):
+        found.clear()
+        Executor(tiny_bundle, Backend(), route=chosen)
+        for name, frames in found.items():
+            subgraph = tiny_bundle.manifest.subgraph(name)
+            lengths = {s.stop - s.start for k in chosen.segments for s in k.spans if s.block == subgraph.block}
+            known = subgraph.kind == "block" and len(lengths) == 1
+            assert frames == (lengths.pop() * size if known else None), name
+        assert any(found.values()) == (chosen == route.full)
+
+
+def test_a_program_for_one_length_computes_the_same_and_takes_no_other(tiny_bundle):
+    backend, rng = open_backend("onnxruntime"), np.random.default_rng(0)
+    variant = tiny_bundle.manifest.subgraph("block1").variant("fp32")
+    values = {s.name: rng.standard_normal(s.concrete(1, 4), np.float32) for s in variant.inputs}
+    found = []
+    for frames in (None, 4):
+        outputs = {s.name: np.full(s.concrete(1, 4), np.nan, np.float32) for s in variant.outputs}
+        program = backend.load(tiny_bundle.read(variant), variant, "block1", frames)
+        program.prepare(values, outputs)()
+        found.append(outputs)
+    for name, expected in found[0].items():
+        np.testing.assert_allclose(found[1][name], expected, rtol=0, atol=1e-5 * expected.std())
+    two = ({s.name: np.zeros(s.concrete(1, 2), np.float32) for s in p} for p in (variant.inputs, variant.outputs))
+    with pytest.raises(BackendError, match="block1: tensor of port .* has shape"):
+        program.prepare(*two)
