@@ -126,7 +126,7 @@ def bench(
     peers = _open_peers(bundle, clips, loads, static[0, 0], threads, options)
     contestants = [*field.contestants, *(field.point(p.name, p.thresholds, p.temperatures) for p in points), *peers]
     samples = Samples(interleave(contestants, len(clips.frames), options.seconds, options.rounds, report))
-    copies_differ = abs(1 - samples.times(STATIC).value / samples.times(COPY).value)
+    copies_differ = abs(1 - samples.relative(STATIC, COPY).value)
     del field, contestants
 
     opened.close()  # each stream opens its own

@@ -15,7 +15,7 @@ _DRAWS = 2000
 
 
 class Times:
-    """Measured times of one kind of run, in strata of known shares: the videos that leave at each exit.
+    """Measured times of one kind of run, or their ratios to those of another, in strata of known shares: the videos that leave at each exit.
 
     Its figure is the sum of the strata's medians times their shares. So one slow sample does not move it, and the shares
     are those of the clips, whatever was drawn.
@@ -45,9 +45,9 @@ class Times:
         """Return the figure with its interval."""
         return _interval(self.value, self.draws(0))
 
-    def over(self, other: Times, factor: float = 1.0) -> Estimate:
-        """Return ``factor`` times this figure over another one."""
-        return _interval(factor * self.value / other.value, factor * self.draws(0) / other.draws(1))
+    def under(self, factor: float) -> Estimate:
+        """Return ``factor`` over the figure, with its interval."""
+        return _interval(factor / self.value, factor / self.draws(0))
 
 
 def of_median(samples: Sequence[float]) -> Estimate:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..grid.manifest import Manifest
 from .contestants import CELLS, COPY, HALVES, NO_EXITS, SPANS, STATIC
-from .estimates import of_median
+from .estimates import Times, of_median
 from .report import Estimate, Ratio, StreamRun
 from .rounds import Samples
 from .served import Exits
@@ -37,7 +37,7 @@ class Gmacs:
 
 def static_runs(samples: Samples) -> tuple[str, ...]:
     """Return the contestants that are the static run: the network in one call, or in halves where these are faster."""
-    if HALVES in samples and samples.times(HALVES).value < samples.times(STATIC, COPY).value:
+    if HALVES in samples and samples.relative(HALVES, STATIC, COPY).value < 1:
         return (HALVES,)
     return (STATIC, COPY)
 
@@ -53,13 +53,16 @@ def single_video_ratios(samples: Samples, point: str, gmacs: Gmacs, manifest: Ma
         on_cpu: bars are for a CPU; a GPU that one video does not fill has none.
     """
     names = static_runs(samples)
-    static, fastest = samples.times(*names), "in halves" if names == (HALVES,) else "in one call"
-    against = f"the static run {fastest}"
+    against = f"the static run in {'halves' if names == (HALVES,) else 'one call'}"
+
+    def relative(contestant: str) -> Times:
+        return samples.relative(contestant, *names)
+
     found = []
     for name, contestant, most in (("split_overhead", SPANS, 1.00), ("split_overhead_cells", CELLS, 1.10)):
         if contestant in samples:
             what = f"{contestant}, all frames, over {against}"
-            found.append(_ratio(name, samples.times(contestant).over(static), most if on_cpu else None, True, what))
+            found.append(_ratio(name, relative(contestant).estimate(), most if on_cpu else None, True, what))
         else:
             found.append(
                 Ratio(name, None, "", None, "segments without heads are made where 'dynvid[export]' is installed")
@@ -67,14 +70,14 @@ def single_video_ratios(samples: Samples, point: str, gmacs: Gmacs, manifest: Ma
     more = gmacs.route / gmacs.static
     found.append(
         _ratio(
-            "progressive_penalty", samples.times(NO_EXITS).over(static), 1.05 * more if on_cpu else None, True,
+            "progressive_penalty", relative(NO_EXITS).estimate(), 1.05 * more if on_cpu else None, True,
             f"to the end of the route, over {against}; multiply-adds {more:.3f} x; the bar is 1.05 x that",
         )
     )  # fmt: skip
     ideal = gmacs.static / gmacs.mean
     found.append(
         _ratio(
-            "flops_realisation", static.over(samples.times(point), 1 / ideal), least_realised(manifest) if on_cpu else None, False,
+            "flops_realisation", relative(point).under(1 / ideal), least_realised(manifest) if on_cpu else None, False,
             f"{point}: {gmacs.mean:.4g} of {gmacs.static:.4g} GMACs, ideal {ideal:.3f} x faster than {against}",
         )
     )  # fmt: skip

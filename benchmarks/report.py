@@ -236,7 +236,7 @@ class Setting:
         command: as it was called.
         machine, versions, date: where, with what, and when; ``machine["device"]`` where a GPU computes.
         others_cpu_share: CPU time of other processes over this one's while measuring; None where it is not known.
-        copies_differ: |1 - one copy of the static run / the other|, medians.
+        copies_differ: |1 - one copy of the static run / the other|, the median over clips.
         faults: why the run is not valid; empty where it is.
     """
 

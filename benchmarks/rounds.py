@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -97,6 +98,18 @@ class Samples:
         exits = sorted({sample.exit for sample in found})
         strata = [[sample.ms for sample in found if sample.exit == left] for left in exits]
         return Times([(len(stratum) / len(found), stratum) for stratum in strata])
+
+    def relative(self, name: str, *others: str) -> Times:
+        """Return the times of a contestant, each over the mean of what the others took for the same clip in the same round.
+
+        So what slows the machine down for longer than a clip takes cancels out. One stratum an exit of the contestant.
+        """
+        beside: dict[tuple[int, int], list[float]] = {}
+        for other in others:
+            for sample in self._of[other]:
+                beside.setdefault((sample.round, sample.clip), []).append(sample.ms)
+        found = [s._replace(ms=s.ms / fmean(beside[s.round, s.clip])) for s in self._of[name]]
+        return Samples(found).times(name)
 
     def latency(self, name: str, left: int | None = None) -> Latency | None:
         """Return the latency of a contestant, at one exit or overall; None where there is no sample."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from dynvid.benchmarks.report import Sample
@@ -31,6 +32,20 @@ def test_one_round_is_made_whole_and_further_ones_only_if_they_fit():
     assert {s.round for s in interleave(one, 4, 60.0, None, lambda _: None)} == set(range(50))
     with pytest.raises(UsageError, match="0 rounds"):
         interleave(one, 4, 1.0, 0, lambda _: None)
+
+
+def test_ratios_are_of_the_same_clip_and_round():
+    """On a machine whose speed drifts without end, where the medians of all times say nothing."""
+    samples, rng = [], np.random.default_rng(0)
+    for number in range(40):
+        slow, left = float(rng.lognormal(0, 2)), 1 + number % 4 // 3  # a quarter leaves at exit 2
+        mine = {1: 0.3, 2: 0.9}[left]
+        for name, ms, exit_ in (("a", 100 * mine, left), ("static", 90, 1), ("again", 110, 1)):
+            samples.append(Sample(name, number // 8, number % 8, exit_, ms * slow))
+    found = Samples(samples).relative("a", "static", "again")
+    assert found.value == pytest.approx(0.75 * 0.3 + 0.25 * 0.9)
+    assert found.estimate().high - found.estimate().low < 1e-9
+    assert Samples(samples).relative("static", "again").value == pytest.approx(9 / 11)
 
 
 def test_the_shares_of_the_exits_weigh_their_medians():
