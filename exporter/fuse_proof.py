@@ -175,6 +175,9 @@ class _Cells(Executor):
             found.append({port: self.backend.read(value).copy() for port, value in outputs.items()})
         return found
 
+    def _frames_of(self, subgraph: Subgraph) -> int | None:
+        return None  # for any number, as in the fused graph: then both are optimised alike, and bits can be compared
+
     def _prepare(self, index: int) -> PreparedSegment:
         segment = super()._prepare(index)
         head = self._subgraphs["head", index]
