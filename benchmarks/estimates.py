@@ -34,20 +34,20 @@ class Times:
         """The figure."""
         return float(sum(share * np.median(samples) for share, samples in self._strata))
 
-    def draws(self, seed: int) -> Floats:
+    def draws(self) -> Floats:
         """Return the figure of as many sets of samples drawn anew, each stratum from its own."""
-        rng, total = np.random.default_rng(seed), np.zeros(_DRAWS)
+        rng, total = np.random.default_rng(0), np.zeros(_DRAWS)
         for share, samples in self._strata:
             total += share * np.median(samples[rng.integers(0, len(samples), (_DRAWS, len(samples)))], axis=1)
         return total
 
     def estimate(self) -> Estimate:
         """Return the figure with its interval."""
-        return _interval(self.value, self.draws(0))
+        return _interval(self.value, self.draws())
 
     def under(self, factor: float) -> Estimate:
         """Return ``factor`` over the figure, with its interval."""
-        return _interval(factor / self.value, factor / self.draws(0))
+        return _interval(factor / self.value, factor / self.draws())
 
 
 def of_median(samples: Sequence[float]) -> Estimate:
