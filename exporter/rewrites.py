@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
+from .join_frames import join_frames
 from .rewritten_graph import Graph
 from .unsigned import unsigned
 
@@ -119,7 +120,7 @@ def split_concats(graph: Graph) -> None:
     graph.replace(others)
 
 
-REWRITES: tuple[Rewrite, ...] = (one_video, fold_shift, split_concats, unsigned)
+REWRITES: tuple[Rewrite, ...] = (one_video, fold_shift, split_concats, join_frames, unsigned)
 """All of them, in order: those of convolutions pay only where shapes are known; the last one is for INT8."""
 
 

@@ -2,19 +2,23 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 from samples import TINY
 
+from dynvid.exporter import join_frames as joining
 from dynvid.exporter.engine_jobs import fused_jobs
 from dynvid.exporter.engine_maker import OnnxRuntimeMaker, for_onnxruntime, preparation
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.fuse_proof import prove_fused, prove_segments
+from dynvid.exporter.join_frames import join_frames
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.rewrites import REWRITES, fold_shift, one_video, rewrite, split_concats
 from dynvid.grid.errors import BackendError, ProofError
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.ort import pooled_options
 
 RESNET = {
     **TINY, "network": "resnet", "options": {"layers": [1, 1, 1, 1], "width": 8}, "input_sets": 2, "route": "0,3 1,3 1,4", "head": {"style": "linear"},
@@ -150,6 +154,99 @@ def test_the_same_graph_gives_the_same_bytes_and_nothing_unread(tiny_bundle):
         assert len(set(names)) == len(names) and all(names)
 
 
+# convolutions of all frames at once
+
+
+def convolution(read, weight, relu=True, more=(), **attributes):
+    """Return a model of one convolution, with a ReLU; ``more`` are also outputs."""
+    rng = np.random.default_rng(0)
+    constants = [
+        numpy_helper.from_array(rng.standard_normal(weight, dtype=np.float32), "weight"),
+        numpy_helper.from_array(rng.standard_normal(weight[0], dtype=np.float32), "bias"),
+    ]
+    nodes = [helper.make_node("Conv", ["in.x", "weight", "bias"], ["convolved"], "conv", **attributes)]
+    nodes += [helper.make_node("Relu" if relu else "Neg", ["convolved"], ["out.y"], "after")]
+    (port,) = [helper.make_tensor_value_info("in.x", onnx.TensorProto.FLOAT, read)]
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("out.y", *more)]
+    graph = helper.make_graph(nodes, "one", [port], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(model).SerializeToString()
+
+
+def outputs_of(content, read):
+    session = onnxruntime.InferenceSession(
+        content, pooled_options(onnxruntime), providers=["CPUExecutionProvider"], enable_fallback=False
+    )
+    return session.run(None, {"in.x": np.random.default_rng(1).standard_normal(read, dtype=np.float32)})
+
+
+@pytest.fixture
+def however_small(monkeypatch):
+    """Let convolutions be joined that have next to no weights."""
+    monkeypatch.setattr(joining, "_MANY_BYTES", 1)
+
+
+@pytest.mark.parametrize(
+    ("read", "weight", "how"),
+    [
+        ((3, 4, 4, 4), (6, 4, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+        ((3, 4, 4, 4), (6, 4, 3, 3), {}),
+        ((3, 4, 3, 5), (6, 4, 2, 3), {"pads": [0, 2, 1, 0], "strides": [2, 3]}),
+        ((1, 4, 2, 2), (6, 4, 5, 5), {"pads": [2, 2, 2, 2]}),
+        ((3, 4, 4, 4), (6, 4, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2], "relu": False}),
+        ((3, 4, 4, 4), (6, 4, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2], "more": ["convolved"]}),
+    ],
+    ids=["as a head's", "no edges", "uneven", "one frame", "no ReLU", "read before the ReLU, too"],
+)
+def test_a_convolution_of_few_pixels_sees_all_frames_at_once(however_small, read, weight, how):
+    plain = convolution(read, weight, **how)
+    joined = rewrite(plain, (join_frames,))
+    shapes = [list(t.dims)[2:] for t in onnx.load_model_from_string(joined).graph.initializer if len(t.dims) == 4]
+    assert shapes == [[1, 1]]
+    for expected, found in zip(outputs_of(plain, read), outputs_of(joined, read), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("read", "weight", "how"),
+    [
+        ((3, 4, 8, 8), (6, 4, 3, 3), {"pads": [1, 1, 1, 1]}),
+        ((3, 4, 2, 2), (6, 4, 1, 1), {}),
+        ((3, 4, 4, 4), (6, 2, 3, 3), {"group": 2}),
+        ((3, 4, 4, 4), (6, 4, 2, 2), {"dilations": [2, 2]}),
+        ((3, 4, 4, 4), (6, 4, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+        (("batch", 4, 4, 4), (6, 4, 3, 3), {}),
+    ],
+    ids=["many pixels", "1x1", "grouped", "dilated", "padded by name", "frames unknown"],
+)
+def test_another_convolution_stays(however_small, read, weight, how):
+    plain = convolution(read, weight, **how)
+    assert rewrite(plain, (join_frames,)) == rewrite(plain, ())
+
+
+def test_what_is_joined_follows_from_the_weights(monkeypatch):
+    few, many = ((3, 4, size, size) for size in (4, 8))
+
+    def joins(read):
+        plain = convolution(read, (6, 4, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2])
+        return rewrite(plain, (join_frames,)) != rewrite(plain, ())
+
+    assert (joins(few), joins(many)) == (False, False)
+    size = 6 * 4 * 9 * 4
+    for name, wanted in (("_MANY_BYTES", (True, False)), ("_BYTES_OF_MEMORY", (True, True))):
+        monkeypatch.setattr(joining, name, size)
+        assert (joins(few), joins(many)) == wanted
+        monkeypatch.setattr(joining, name, size + 1)
+        assert (joins(few), joins(many)) == (False, False)
+
+
+def test_the_heads_of_an_msdnet_are_joined(however_small, tiny_bundle):
+    assert 0 < prove(tiny_bundle, rewrites=(one_video, join_frames)) <= 1e-5
+    plain, joined = (rewritten(tiny_bundle, (one_video, *more))["full"] for more in ((), (join_frames,)))
+    assert count(joined, "Gather") >= 2 and count(plain, "Gather") == 0
+    assert count(joined, "Conv") == count(plain, "Conv")
+
+
 # the proof sees them
 
 
@@ -166,10 +263,15 @@ def take_the_shift_of_another_place(graph):
     graph.constants[name] = numpy_helper.from_array(np.ascontiguousarray(weight[:, ::-1]), name)
 
 
-@pytest.mark.parametrize("fault", [lose_a_channel, take_the_shift_of_another_place])
-def test_a_wrong_rewrite_is_found(tiny_bundle, fault):
+def see_another_pixel(graph):
+    name = next(n.input[1] for n in graph.nodes if n.op_type == "Gather")
+    graph.constants[name] = numpy_helper.from_array(np.roll(numpy_helper.to_array(graph.constants[name]), 1), name)
+
+
+@pytest.mark.parametrize("fault", [lose_a_channel, take_the_shift_of_another_place, see_another_pixel])
+def test_a_wrong_rewrite_is_found(however_small, tiny_bundle, fault):
     with pytest.raises(ProofError, match=r"segment1 \(fp32\)"):
-        prove(tiny_bundle, rewrites=(one_video, fold_shift, fault))
+        prove(tiny_bundle, rewrites=(one_video, fold_shift, join_frames, fault))
 
 
 def test_what_is_kept_is_what_is_proved(tiny_bundle):
