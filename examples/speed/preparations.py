@@ -13,15 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from dynvid.exporter.fuse import fuse
+from dynvid.exporter.join_frames import join_frames
 from dynvid.exporter.optimise import optimise
-from dynvid.exporter.rewrites import rewrite
+from dynvid.exporter.rewrites import REWRITES, rewrite
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.runtime.backends.base import open_backend
 
+FRAMES_APART = tuple(one for one in REWRITES if one is not join_frames)
 PREPARATIONS: dict[str, Callable[[bytes], bytes]] = {
     "as fused": lambda graph: optimise(graph, blocked=False),
-    "rewritten": lambda graph: optimise(rewrite(graph), blocked=False),
+    "rewritten, frames apart": lambda graph: optimise(rewrite(graph, FRAMES_APART), blocked=False),
+    "and joined": lambda graph: optimise(rewrite(graph), blocked=False),
     "and blocked": lambda graph: optimise(rewrite(graph)),
 }
 
