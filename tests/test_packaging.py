@@ -20,7 +20,8 @@ ALLOWED = {
     "exporter": {"grid", "models", "runtime", "calibration"},
     "benchmarks": {"grid", "models", "runtime", "calibration"},
     "terminal": {"grid", "calibration", "exporter"},
-    "cli": {"grid", "models", "runtime", "calibration", "training", "exporter", "benchmarks", "terminal"},
+    "commands": {"grid", "models", "runtime", "calibration", "training", "exporter", "benchmarks", "terminal"},
+    "cli": {"grid", "commands"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "av", "numpy", "rich"}
 

@@ -1,0 +1,77 @@
+"""``dynvid build-engines``: a bundle's engines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..grid.errors import UsageError
+from ..terminal import print_engines, steps
+from . import PATH
+from .packages import packages
+
+if TYPE_CHECKING:
+    from ..grid.manifest import Precision
+
+
+@click.command("build-engines")
+@click.argument("bundle", type=PATH)
+@click.option("--fp16", is_flag=True, help="Build the typed fp16 graphs; the fp32 ones by default.")
+@click.option("--int8", is_flag=True, help="Build the INT8 twins that 'dynvid calibrate --int8' wrote.")
+@click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]), default="tensorrt-rtx",
+              show_default=True, help="tensorrt builds on the GPU it is for; tensorrt-rtx builds anywhere; onnxruntime and openvino keep the fused segments for a CPU.")  # fmt: skip
+@click.option("--target", help="For tensorrt-rtx, such as sm86,sm89, or current; by default Ampere and later.")
+@click.option("--max-batch", type=int, default=1, show_default=True, help="For TensorRT: most videos in one call.")
+@click.option("--only", help="Names of subgraphs and segments, such as block0,segment1,full; by default all.")
+@click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
+@click.option("--workers", type=int, default=1, show_default=True, help="Builds at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an engine.")
+def build_engines(
+    bundle: Path, fp16: bool, int8: bool, backend: str, target: str | None, max_batch: int, only: str | None,
+    engines: Path | None, workers: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Build engines of BUNDLE: one per segment of its route, one of the static network, for TensorRT one per unique subgraph."""
+    with packages("export"):
+        import onnx  # noqa: F401
+    from ..exporter.build_engines import build_engines as run_build
+    from ..exporter.build_engines import exit_code
+    from ..exporter.engine_maker import preparation
+    from ..exporter.fuse_proof import prove_segments
+    from ..grid.bundle import Bundle
+    from ..grid.engines import engines_folder
+
+    if fp16 and int8:
+        raise UsageError("--fp16 and --int8: give one, each builds a set of its own")
+    precision: Precision = "fp16" if fp16 else "int8" if int8 else "fp32"
+    opened = Bundle.open(bundle)
+    with steps() as step:
+        rows = run_build(
+            opened,
+            engines_folder(bundle) if engines is None else engines,
+            backend,
+            precision,
+            _names(target),
+            max_batch,
+            workers,
+            _names(only) or None,
+            prove=lambda: prove_segments(opened, precision, step, preparation(backend)),
+            report=step,
+        )
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row.to_json()))
+    else:
+        print_engines(rows)
+    for row in rows:
+        if row.error is not None:
+            click.echo(f"Error: {row.subgraph}: {row.error}", err=True)
+    if code := exit_code(rows):
+        sys.exit(code)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name for name in (text or "").replace(",", " ").split() if name]

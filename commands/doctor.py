@@ -1,0 +1,43 @@
+"""``dynvid doctor``: what works on this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from ..terminal import table
+from . import PATH
+
+
+@click.command()
+@click.argument("bundle", type=PATH, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(bundle: Path | None, as_json: bool) -> None:
+    """Report what is installed, which backends work here and how fast those of a CPU run BUNDLE, and what to do about the others."""
+    from ..grid.bundle import Bundle
+    from ..runtime.doctor import examine
+
+    found = examine(None if bundle is None else Bundle.open(bundle))
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        click.echo(f"dynvid {found['dynvid']}, Python {found['python']}, {found['platform']}, {found['cores']} cores")
+        rows = [[name, p["version"] or "-", p["remedy"] or ""] for name, p in found["packages"].items()]
+        table(["package", "version", "to install"], rows)
+        click.echo(f"GPU: {found['gpu']['name'] or found['gpu']['problem']}")
+        said = {True: "yes", False: "no", None: "-"}
+        rows = [
+            [b["name"], b["version"] or "-", said[b["works"]], said[b["builds"]], b["problem"] or b["note"]]
+            for b in found["backends"]
+        ]
+        table(["backend", "version", "works here", "builds engines", "what was seen"], rows)
+        if found["speed"] is not None:
+            table([found["speed"]["timed"], "ms"], [[name, f"{ms:.3g}"] for name, ms in found["speed"]["ms"].items()])
+            click.echo(found["speed"]["advice"])
+        for conflict in found["conflicts"]:
+            click.echo(f"Warning: {conflict}", err=True)
+    if not any(b["works"] for b in found["backends"] if b["name"] != "null"):
+        sys.exit(5)

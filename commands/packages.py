@@ -1,0 +1,19 @@
+"""Packages that a command needs and that need not be installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..grid.errors import MissingPackageError
+
+
+@contextmanager
+def packages(extra: str) -> Iterator[None]:
+    """Turn a missing optional package into an error that names the extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"this command needs the package {error.name!r}. Install it: pip install 'dynvid[{extra},cpu]'"
+        ) from None

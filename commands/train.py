@@ -1,0 +1,36 @@
+"""``dynvid train``: a network by the paper's recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..terminal import steps
+from . import PATH
+from .packages import packages
+
+
+@click.command()
+@click.argument("config", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the run; the same call goes on with it.")
+@click.option("--json", "as_json", is_flag=True, help="Print log lines as JSON.")
+def train(config: Path, output: Path, as_json: bool) -> None:
+    """Train a network by the paper's recipe, as the TOML file CONFIG says; resumable."""
+    with packages("export"):
+        from ..training.recipe import train as run_training
+
+    with steps() as step:
+
+        def report(line: Any) -> None:
+            if "decoded" in line:
+                step(f"decoding {line['list']}: {line['decoded']} videos")
+            elif as_json:
+                click.echo(json.dumps(line))
+            else:
+                click.echo("  ".join(f"{key} {value}" for key, value in line.items()))
+
+        result = run_training(config, output, report)
+    click.echo(json.dumps({"training_checkpoint": str(result)}) if as_json else f"wrote {result}")

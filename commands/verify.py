@@ -1,0 +1,38 @@
+"""``dynvid verify``: a bundle checked, and proved again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..terminal import print_proof, steps
+from . import PATH
+from .packages import packages
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.argument("training_checkpoint", type=PATH, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> None:
+    """Check hashes and structure of BUNDLE; with its TRAINING_CHECKPOINT, prove it again."""
+    import importlib.util
+
+    from ..grid.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    opened.verify()
+    proof = None
+    if training_checkpoint is None and importlib.util.find_spec("onnx") is None:
+        click.echo("hashes only: the structure is checked where 'dynvid[export,cpu]' is installed", err=True)
+    else:
+        with packages("export"):
+            from ..exporter.export import verify_structure
+        verify_structure(opened)
+    if training_checkpoint is not None:
+        from ..exporter.export import prove_again
+
+        with steps() as step:
+            proof = prove_again(opened, training_checkpoint, step)
+    print_proof(opened, proof, as_json)
