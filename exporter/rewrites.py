@@ -120,7 +120,28 @@ def split_concats(graph: Graph) -> None:
     graph.replace(others)
 
 
-REWRITES: tuple[Rewrite, ...] = (one_video, fold_shift, split_concats, join_frames, unsigned)
+def flatten_concats(graph: Graph) -> None:
+    """Join at once what a concatenation joins that only another one along the same axis reads: nothing is copied twice."""
+    readers = graph.readers()
+    joins = {n.output[0]: n for n in graph.nodes if n.op_type == "Concat"}
+    for node in joins.values():  # in order: what a node reads is flat by then
+        tensors: list[str] = []
+        for tensor in node.input:
+            inner = joins.get(tensor)
+            if (
+                inner is None
+                or inner.attribute[0].i != node.attribute[0].i
+                or len(readers[tensor]) > 1
+                or tensor in graph.outputs
+            ):
+                tensors.append(tensor)
+            else:
+                tensors += inner.input
+        node.input[:] = tensors
+    graph.replace({})
+
+
+REWRITES: tuple[Rewrite, ...] = (one_video, fold_shift, split_concats, flatten_concats, join_frames, unsigned)
 """All of them, in order: those of convolutions pay only where shapes are known; the last one is for INT8."""
 
 

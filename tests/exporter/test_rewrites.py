@@ -14,7 +14,7 @@ from dynvid.exporter.fuse import fuse
 from dynvid.exporter.fuse_proof import prove_fused, prove_segments
 from dynvid.exporter.join_frames import join_frames
 from dynvid.exporter.proof_clips import proof_clips
-from dynvid.exporter.rewrites import REWRITES, fold_shift, one_video, rewrite, split_concats
+from dynvid.exporter.rewrites import REWRITES, flatten_concats, fold_shift, one_video, rewrite, split_concats
 from dynvid.grid.errors import BackendError, ProofError
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.runtime.backends.base import open_backend
@@ -136,8 +136,8 @@ def copied(graph):
 
 def test_a_growing_concatenation_is_not_made(exports):
     bundle = exports.bundle(DEEP)
-    plain, split = (rewritten(bundle, rewrites)["full"] for rewrites in (REWRITES[:2], REWRITES))
-    assert REWRITES[2] is split_concats
+    before = (one_video, fold_shift)
+    plain, split = (rewritten(bundle, rewrites)["full"] for rewrites in (before, (*before, split_concats)))
     assert 0 < copied(split) < copied(plain) / 2
     assert count(split, "Add") > count(plain, "Add") > 0
 
@@ -152,6 +152,32 @@ def test_the_same_graph_gives_the_same_bytes_and_nothing_unread(tiny_bundle):
         assert {t.name for t in graph.initializer} | {n.output[0] for n in graph.node} <= read
         names = [node.name for node in graph.node]
         assert len(set(names)) == len(names) and all(names)
+
+
+def joins(nodes, outputs):
+    """Return a model of concatenations, (inputs, output, axis) each, of inputs a, b, c and d [1, 2, 3]."""
+    made = [helper.make_node("Concat", i, [o], o, axis=axis) for i, o, axis in nodes]
+    ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2, 3]) for name in "abcd"]
+    written = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs]
+    graph = helper.make_graph(made, "joins", ports, written)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(model).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs", "wanted"),
+    [
+        ([("ab", "x", 1), ("xc", "y", 1), ("dy", "z", 1)], "z", {"z": "dabc"}),
+        ([("ab", "x", 1), ("xc", "y", 1)], "xy", {"x": "ab", "y": "xc"}),
+        ([("ab", "x", 1), ("xc", "y", 1), ("xd", "z", 1)], "yz", {"x": "ab", "y": "xc", "z": "xd"}),
+        ([("ab", "x", 2), ("cd", "y", 2), ("xy", "z", 1)], "z", {"x": "ab", "y": "cd", "z": "xy"}),
+        ([("ab", "x", 1), ("xx", "y", 1)], "y", {"x": "ab", "y": "xx"}),
+    ],
+    ids=["flat", "an output", "read twice", "another axis", "read twice by one"],
+)
+def test_a_concatenation_within_another_is_not_made(nodes, outputs, wanted):
+    graph = onnx.load_model_from_string(rewrite(joins(nodes, outputs), (flatten_concats,))).graph
+    assert {node.output[0]: "".join(node.input) for node in graph.node} == wanted
 
 
 # convolutions of all frames at once
