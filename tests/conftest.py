@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from dynvid.grid.bundle import Bundle
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    # a shell starts what runs behind an ampersand so that it ignores Ctrl-C, and what tests start would, too
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
