@@ -154,7 +154,7 @@ def test_the_same_graph_gives_the_same_bytes_and_nothing_unread(tiny_bundle):
         assert len(set(names)) == len(names) and all(names)
 
 
-def joins(nodes, outputs):
+def concatenations(nodes, outputs):
     """Return a model of concatenations, (inputs, output, axis) each, of inputs a, b, c and d [1, 2, 3]."""
     made = [helper.make_node("Concat", i, [o], o, axis=axis) for i, o, axis in nodes]
     ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2, 3]) for name in "abcd"]
@@ -176,7 +176,7 @@ def joins(nodes, outputs):
     ids=["flat", "an output", "read twice", "another axis", "read twice by one"],
 )
 def test_a_concatenation_within_another_is_not_made(nodes, outputs, wanted):
-    graph = onnx.load_model_from_string(rewrite(joins(nodes, outputs), (flatten_concats,))).graph
+    graph = onnx.load_model_from_string(rewrite(concatenations(nodes, outputs), (flatten_concats,))).graph
     assert {node.output[0]: "".join(node.input) for node in graph.node} == wanted
 
 
