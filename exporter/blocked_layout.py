@@ -2,8 +2,8 @@
 
 Blocked, a tensor [frames, channels, height, width] lies in memory as [frames, channels / block, height, width, block]: as many
 bytes. A segment that was optimised alone brings the features that it hands on into the plain layout, and the next one brings
-them back: here both are left out, and nothing but the segments' graphs knows. And to take the channels that are shifted,
-onnxruntime brings whole tensors into the plain layout: here whole blocks are taken, and only these are brought.
+them back: here both are left out, and nothing but the segments' graphs knows. What it does in the plain layout though it is the
+same in the other one stays blocked, too: to take whole blocks of channels, which are shifted, to join frames, to average pixels.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from ..runtime.backends.ort import pooled_options
+from .rewritten_graph import attributes_of
 
 _DOMAIN = "com.microsoft.nchwc"
 _FRAMES, _CHANNELS = 0, 1  # axes of a tensor [frames, channels, height, width]
 _LARGEST_BLOCK = 16
 _WITH_BATCH = 5  # dimensions of a port [1, frames, channels, height, width]
 _FEATURE = re.compile(r"(in|out)\.block\d+\.feature\d+")
+
+Bounds = tuple[int, int]  # start and stop
 
 
 def use_blocked_layout(model: ModelProto) -> tuple[str, ...]:
@@ -37,8 +40,7 @@ def use_blocked_layout(model: ModelProto) -> tuple[str, ...]:
     inputs = [value for value in model.graph.input if _is_blocked(value)]
     outputs = [value for value in model.graph.output if _is_blocked(value)]
     graph.read_blocked(inputs)
-    graph.join_blocked({value.name for value in outputs})
-    graph.slice_blocked()
+    graph.stay_blocked({value.name for value in outputs})
     graph.write_blocked(outputs)
     del model.graph.node[:]
     model.graph.node.extend(graph.nodes)
@@ -80,11 +82,10 @@ class _Graph:
         self.nodes: list[NodeProto] = list(model.graph.node)
         self.new_constants: list[TensorProto] = []
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._blocked = {
-            node.output[0]: node.input[0]
-            for node in self._reorders("ReorderOutput")
-            if not _channels(node) % _LARGEST_BLOCK
-        }
+        whole = [n for n in self._reorders("ReorderOutput") if not _channels(n) % _LARGEST_BLOCK]
+        self._blocked = {node.output[0]: node.input[0] for node in whole}
+        self._channels = {node.output[0]: _channels(node) for node in whole}  # of the tensors in _blocked
+        self._taken: set[str] = set()  # blocked slices
 
     def read_blocked(self, ports: Iterable[ValueInfoProto]) -> None:
         """Take these inputs as blocked: whoever reads them plain reads a plain copy."""
@@ -98,55 +99,96 @@ class _Graph:
                 self.nodes.insert(2, self._reshape(f"{plain}.frames", plain, shape))
             else:
                 self.nodes.insert(0, _to_plain(blocked, plain, shape[-3]))
-                self._blocked[plain] = blocked
+                self._blocked[plain], self._channels[plain] = blocked, shape[-3]
 
-    def join_blocked(self, outputs: set[str]) -> None:
-        """Join frames of blocked tensors blocked, and leave out whatever brings a tensor back into the blocked layout."""
+    def stay_blocked(self, outputs: set[str]) -> None:
+        """Let slices of channels, and whatever joins frames, read and write blocked tensors."""
         wanted = outputs | {node.input[0] for node in self._reorders("ReorderInput")}
-        channels = {node.output[0]: _channels(node) for node in self._reorders("ReorderOutput")}
-        found: list[NodeProto] = []
-        for node in self.nodes:
-            (plain,) = node.output[:1]
-            joins = node.op_type == "Concat" and helper.get_node_attr_value(node, "axis") == _FRAMES
-            if joins and plain in wanted and all(tensor in self._blocked for tensor in node.input):
-                joined = f"{plain}.blocked"
-                channels[plain] = channels[node.input[0]]
-                self._blocked[plain] = joined
-                found.append(
-                    helper.make_node("Concat", [self._blocked[tensor] for tensor in node.input], [joined], axis=_FRAMES)
-                )
-                node = _to_plain(joined, plain, channels[plain])
-            found.append(node)
-        self.nodes = found
+        nodes, self.nodes = self.nodes, []
+        for node in nodes:
+            taken = self._channel_slice(node)
+            if taken is not None and node.input[0] in self._blocked:
+                self._slice_blocked(node, *taken)
+            elif self._joins_frames(node) and node.output[0] in wanted and self._blocked.keys() & set(node.input):
+                self._join_blocked(node)
+            elif node.input and node.input[0] in self._blocked and self._averages_pixels(node):
+                self._average_blocked(node)
+            else:
+                self.nodes.append(node)
         back = {node.output[0]: node.input[0] for node in self._reorders("ReorderInput")}
         self._rename({tensor: self._blocked[plain] for tensor, plain in back.items() if plain in self._blocked}, False)
 
-    def slice_blocked(self) -> None:
-        """Take channels in whole blocks from a blocked tensor, and only these into the plain layout."""
-        channels = {node.output[0]: _channels(node) for node in self._reorders("ReorderOutput")}
-        taken: set[str] = set()
-        found: list[NodeProto] = []
-        for node in self.nodes:
-            ends = self._channel_slice(node)
-            if ends is None or node.input[0] not in self._blocked:
-                found.append(node)
-                continue
-            plain, start = node.input[0], ends[0]
-            stop, first = min(ends[1], channels[plain]), start - start % _LARGEST_BLOCK
-            last = stop + -stop % _LARGEST_BLOCK
-            name = f"{plain}.{first}-{last}.blocked"
-            if name not in taken:
-                taken.add(name)
-                found.append(self._slice(self._blocked[plain], name, first, last))
-            if start == first:  # what is beyond stop stays behind
-                found.append(_to_plain(name, node.output[0], stop - first))
-            else:
-                found.append(_to_plain(name, f"{node.output[0]}.more", stop - first))
-                found.append(self._slice(f"{node.output[0]}.more", node.output[0], start - first, stop - first))
-        self.nodes = found
+    def _slice_blocked(self, node: NodeProto, channels: Bounds, frames: Bounds | None) -> None:
+        """Take whole blocks from a blocked tensor, and only what is wanted of these into the plain layout."""
+        source, (start, stop) = node.input[0], channels
+        stop, first = min(stop, self._channels[source]), start - start % _LARGEST_BLOCK
+        bounds = {_CHANNELS: (first, stop + -stop % _LARGEST_BLOCK)} | ({_FRAMES: frames} if frames else {})
+        name = "-".join(map(str, (f"{source}.blocked", *(number for pair in bounds.values() for number in pair))))
+        if name not in self._taken:
+            self._taken.add(name)
+            self.nodes.append(self._slice(self._blocked[source], name, bounds))
+        if start == first:  # what is beyond stop stays behind
+            self._add_plain(name, node.output[0], stop - first)
+        else:
+            self.nodes.append(_to_plain(name, f"{node.output[0]}.more", stop - first))
+            self.nodes.append(
+                self._slice(f"{node.output[0]}.more", node.output[0], {_CHANNELS: (start - first, stop - first)})
+            )
 
-    def _channel_slice(self, node: NodeProto) -> tuple[int, int] | None:
-        """Return start and stop of the channels that a node takes, one after the other; None where it is another node."""
+    def _join_blocked(self, node: NodeProto) -> None:
+        """Join frames of blocked tensors; what was there in the plain layout is brought into the blocked one."""
+        (plain,), inputs = node.output, list(node.input)
+        channels = next(self._channels[tensor] for tensor in inputs if tensor in self._blocked)
+        for place in range(len(inputs) if node.op_type == "Concat" else 1):
+            tensor = inputs[place]
+            if tensor not in self._blocked:
+                self._blocked[tensor], self._channels[tensor] = f"{tensor}.blocked", channels
+                self.nodes.append(helper.make_node("ReorderInput", [tensor], [self._blocked[tensor]], domain=_DOMAIN))
+            inputs[place] = self._blocked[tensor]
+        joined = NodeProto()
+        joined.CopyFrom(node)
+        joined.input[:], joined.output[:] = inputs, [f"{plain}.blocked"]
+        self.nodes.append(joined)
+        self._add_plain(joined.output[0], plain, channels)
+
+    def _average_blocked(self, node: NodeProto) -> None:
+        """Average the pixels of each channel and frame of a blocked tensor."""
+        channels, block, tensor = self._channels[node.input[0]], block_size(), self._blocked[node.input[0]]
+        pixels, averages = f"{node.output[0]}.pixels", f"{node.output[0]}.blocks"
+        self.nodes += [
+            self._reshape(tensor, pixels, [0, channels // block, -1, block]),  # 0: as many frames as there are
+            helper.make_node("ReduceMean", [pixels, self._constant([2])], [averages], keepdims=0),
+            self._reshape(averages, node.output[0], [0, channels, 1, 1]),
+        ]
+
+    def _averages_pixels(self, node: NodeProto) -> bool:
+        """Return whether a node computes [frames, channels, 1, 1], the mean of each channel of each frame."""
+        if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in self._constants:
+            return False
+        axes = numpy_helper.to_array(self._constants[node.input[1]]).tolist()
+        return attributes_of(node).get("keepdims", 1) == 1 and sorted(axis % 4 for axis in axes) == [2, 3]
+
+    def _add_plain(self, blocked: str, plain: str, channels: int) -> None:
+        """Let a tensor be there in the plain layout, too; and remember it where it has whole blocks."""
+        self.nodes.append(_to_plain(blocked, plain, channels))
+        if not channels % _LARGEST_BLOCK:
+            self._blocked[plain], self._channels[plain] = blocked, channels
+
+    def _joins_frames(self, node: NodeProto) -> bool:
+        """Return whether a node joins tensors, or zeros and a tensor, along the frames."""
+        if node.op_type == "Concat":
+            return bool(attributes_of(node)["axis"] == _FRAMES)
+        if node.op_type != "Pad" or len(node.input) != 2 or node.input[1] not in self._constants:
+            return False
+        pads = numpy_helper.to_array(self._constants[node.input[1]])
+        zeros = attributes_of(node).get("mode", b"constant") == b"constant"
+        return zeros and pads.size == 8 and not np.delete(pads, [_FRAMES, _FRAMES + 4]).any()
+
+    def _channel_slice(self, node: NodeProto) -> tuple[Bounds, Bounds | None] | None:
+        """Return start and stop of the channels that a node takes, one after the other, and of the frames if it does not take all.
+
+        None where it is another node.
+        """
         if (
             node.op_type != "Slice"
             or len(node.input) != 5
@@ -154,11 +196,16 @@ class _Graph:
         ):
             return None
         starts, stops, axes, steps = (numpy_helper.to_array(self._constants[name]).tolist() for name in node.input[1:])
-        return (starts[0], stops[0]) if (axes, steps) == ([_CHANNELS], [1]) and 0 <= starts[0] < stops[0] else None
+        bounds = dict(zip(axes, zip(starts, stops, strict=True), strict=True))
+        if set(steps) != {1} or _CHANNELS not in bounds or not bounds.keys() <= {_CHANNELS, _FRAMES}:
+            return None
+        start, stop = bounds[_CHANNELS]
+        return ((start, stop), bounds.get(_FRAMES)) if 0 <= start < stop else None
 
-    def _slice(self, tensor: str, output: str, start: int, stop: int) -> NodeProto:
-        bounds = [self._constant([number]) for number in (start, stop, _CHANNELS, 1)]
-        return helper.make_node("Slice", [tensor, *bounds], [output])
+    def _slice(self, tensor: str, output: str, bounds: dict[int, Bounds]) -> NodeProto:
+        starts, stops = zip(*bounds.values(), strict=True)
+        numbers = [self._constant(list(values)) for values in (starts, stops, bounds, [1] * len(bounds))]
+        return helper.make_node("Slice", [tensor, *numbers], [output])
 
     def _reshape(self, tensor: str, output: str, shape: list[int]) -> NodeProto:
         return helper.make_node("Reshape", [tensor, self._constant(shape)], [output])
@@ -173,9 +220,7 @@ class _Graph:
     def _reorders(self, operator: str) -> list[NodeProto]:
         """Return the nodes between the blocked layout and [frames, channels, height, width]; others have channels last."""
         return [
-            node
-            for node in self.nodes
-            if node.op_type == operator and not any(a.name == "channels_last" and a.i for a in node.attribute)
+            node for node in self.nodes if node.op_type == operator and not attributes_of(node).get("channels_last")
         ]
 
     def write_blocked(self, ports: Iterable[ValueInfoProto]) -> None:
@@ -222,7 +267,7 @@ def _shape(port: ValueInfoProto) -> list[int]:
 
 
 def _channels(node: NodeProto) -> int:
-    return int(helper.get_node_attr_value(node, "channels"))
+    return int(attributes_of(node)["channels"])
 
 
 def _to_plain(blocked: str, plain: str, channels: int) -> NodeProto:

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from .rewritten_graph import Graph
+from .rewritten_graph import Graph, attributes_of
 
 _FEW_PIXELS, _MANY_BYTES = 4, 1 << 20
 """Pixels that a frame has at most, where the weights have this many bytes or more: a core's own cache does not hold them."""
@@ -42,7 +42,7 @@ def _gains(graph: Graph, node: NodeProto, shapes: dict[str, list[int]]) -> bool:
     if node.op_type != "Conv" or node.input[1] not in graph.constants:
         return False
     weight, written = graph.constants[node.input[1]], shapes[node.output[0]]
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    attributes = attributes_of(node)
     if (
         weight.data_type != TensorProto.FLOAT
         or len(written) != 4
@@ -67,20 +67,17 @@ def _joined(graph: Graph, node: NodeProto, relu: NodeProto | None, shapes: dict[
     places = graph.constant(f"{node.name}.places", _places(node, read, weight.shape[2:]))
     zero = graph.constant(f"{node.name}.zero", np.zeros((1, read[1]), np.float32))
 
-    def shape(*sizes: int) -> str:
-        return graph.constant(f"int64.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
-
     steps: list[tuple[str, list[str], dict[str, Any]]] = [
         ("Transpose", [], {"perm": [0, 2, 3, 1]}),
-        ("Reshape", [shape(-1, read[1])], {}),
+        ("Reshape", [graph.sizes(-1, read[1])], {}),
         ("Concat", [zero], {"axis": 0}),
         ("Gather", [places], {"axis": 0}),
-        ("Reshape", [shape(1, 1, frames * height * width, kernel.shape[1])], {}),
+        ("Reshape", [graph.sizes(1, 1, frames * height * width, kernel.shape[1])], {}),
         ("Transpose", [], {"perm": [0, 3, 1, 2]}),
         ("Conv", [joined, *node.input[2:]], {}),
         *([] if relu is None else [("Relu", list[str](), dict[str, Any]())]),
         ("Transpose", [], {"perm": [0, 2, 3, 1]}),
-        ("Reshape", [shape(frames, height, width, channels)], {}),
+        ("Reshape", [graph.sizes(frames, height, width, channels)], {}),
         ("Transpose", [], {"perm": [0, 3, 1, 2]}),
     ]
     nodes, tensor = [], node.input[0]
@@ -95,7 +92,7 @@ def _joined(graph: Graph, node: NodeProto, relu: NodeProto | None, shapes: dict[
 def _places(node: NodeProto, read: list[int], kernel: tuple[int, ...]) -> NDArray[np.int64]:
     """Return which pixel of all frames each tap of the kernel sees, [frames x height x width x taps]; the one after the last is zero."""
     frames, _, height, width = read
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    attributes = attributes_of(node)
     top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
     down, along = attributes.get("strides", [1, 1])
     pixels = np.arange(frames * height * width).reshape(frames, height, width)

@@ -7,6 +7,7 @@ pass between segments in that order, too. What comes of it is for processors wit
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,19 @@ def _apart(model: ModelProto) -> OptimisedGraph:
 
 
 def _in_order(model: ModelProto) -> list[NodeProto]:
-    """Return the nodes, each after those that it reads from, as they are met on the way back from the outputs."""
+    """Return the nodes, each after those that it reads from, as they are met on the way back from the outputs.
+
+    Those outputs first that need the fewest nodes: what a segment hands on is written when it is there, and memory is free again.
+    """
     writers = {tensor: node for node in model.graph.node for tensor in node.output if tensor}
+    outputs = sorted((value.name for value in model.graph.output), key=lambda name: len(_back_from([name], writers)))
+    return _back_from(outputs, writers)
+
+
+def _back_from(tensors: Sequence[str], writers: Mapping[str, NodeProto]) -> list[NodeProto]:
+    """Return the nodes that these tensors need, each after those that it reads from."""
     found: dict[str, NodeProto] = {}  # by first output
-    waiting = [value.name for value in reversed(model.graph.output)]
+    waiting = list(reversed(tensors))
     while waiting:
         node = writers.get(waiting[-1])
         if node is None or node.output[0] in found:

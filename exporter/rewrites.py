@@ -15,6 +15,7 @@ from onnx import NodeProto, helper
 
 from .join_frames import join_frames
 from .rewritten_graph import Graph
+from .slice_parts import slice_parts
 from .unsigned import unsigned
 
 _FRAMES_RANK = 5  # [batch, frames, channels, height, width]; without the batch it is 4
@@ -141,7 +142,15 @@ def flatten_concats(graph: Graph) -> None:
     graph.replace({})
 
 
-REWRITES: tuple[Rewrite, ...] = (one_video, fold_shift, split_concats, flatten_concats, join_frames, unsigned)
+REWRITES: tuple[Rewrite, ...] = (
+    one_video,
+    fold_shift,
+    split_concats,
+    slice_parts,
+    flatten_concats,
+    join_frames,
+    unsigned,
+)
 """All of them, in order: those of convolutions pay only where shapes are known; the last one is for INT8."""
 
 

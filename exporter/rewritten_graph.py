@@ -39,6 +39,10 @@ class Graph:
             self.constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
+    def sizes(self, *sizes: int) -> str:
+        """Return the name of a constant that holds these numbers, as shapes, axes and bounds are given."""
+        return self.constant(f"int64.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
+
     def writers(self) -> dict[str, NodeProto]:
         """Return the node that writes each computed tensor."""
         return {tensor: node for node in self.nodes for tensor in node.output}
@@ -77,3 +81,8 @@ class Graph:
         graph = helper.make_graph(self.nodes, old.graph.name, inputs, outputs, list(self.constants.values()))
         model.graph.CopyFrom(graph)
         return model
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """Return a node's attributes by name."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

@@ -191,6 +191,8 @@ def pooled_options(ort: Any) -> Any:
     share_pool(ort, None)
     options = ort.SessionOptions()
     options.use_per_session_threads = False
+    # as written: a feature's last reader, which may overwrite it, is then the convolution that adds to it
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # without VNNI products of bytes overflow: then onnxruntime computes with unsigned weights, slower and right
     options.add_session_config_entry("session.x64quantprecision", "1")
     return options

@@ -2,9 +2,14 @@
 
 import dataclasses
 import gc
+import json
+from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from samples import TINY
 
 from dynvid.exporter.build_engines import build_engines
 from dynvid.exporter.engine_jobs import fused_jobs
@@ -20,6 +25,10 @@ from dynvid.runtime.backends import ort
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.optimised_graph import OptimisedGraph, pack, unpack, weight_name
 from dynvid.runtime.engines import open_engines
+
+RESNET = {
+    **TINY, "network": "resnet", "options": {"layers": [2, 1, 1, 1], "width": 16}, "input_sets": 2, "route": "0,3 1,3 1,4", "head": {"style": "linear"},
+}  # fmt: skip
 
 
 def run(segment, content, batch=2):
@@ -45,6 +54,41 @@ def test_the_same_graph_gives_the_same_bytes_and_no_path_of_this_machine(tiny_bu
     found = optimise(graph)
     assert optimise(graph) == found
     assert b"/tmp" not in found and b"dynvid-optimise" not in found
+
+
+def last_reads(graph):
+    """Return where in a graph each tensor is read for the last time."""
+    return {tensor: place for place, node in enumerate(graph.node) for tensor in node.input}
+
+
+@pytest.mark.parametrize("config", [RESNET, TINY])
+def test_what_a_convolution_adds_is_read_by_nobody_afterwards(exports, config):
+    """So onnxruntime writes the sum where it lies, and does not copy it first."""
+    bundle, sums = exports.bundle(config), 0
+    for segment in (*fused_segments(bundle.manifest, "fp32"), fused_full(bundle.manifest, "fp32")):
+        graph = onnx.load_model_from_string(unpack(for_onnxruntime(fuse(bundle, segment, "fp32"))).model).graph
+        last = last_reads(graph)
+        for place, node in enumerate(graph.node):
+            if node.op_type == "Conv" and len(node.input) == 4:
+                sums += 1
+                assert last[node.input[3]] == place
+    assert sums
+
+
+def test_nodes_run_in_the_order_of_the_file(tiny_bundle, tmp_path):
+    graph = optimise(rewrite(fuse(tiny_bundle, fused_segments(tiny_bundle.manifest, "fp32")[0], "fp32")))
+    found = unpack(graph)
+    options = ort.pooled_options(onnxruntime)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
+    weights = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in found.weights.values()]
+    options.add_external_initializers(list(found.weights), weights)
+    session = onnxruntime.InferenceSession(found.model, options, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    session.run(None, {i.name: rng.standard_normal(i.shape, dtype=np.float32) for i in session.get_inputs()})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    ran = [e["name"].removesuffix("_kernel_time") for e in events if e["name"].endswith("_kernel_time")]
+    assert ran == [node.name for node in onnx.load_model_from_string(found.model).graph.node]
 
 
 def test_weights_are_named_after_what_they_hold():

@@ -15,6 +15,7 @@ from dynvid.exporter.fuse_proof import prove_fused, prove_segments
 from dynvid.exporter.join_frames import join_frames
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.rewrites import REWRITES, flatten_concats, fold_shift, one_video, rewrite, split_concats
+from dynvid.exporter.slice_parts import slice_parts
 from dynvid.grid.errors import BackendError, ProofError
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.runtime.backends.base import open_backend
@@ -54,7 +55,15 @@ def count(graph, operator):
 
 @pytest.mark.parametrize(
     "rewrites",
-    [(one_video,), (fold_shift,), (split_concats,), (one_video, fold_shift), (one_video, split_concats), REWRITES],
+    [
+        (one_video,),
+        (fold_shift,),
+        (split_concats,),
+        (one_video, fold_shift),
+        (one_video, split_concats),
+        (one_video, fold_shift, slice_parts),
+        REWRITES,
+    ],
     ids=lambda rewrites: " ".join(rewrite.__name__ for rewrite in rewrites),
 )
 def test_each_rewrite_is_within_the_bound(tiny_bundle, rewrites):
@@ -180,6 +189,107 @@ def test_a_concatenation_within_another_is_not_made(nodes, outputs, wanted):
     assert {node.output[0]: "".join(node.input) for node in graph.node} == wanted
 
 
+# slices of frames
+
+
+def shifted(joins, takes, frames=4):
+    """Return a model that slices what ``joins`` makes of in.x [frames, 8, 2, 3] and of a state; ``takes``: (start, stop) by output."""
+    model = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("Slice", ["in.x", "c0", "c5", "one", "one"], ["some"], "channels"),
+                joins,
+                *(helper.make_node("Slice", ["joined", f"{n}0", f"{n}1", "zero", "one"], [n], n) for n in takes),
+            ],
+            "shift",
+            [
+                helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+                for name, shape in (("in.x", [frames, 8, 2, 3]), ("state", [2, 4, 2, 3]))
+            ],
+            [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in takes],
+            [
+                numpy_helper.from_array(np.array(value, np.int64), name)
+                for name, value in {
+                    "c0": [1], "c5": [5], "one": [1], "zero": [0], "pads": [2, *[0] * 7], "odd": [2, 1, *[0] * 6],
+                    **{f"{n}{end}": [bounds[end]] for n, bounds in takes.items() for end in (0, 1)},
+                }.items()
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )  # fmt: skip
+    return onnx.shape_inference.infer_shapes(model).SerializeToString()
+
+
+WITH_STATE = helper.make_node("Concat", ["state", "some"], ["joined"], "join", axis=0)
+WITH_ZEROS = helper.make_node("Pad", ["some", "pads"], ["joined"], "join")
+
+
+@pytest.mark.parametrize(
+    ("joins", "takes", "operators"),
+    [
+        (WITH_STATE, {"y": (0, -2), "z": (-2, 9)}, ["Slice", "Slice", "Concat"]),
+        (WITH_ZEROS, {"y": (0, -2), "z": (-2, 9)}, ["Slice", "Slice", "Pad"]),
+        (WITH_STATE, {"y": (1, 3)}, ["Slice", "Slice", "Concat"]),
+        (WITH_ZEROS, {"y": (1, 3)}, ["Slice", "Pad"]),
+        (WITH_STATE, {"y": (0, 1)}, ["Slice"]),
+        (WITH_STATE, {"y": (3, 5)}, ["Slice"]),
+        (helper.make_node("Concat", ["some", "state", "some"], ["joined"], axis=-4), {"y": (3, 7)}, ["Slice", "Slice", "Concat"]),
+    ],
+    ids=["as a shift", "as the first shift", "of both", "of both, zeros", "the state's", "the tensor's", "of three"],
+)  # fmt: skip
+def test_frames_are_taken_before_they_are_joined(joins, takes, operators):
+    plain = shifted(joins, takes)
+    found = rewrite(plain, (slice_parts,))
+    graph = onnx.load_model_from_string(found).graph
+    assert sorted(node.op_type for node in graph.node) == sorted(operators)
+    read = {name for node in graph.node for name in node.input}
+    assert all(node.input[0] in ("in.x", "state") for node in graph.node if node.op_type == "Slice")
+    assert read - {"in.x", "state"} <= {n.output[0] for n in graph.node} | {t.name for t in graph.initializer}
+    rng = np.random.default_rng(1)
+    feeds = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in (("in.x", (4, 8, 2, 3)), ("state", (2, 4, 2, 3)))}  # fmt: skip
+    before, after = ([*takes], [session_of(content).run([*takes], feeds) for content in (plain, found)])
+    for name, first, second in zip(before, *after, strict=True):
+        assert np.array_equal(first, second), name
+
+
+@pytest.mark.parametrize(
+    ("joins", "takes", "frames"),
+    [
+        (WITH_STATE, {"y": (0, 9)}, 4),
+        (WITH_ZEROS, {"y": (0, 9)}, 4),
+        (WITH_ZEROS, {"y": (0, 1)}, 4),
+        (WITH_ZEROS, {"y": (0, -1)}, "frames"),
+        (helper.make_node("Concat", ["some", "some"], ["joined"], axis=2), {"y": (0, 1)}, 4),
+        (helper.make_node("Pad", ["some", "odd"], ["joined"]), {"y": (0, 3)}, 4),
+        (helper.make_node("Pad", ["some", "pads"], ["joined"], mode="edge"), {"y": (0, 3)}, 4),
+    ],
+    ids=["all", "all, with zeros", "zeros alone", "frames unknown", "rows joined", "channels padded", "not zeros"],
+)
+def test_another_slice_stays(joins, takes, frames):
+    plain, found = (rewrite(shifted(joins, takes, frames), rewrites) for rewrites in ((), (slice_parts,)))
+    assert onnx.load_model_from_string(found).graph.node == onnx.load_model_from_string(plain).graph.node
+
+
+@pytest.mark.parametrize("config", [RESNET, {**RESNET, "shift": {"start_fold": 1, "div": 4}}, TINY])
+def test_no_segment_takes_frames_of_what_it_has_joined(exports, config):
+    bundle = exports.bundle(config)
+    without, with_it = (one_video,), (one_video, slice_parts)
+    assert prove(bundle, rewrites=with_it) == prove(bundle, rewrites=without)  # nothing is computed otherwise
+
+    def taken(rewrites):
+        """Return how many slices take frames of a tensor that was joined, in all segments."""
+        found = 0
+        for graph in rewritten(bundle, rewrites).values():
+            joins = [n for n in graph.node if n.op_type == "Pad" or (n.op_type == "Concat" and not n.attribute[0].i)]
+            joined = {n.output[0] for n in joins if "head" not in n.name}
+            first = {t.name for t in graph.initializer if list(t.dims) == [1] and not numpy_helper.to_array(t)[0]}
+            found += sum(n.op_type == "Slice" and n.input[0] in joined and n.input[3] in first for n in graph.node)
+        return found
+
+    assert taken(with_it) == 0 < taken(without)
+
+
 # convolutions of all frames at once
 
 
@@ -199,11 +309,14 @@ def convolution(read, weight, relu=True, more=(), **attributes):
     return onnx.shape_inference.infer_shapes(model).SerializeToString()
 
 
-def outputs_of(content, read):
-    session = onnxruntime.InferenceSession(
+def session_of(content):
+    return onnxruntime.InferenceSession(
         content, pooled_options(onnxruntime), providers=["CPUExecutionProvider"], enable_fallback=False
     )
-    return session.run(None, {"in.x": np.random.default_rng(1).standard_normal(read, dtype=np.float32)})
+
+
+def outputs_of(content, read):
+    return session_of(content).run(None, {"in.x": np.random.default_rng(1).standard_normal(read, dtype=np.float32)})
 
 
 @pytest.fixture

@@ -1,0 +1,99 @@
+"""A rewrite of the shift's slices: frames are taken before tensors are joined, and together with their channels.
+
+The shift joins the frame that was handed over, or zeros, with the first channels of all frames; its convolution reads all frames of
+that but the last, and the last is handed over. Done one after the other, these channels are copied three times.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from .rewritten_graph import Graph, attributes_of
+
+_FRAMES, _CHANNELS = 0, 1  # axes of a tensor [frames, channels, height, width]
+
+Shapes = dict[str, list[int]]
+Part = tuple[str | None, int, int]  # frames [start, stop) of a tensor; None: zeros
+
+
+def slice_parts(graph: Graph) -> None:
+    """Slice the parts of joined frames, not the whole; and where a part is some channels of a tensor, slice that one."""
+    shapes, writers = graph.shapes(), graph.writers()
+    others: dict[str, list[NodeProto]] = {}
+    for node in graph.nodes:
+        taken = _bounds(graph, node, _FRAMES, shapes)
+        if taken is None:
+            continue
+        parts = _within(_joined(graph, writers.get(node.input[0]), shapes), *taken)
+        nodes, tensors, zeros = [], list[str](), 0
+        for tensor, start, stop in parts:
+            if tensor is None:
+                zeros += stop - start
+            elif (start, stop) == (0, shapes[tensor][_FRAMES]):
+                tensors.append(tensor)
+            else:
+                tensors.append(f"{node.output[0]}.part{len(tensors)}")
+                nodes.append(_slice(graph, writers.get(tensor), tensor, start, stop, tensors[-1], shapes))
+        if not nodes:  # nothing less to copy
+            continue
+        if zeros:
+            pads = graph.constant(f"pads.{zeros}", np.array([zeros, *[0] * 7], np.int64))
+            nodes.append(helper.make_node("Pad", [tensors[0], pads], node.output, f"{node.name}.pad"))
+        elif len(tensors) == 1:
+            nodes[0].output[:] = node.output
+        else:
+            nodes.append(helper.make_node("Concat", tensors, node.output, f"{node.name}.join", axis=_FRAMES))
+        others[node.output[0]] = nodes
+    graph.replace(others)
+
+
+def _joined(graph: Graph, node: NodeProto | None, shapes: Shapes) -> list[Part]:
+    """Return what a node joins along the frames, in order: tensors, or zeros and a tensor. Nothing where it does something else."""
+    if node is None:
+        return []
+    if node.op_type == "Concat" and attributes_of(node)["axis"] % 4 == _FRAMES:
+        return [(tensor, 0, shapes[tensor][_FRAMES]) for tensor in node.input]
+    pads = graph.value(node.input[1]) if node.op_type == "Pad" and len(node.input) == 2 else None
+    if pads is None or pads[0] < 1 or pads[1:].any() or node.attribute:
+        return []
+    return [(None, 0, int(pads[0])), (node.input[0], 0, shapes[node.input[0]][_FRAMES])]
+
+
+def _within(parts: list[Part], start: int, stop: int) -> list[Part]:
+    """Return the parts of frames [start, stop) of what ``parts`` make together."""
+    found, place = list[Part](), 0
+    for tensor, first, last in parts:
+        size = last - first
+        begin, end = max(start - place, 0), min(stop - place, size)
+        if begin < end:
+            found.append((tensor, first + begin, first + end))
+        place += size
+    return found
+
+
+def _slice(
+    graph: Graph, writer: NodeProto | None, tensor: str, start: int, stop: int, output: str, shapes: Shapes
+) -> NodeProto:
+    """Return a node that takes frames [start, stop) of a tensor."""
+    bounds, axes = [(start, stop)], [_FRAMES]
+    channels = None if writer is None else _bounds(graph, writer, _CHANNELS, shapes)
+    if writer is not None and channels is not None:
+        tensor, bounds, axes = writer.input[0], [*bounds, channels], [_FRAMES, _CHANNELS]
+    starts, stops = zip(*bounds, strict=True)
+    numbers = [graph.sizes(*values) for values in (starts, stops, axes, [1] * len(axes))]
+    return helper.make_node("Slice", [tensor, *numbers], [output], output)
+
+
+def _bounds(graph: Graph, node: NodeProto, axis: int, shapes: Shapes) -> tuple[int, int] | None:
+    """Return start and stop of what a node takes along an axis of [frames, ...], and along no other; None where it is another node."""
+    if node.op_type != "Slice" or len(node.input) != 5 or len(shapes[node.input[0]]) != 4:
+        return None
+    values = [graph.value(name) for name in node.input[1:]]
+    size = shapes[node.input[0]][axis]
+    if any(value is None or value.size != 1 for value in values) or size < 1:
+        return None
+    start, stop, axes, step = (int(value[0]) for value in values if value is not None)
+    if (axes % 4, step) != (axis, 1):
+        return None
+    return slice(start, stop).indices(size)[:2]
