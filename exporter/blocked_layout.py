@@ -3,7 +3,7 @@
 Blocked, a tensor [frames, channels, height, width] lies in memory as [frames, channels / block, height, width, block]: as many
 bytes. A segment that was optimised alone brings the features that it hands on into the plain layout, and the next one brings
 them back: here both are left out, and nothing but the segments' graphs knows. What it does in the plain layout though it is the
-same in the other one stays blocked, too: to take whole blocks of channels, which are shifted, to join frames, to average pixels.
+same in the other one stays blocked, too: to take whole blocks of channels, which are shifted, and to join frames.
 """
 
 from __future__ import annotations
@@ -111,8 +111,6 @@ class _Graph:
                 self._slice_blocked(node, *taken)
             elif self._joins_frames(node) and node.output[0] in wanted and self._blocked.keys() & set(node.input):
                 self._join_blocked(node)
-            elif node.input and node.input[0] in self._blocked and self._averages_pixels(node):
-                self._average_blocked(node)
             else:
                 self.nodes.append(node)
         back = {node.output[0]: node.input[0] for node in self._reorders("ReorderInput")}
@@ -150,23 +148,6 @@ class _Graph:
         joined.input[:], joined.output[:] = inputs, [f"{plain}.blocked"]
         self.nodes.append(joined)
         self._add_plain(joined.output[0], plain, channels)
-
-    def _average_blocked(self, node: NodeProto) -> None:
-        """Average the pixels of each channel and frame of a blocked tensor."""
-        channels, block, tensor = self._channels[node.input[0]], block_size(), self._blocked[node.input[0]]
-        pixels, averages = f"{node.output[0]}.pixels", f"{node.output[0]}.blocks"
-        self.nodes += [
-            self._reshape(tensor, pixels, [0, channels // block, -1, block]),  # 0: as many frames as there are
-            helper.make_node("ReduceMean", [pixels, self._constant([2])], [averages], keepdims=0),
-            self._reshape(averages, node.output[0], [0, channels, 1, 1]),
-        ]
-
-    def _averages_pixels(self, node: NodeProto) -> bool:
-        """Return whether a node computes [frames, channels, 1, 1], the mean of each channel of each frame."""
-        if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in self._constants:
-            return False
-        axes = numpy_helper.to_array(self._constants[node.input[1]]).tolist()
-        return attributes_of(node).get("keepdims", 1) == 1 and sorted(axis % 4 for axis in axes) == [2, 3]
 
     def _add_plain(self, blocked: str, plain: str, channels: int) -> None:
         """Let a tensor be there in the plain layout, too; and remember it where it has whole blocks."""
