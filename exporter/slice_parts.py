@@ -53,7 +53,8 @@ def _joined(graph: Graph, node: NodeProto | None, shapes: Shapes) -> list[Part]:
     if node is None:
         return []
     if node.op_type == "Concat" and attributes_of(node)["axis"] % 4 == _FRAMES:
-        return [(tensor, 0, shapes[tensor][_FRAMES]) for tensor in node.input]
+        computed = not graph.constants.keys() & set(node.input)
+        return [(tensor, 0, shapes[tensor][_FRAMES]) for tensor in node.input] if computed else []
     pads = graph.value(node.input[1]) if node.op_type == "Pad" and len(node.input) == 2 else None
     if pads is None or pads[0] < 1 or pads[1:].any() or node.attribute:
         return []
@@ -87,7 +88,7 @@ def _slice(
 
 def _bounds(graph: Graph, node: NodeProto, axis: int, shapes: Shapes) -> tuple[int, int] | None:
     """Return start and stop of what a node takes along an axis of [frames, ...], and along no other; None where it is another node."""
-    if node.op_type != "Slice" or len(node.input) != 5 or len(shapes[node.input[0]]) != 4:
+    if node.op_type != "Slice" or len(node.input) != 5 or len(shapes.get(node.input[0], [])) != 4:
         return None
     values = [graph.value(name) for name in node.input[1:]]
     size = shapes[node.input[0]][axis]

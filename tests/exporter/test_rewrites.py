@@ -207,7 +207,8 @@ def shifted(joins, takes, frames=4):
                 for name, shape in (("in.x", [frames, 8, 2, 3]), ("state", [2, 4, 2, 3]))
             ],
             [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in takes],
-            [
+            [numpy_helper.from_array(np.ones((2, 4, 2, 3), np.float32), "constant")]
+            + [
                 numpy_helper.from_array(np.array(value, np.int64), name)
                 for name, value in {
                     "c0": [1], "c5": [5], "one": [1], "zero": [0], "pads": [2, *[0] * 7], "odd": [2, 1, *[0] * 6],
@@ -261,10 +262,20 @@ def test_frames_are_taken_before_they_are_joined(joins, takes, operators):
         (WITH_ZEROS, {"y": (0, 1)}, 4),
         (WITH_ZEROS, {"y": (0, -1)}, "frames"),
         (helper.make_node("Concat", ["some", "some"], ["joined"], axis=2), {"y": (0, 1)}, 4),
+        (helper.make_node("Concat", ["constant", "some"], ["joined"], axis=0), {"y": (0, 1)}, 4),
         (helper.make_node("Pad", ["some", "odd"], ["joined"]), {"y": (0, 3)}, 4),
         (helper.make_node("Pad", ["some", "pads"], ["joined"], mode="edge"), {"y": (0, 3)}, 4),
     ],
-    ids=["all", "all, with zeros", "zeros alone", "frames unknown", "rows joined", "channels padded", "not zeros"],
+    ids=[
+        "all",
+        "all, with zeros",
+        "zeros alone",
+        "frames unknown",
+        "rows joined",
+        "a constant joined",
+        "channels padded",
+        "not zeros",
+    ],
 )
 def test_another_slice_stays(joins, takes, frames):
     plain, found = (rewrite(shifted(joins, takes, frames), rewrites) for rewrites in ((), (slice_parts,)))
