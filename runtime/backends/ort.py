@@ -71,6 +71,8 @@ class OnnxRuntimeBackend(HostArrays):
             if optimised is not None:
                 content = optimised.model
                 options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+                # as written: a residual's last reader is then the convolution that adds to it, and may overwrite it
+                options.execution_order = self._ort.ExecutionOrder.PRIORITY_BASED
                 weights = {weight: self._shared(weight, optimised.weights) for weight in optimised.weights}
                 options.add_external_initializers(list(weights), list(weights.values()))
                 for weight, value in weights.items():  # without this the session would hold a copy
@@ -191,8 +193,6 @@ def pooled_options(ort: Any) -> Any:
     share_pool(ort, None)
     options = ort.SessionOptions()
     options.use_per_session_threads = False
-    # as written: a feature's last reader, which may overwrite it, is then the convolution that adds to it
-    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # without VNNI products of bytes overflow: then onnxruntime computes with unsigned weights, slower and right
     options.add_session_config_entry("session.x64quantprecision", "1")
     return options

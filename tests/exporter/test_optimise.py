@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from samples import TINY
 
@@ -75,20 +74,25 @@ def test_what_a_convolution_adds_is_read_by_nobody_afterwards(exports, config):
     assert sums
 
 
-def test_nodes_run_in_the_order_of_the_file(tiny_bundle, tmp_path):
-    graph = optimise(rewrite(fuse(tiny_bundle, fused_segments(tiny_bundle.manifest, "fp32")[0], "fp32")))
-    found = unpack(graph)
-    options = ort.pooled_options(onnxruntime)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
-    weights = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in found.weights.values()]
-    options.add_external_initializers(list(found.weights), weights)
-    session = onnxruntime.InferenceSession(found.model, options, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    session.run(None, {i.name: rng.standard_normal(i.shape, dtype=np.float32) for i in session.get_inputs()})
-    events = json.loads(Path(session.end_profiling()).read_text())
+def test_nodes_run_in_the_order_of_the_file(tiny_bundle, tmp_path, monkeypatch):
+    plain = ort.pooled_options
+
+    def profiled(module):
+        options = plain(module)
+        options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
+        return options
+
+    monkeypatch.setattr(ort, "pooled_options", profiled)
+    segment = fused_segments(tiny_bundle.manifest, "fp32")[0]
+    plan = for_onnxruntime(fuse(tiny_bundle, segment, "fp32"))
+    program = open_backend("onnxruntime").load(plan, segment, segment.name)
+    inputs, outputs = (
+        {s.name: np.zeros(s.concrete(1, 1), s.dtype) for s in ports} for ports in (segment.inputs, segment.outputs)
+    )
+    program.prepare(inputs, outputs)()
+    events = json.loads(Path(program._session.end_profiling()).read_text())
     ran = [e["name"].removesuffix("_kernel_time") for e in events if e["name"].endswith("_kernel_time")]
-    assert ran == [node.name for node in onnx.load_model_from_string(found.model).graph.node]
+    assert ran == [node.name for node in onnx.load_model_from_string(unpack(plan).model).graph.node]
 
 
 def test_weights_are_named_after_what_they_hold():
