@@ -14,7 +14,8 @@ from .rewritten_graph import Graph, attributes_of
 _FRAMES, _CHANNELS = 0, 1  # axes of a tensor [frames, channels, height, width]
 
 Shapes = dict[str, list[int]]
-Part = tuple[str | None, int, int]  # frames [start, stop) of a tensor; None: zeros
+Part = tuple[str | None, int]  # a tensor and its frames; None: zeros
+Piece = tuple[str | None, int, int]  # frames [start, stop) of a part
 
 
 def slice_parts(graph: Graph) -> None:
@@ -25,9 +26,9 @@ def slice_parts(graph: Graph) -> None:
         taken = _bounds(graph, node, _FRAMES, shapes)
         if taken is None:
             continue
-        parts = _within(_joined(graph, writers.get(node.input[0]), shapes), *taken)
+        pieces = _within(_joined(graph, writers.get(node.input[0]), shapes), *taken)
         nodes, tensors, zeros = [], list[str](), 0
-        for tensor, start, stop in parts:
+        for tensor, start, stop in pieces:
             if tensor is None:
                 zeros += stop - start
             elif (start, stop) == (0, shapes[tensor][_FRAMES]):
@@ -54,22 +55,21 @@ def _joined(graph: Graph, node: NodeProto | None, shapes: Shapes) -> list[Part]:
         return []
     if node.op_type == "Concat" and attributes_of(node)["axis"] % 4 == _FRAMES:
         computed = not graph.constants.keys() & set(node.input)
-        return [(tensor, 0, shapes[tensor][_FRAMES]) for tensor in node.input] if computed else []
+        return [(tensor, shapes[tensor][_FRAMES]) for tensor in node.input] if computed else []
     pads = graph.value(node.input[1]) if node.op_type == "Pad" and len(node.input) == 2 else None
     if pads is None or pads[0] < 1 or pads[1:].any() or node.attribute:
         return []
-    return [(None, 0, int(pads[0])), (node.input[0], 0, shapes[node.input[0]][_FRAMES])]
+    return [(None, int(pads[0])), (node.input[0], shapes[node.input[0]][_FRAMES])]
 
 
-def _within(parts: list[Part], start: int, stop: int) -> list[Part]:
-    """Return the parts of frames [start, stop) of what ``parts`` make together."""
-    found, place = list[Part](), 0
-    for tensor, first, last in parts:
-        size = last - first
-        begin, end = max(start - place, 0), min(stop - place, size)
-        if begin < end:
-            found.append((tensor, first + begin, first + end))
-        place += size
+def _within(parts: list[Part], start: int, stop: int) -> list[Piece]:
+    """Return the pieces of frames [start, stop) of what ``parts`` make together."""
+    found, place = list[Piece](), 0
+    for tensor, frames in parts:
+        first, last = max(start - place, 0), min(stop - place, frames)
+        if first < last:
+            found.append((tensor, first, last))
+        place += frames
     return found
 
 
