@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from ..runtime.backends.ort import pooled_options
+from ..runtime.backends.ort import session_options
 from .rewritten_graph import attributes_of
 
 _DOMAIN = "com.microsoft.nchwc"
@@ -62,7 +62,7 @@ def block_size() -> int:
     )
     session = onnxruntime.InferenceSession(
         model.SerializeToString(),
-        pooled_options(onnxruntime),
+        session_options(onnxruntime, 1),
         providers=["CPUExecutionProvider"],
         enable_fallback=False,
     )
@@ -118,9 +118,10 @@ class _Graph:
 
     def _slice_blocked(self, node: NodeProto, channels: Bounds, frames: Bounds | None) -> None:
         """Take whole blocks from a blocked tensor, and only what is wanted of these into the plain layout."""
-        source, (start, stop) = node.input[0], channels
-        stop, first = min(stop, self._channels[source]), start - start % _LARGEST_BLOCK
-        bounds = {_CHANNELS: (first, stop + -stop % _LARGEST_BLOCK)} | ({_FRAMES: frames} if frames else {})
+        source, (start, stop), block = node.input[0], channels, block_size()
+        stop, first = min(stop, self._channels[source]), start - start % block
+        # no block more: onnxruntime brings a tensor into the plain layout only where it has the blocks that its channels need
+        bounds = {_CHANNELS: (first, stop + -stop % block)} | ({_FRAMES: frames} if frames else {})
         name = "-".join(map(str, (f"{source}.blocked", *(number for pair in bounds.values() for number in pair))))
         if name not in self._taken:
             self._taken.add(name)
