@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -109,7 +110,7 @@ class RouteExecutor(Protocol):
 
 
 class Session:
-    """A bundle on a backend, ready to classify.
+    """A bundle on a backend, ready to classify. Threads may share it: they take turns, for all videos use the same tensors.
 
     Args:
         bundle: the bundle.
@@ -152,6 +153,7 @@ class Session:
         self._macs = [costs.checkpoint(self.route, k) for k in range(1, checkpoints + 1)]
         self._full_macs = costs.checkpoint(self.route.full, 1)
         self._order = bundle.manifest.grid.frame_order
+        self._turn = threading.Lock()
 
     def classify(self, source: FrameSource, trace: bool = False) -> Prediction:
         """Return the prediction for one video.
@@ -166,6 +168,10 @@ class Session:
             VideoError: If a frame that is needed cannot be decoded.
             BackendError: If the backend fails.
         """
+        with self._turn:
+            return self._classify(source, trace)
+
+    def _classify(self, source: FrameSource, trace: bool) -> Prediction:
         decided, logits, answers, segment_ms = None, [], [], []
         for index, segment in enumerate(self.executor.segments, 1):
             if segment.frames is not None:

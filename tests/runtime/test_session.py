@@ -1,4 +1,6 @@
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -77,6 +79,26 @@ def test_the_predicted_class_is_that_of_the_deciding_logits(tiny_bundle, backend
     found = Session(tiny_bundle, backend).classify(ArraySource(clip))
     assert found.class_index == int(found.logits[-1].argmax())
     assert found.confidence == pytest.approx(confidences(found)[-1], abs=1e-6)
+
+
+def test_threads_that_share_a_session_get_the_answers_of_one_thread(tiny_bundle, backend):
+    preprocessing = tiny_bundle.manifest.preprocessing
+    clips = proof_clips(8, tiny_bundle.manifest.grid.num_frames, preprocessing)
+    session = Session(tiny_bundle, backend)
+
+    class Slow(ArraySource):
+        def read(self, samples):
+            time.sleep(1e-3)  # another thread's turn, if it may have one
+            return super().read(samples)
+
+    def logits(clip):
+        return np.stack(session.classify(Slow(clip), trace=True).logits)
+
+    alone = [logits(clip) for clip in clips]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(logits, [*clips, *clips]))
+    for expected, found in zip([*alone, *alone], together, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
