@@ -181,7 +181,7 @@ class OnnxRuntimeMaker:
         """Do nothing: what is being made is done at once."""
 
     def backend(self) -> Backend:
-        """Return onnxruntime on this process's pool."""
+        """Return onnxruntime on every core."""
         return open_backend("onnxruntime")
 
 

@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from ..grid.errors import BackendError
 from ..runtime.backends.optimised_graph import OptimisedGraph, pack, weight_name
-from ..runtime.backends.ort import first_line, ort_errors, pooled_options
+from ..runtime.backends.ort import first_line, ort_errors, session_options
 from .blocked_layout import block_size, use_blocked_layout
 
 _LEAST_BYTES = 1024
@@ -38,7 +38,7 @@ def optimise(content: bytes, blocked: bool = True) -> bytes:
 
     with tempfile.TemporaryDirectory(prefix="dynvid-optimise-") as folder:
         written = Path(folder) / "optimised.onnx"
-        options = pooled_options(onnxruntime)
+        options = session_options(onnxruntime, 1)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(written)
         options.log_severity_level = 4  # its warning, for this kind of processor only, is in the engine's key

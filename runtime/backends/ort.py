@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +19,8 @@ from .base import Call, EngineHost, in_turn, require_ports
 from .host_arrays import HostArrays, pass_nan_on
 from .optimised_graph import unpack
 
-_lock = threading.Lock()  # of the two below
-_pool_threads: int | None = None  # of this process; onnxruntime takes the size once
+_lock = threading.Lock()  # of the arena and the weights
+_arena_is_shared = False  # in this process
 _CACHE_LINE = 64  # bytes
 _weights: WeakValueDictionary[str, Any] = (
     WeakValueDictionary()
@@ -29,8 +30,12 @@ _weights: WeakValueDictionary[str, Any] = (
 class OnnxRuntimeBackend(HostArrays):
     """onnxruntime's CPU execution provider.
 
-    All sessions of a process share one thread pool: with a pool each, idle pools spin against the one at work and
-    cost a quarter of the time. They also share one arena: graphs that run in turn use the same memory.
+    Each session has a pool of threads of its own, which sleeps whenever the session does not run: pools that spin on cost the
+    session at work a quarter of its time, and a pool for the whole process would break every session that others make in it.
+    All sessions share one arena: graphs that run in turn use the same memory.
+
+    Args:
+        threads: that compute, the caller's among them; None: one a core.
     """
 
     name = "onnxruntime"
@@ -44,7 +49,8 @@ class OnnxRuntimeBackend(HostArrays):
             ) from None
         self._ort = onnxruntime
         onnxruntime.set_default_logger_severity(3)
-        self.threads = share_pool(onnxruntime, threads)
+        self.threads = threads or len(os.sched_getaffinity(0))
+        _share_arena(onnxruntime)
 
     @property
     def engine_host(self) -> EngineHost:
@@ -57,7 +63,7 @@ class OnnxRuntimeBackend(HostArrays):
         Raises:
             BackendError: If onnxruntime refuses the model, or takes another provider than the CPU's.
         """
-        options = pooled_options(self._ort)
+        options = session_options(self._ort, self.threads)
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.enable_mem_pattern = False  # which keeps a plan of the memory for every shape it meets
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -188,38 +194,26 @@ def _aligned(array: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def pooled_options(ort: Any) -> Any:
-    """Return options of a session on this process's one pool, which is made where there is none."""
-    share_pool(ort, None)
+def session_options(ort: Any, threads: int) -> Any:
+    """Return options of a session that computes with so many threads, the caller's among them."""
     options = ort.SessionOptions()
-    options.use_per_session_threads = False
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # when a run ends
     # without VNNI products of bytes overflow: then onnxruntime computes with unsigned weights, slower and right
     options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
-def share_pool(ort: Any, threads: int | None) -> int:
-    """Return the threads of this process's one pool, after making it where there is none; None: one a core.
-
-    Sessions must then set ``use_per_session_threads`` to False.
-
-    Raises:
-        BackendError: If the pool has another number of threads.
-    """
-    global _pool_threads
-    wanted = threads or len(os.sched_getaffinity(0))
+def _share_arena(ort: Any) -> None:
+    """Let sessions that ask for it allocate from one arena of this process, where none is shared yet."""
+    global _arena_is_shared
     with _lock:
-        if _pool_threads is None:
-            ort.set_global_thread_pool_sizes(wanted, 1)
-            memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+        if _arena_is_shared:
+            return
+        memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+        with contextlib.suppress(*ort_errors()):  # somebody else in this process shared one: that serves as well
             ort.create_and_register_allocator(memory, None)
-            _pool_threads = wanted
-    if threads is not None and threads != _pool_threads:
-        raise BackendError(
-            f"{threads} threads: this process already computes with {_pool_threads}, and onnxruntime takes the number once. "
-            "Start another process."
-        )
-    return _pool_threads
+        _arena_is_shared = True
 
 
 def ort_errors() -> tuple[type[BaseException], ...]:

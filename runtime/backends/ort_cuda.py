@@ -16,7 +16,7 @@ from ...grid.tensors import Ports
 from ..device import Device, open_device
 from ..device_tensors import DeviceTensor, DeviceTensors
 from .base import Call, in_turn, require_ports
-from .ort import first_line, ort_errors, share_pool
+from .ort import first_line, ort_errors, session_options
 
 PROVIDER = "CUDAExecutionProvider"
 _INSTALL = "pip uninstall onnxruntime, then pip install 'dynvid[gpu]', with cuDNN 9 and cuBLAS of the same CUDA"
@@ -66,7 +66,7 @@ class OrtCudaBackend(DeviceTensors):
         super().__init__(device)
         self._ort = ort
         ort.set_default_logger_severity(3)
-        share_pool(ort, threads)
+        self._threads = threads or len(os.sched_getaffinity(0))
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         if hasattr(ort, "preload_dlls"):
             with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
@@ -80,8 +80,7 @@ class OrtCudaBackend(DeviceTensors):
             BackendError: If onnxruntime refuses the model, or would compute any of it on the CPU.
         """
         self.require_usable()
-        options = self._ort.SessionOptions()
-        options.use_per_session_threads = False
+        options = session_options(self._ort, self._threads)
         options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         given = {"device_id": str(self.device.index), "user_compute_stream": str(self.device.stream), "use_tf32": "0"}

@@ -18,7 +18,7 @@ from dynvid.calibration.ranges import Ranges, read_ranges
 from dynvid.exporter.watch import watch
 from dynvid.grid.errors import RangesError, StaleRangesError, TooFewVideosError
 from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.backends.ort import pooled_options
+from dynvid.runtime.backends.ort import session_options
 from dynvid.runtime.decoder import Decoder
 from dynvid.runtime.video_list import ListedVideo
 
@@ -80,7 +80,7 @@ def test_nearly_all_videos_stay_below_them(find, tiny_bundle, watched, videos, t
     names = [name for name in watched.tensors["block0"] if name not in inputs]
     assert len(names) > 3
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), pooled_options(onnxruntime))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(onnxruntime, 1))
     variant, manifest = tiny_bundle.manifest.subgraph("block0").variant("fp32"), tiny_bundle.manifest
     largest = {name: [] for name in names}
     with Decoder() as decoder:

@@ -40,7 +40,7 @@ from dynvid.grid.sealed import seal, unseal
 from dynvid.grid.thresholds import Thresholds
 from dynvid.runtime.backends import openvino as openvino_module
 from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.backends.ort import pooled_options
+from dynvid.runtime.backends.ort import session_options
 from dynvid.runtime.engines import open_engines
 from dynvid.runtime.session import ArraySource, Session
 
@@ -196,7 +196,7 @@ def test_unsigned_activations_stand_for_the_same_values(int8_bundle):
     frames = clip[list(manifest.grid.frame_order)][None, segment.start : segment.stop]
     answers = []
     for content in (graph, other):
-        options = pooled_options(onnxruntime)
+        options = session_options(onnxruntime, 1)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         answers.append(onnxruntime.InferenceSession(content, options).run(None, {"frames": frames}))
     assert all(np.array_equal(one, two) for one, two in zip(*answers, strict=True))

@@ -75,14 +75,14 @@ def test_what_a_convolution_adds_is_read_by_nobody_afterwards(exports, config):
 
 
 def test_nodes_run_in_the_order_of_the_file(tiny_bundle, tmp_path, monkeypatch):
-    plain = ort.pooled_options
+    plain = ort.session_options
 
-    def profiled(module):
-        options = plain(module)
+    def profiled(module, threads):
+        options = plain(module, threads)
         options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
         return options
 
-    monkeypatch.setattr(ort, "pooled_options", profiled)
+    monkeypatch.setattr(ort, "session_options", profiled)
     segment = fused_segments(tiny_bundle.manifest, "fp32")[0]
     plan = for_onnxruntime(fuse(tiny_bundle, segment, "fp32"))
     program = open_backend("onnxruntime").load(plan, segment, segment.name)

@@ -19,7 +19,7 @@ from dynvid.exporter.slice_parts import slice_parts
 from dynvid.grid.errors import BackendError, ProofError
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.backends.ort import pooled_options
+from dynvid.runtime.backends.ort import session_options
 
 RESNET = {
     **TINY, "network": "resnet", "options": {"layers": [1, 1, 1, 1], "width": 8}, "input_sets": 2, "route": "0,3 1,3 1,4", "head": {"style": "linear"},
@@ -320,7 +320,7 @@ def convolution(read, weight, relu=True, more=(), **attributes):
 
 def session_of(content):
     return onnxruntime.InferenceSession(
-        content, pooled_options(onnxruntime), providers=["CPUExecutionProvider"], enable_fallback=False
+        content, session_options(onnxruntime, 1), providers=["CPUExecutionProvider"], enable_fallback=False
     )
 
 

@@ -11,7 +11,6 @@ from dynvid.models.config_json import from_json, to_json
 from dynvid.models.cost import measure_costs
 from dynvid.models.registry import build
 from dynvid.models.shift import StatefulShift
-from dynvid.runtime.backends.base import open_backend
 
 
 def network(name, **table):
@@ -100,11 +99,9 @@ def test_shift_states(name, shift, count, elements):
 def test_costs_agree_with_an_independent_counter_on_the_exported_graphs(tiny_bundle, tmp_path):
     """Onnx-tool counts convolutions and matrix products of every exported subgraph, at batch 1 and one frame."""
     costs = tiny_bundle.manifest.costs
-    open_backend("onnxruntime")  # the first to use onnxruntime in a process decides on its threads
     for subgraph in tiny_bundle.manifest.subgraphs:
         variant = subgraph.variant("fp32")
         options = onnxruntime.SessionOptions()
-        options.use_per_session_threads = False
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(tmp_path / variant.file)  # shapes folded: onnx-tool needs them
         for name in ("batch", "frames"):

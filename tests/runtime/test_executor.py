@@ -1,6 +1,9 @@
 """The route, run in pieces on a backend, computes what the whole network computes."""
 
 import dataclasses
+import subprocess
+import sys
+import time
 from collections import Counter
 
 import numpy as np
@@ -138,27 +141,68 @@ def test_a_call_must_name_every_port(tiny_bundle):
         program.prepare({}, {})
 
 
-def test_sessions_share_one_thread_pool(tiny_bundle):
-    """More programs, no more threads: idle pools would spin against the one at work."""
-
-    def threads():
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("Threads:"))
-
-    backend = open_backend("onnxruntime")
-    programs = []
-    counts = []
+def test_idle_programs_do_not_spin(tiny_bundle):
+    """What the threads of a process do while nothing is asked of them; onnxruntime's default is to spin for the next call."""
+    backend = open_backend("onnxruntime", 2)
+    calls = []
     for subgraph in tiny_bundle.manifest.subgraphs:
         variant = subgraph.variant("fp32")
-        programs.append(backend.load(tiny_bundle.read(variant), variant, subgraph.name))
-        counts.append(threads())
-    assert len(programs) == 6 and counts[0] == counts[-1]
+        program = backend.load(tiny_bundle.read(variant), variant, subgraph.name)
+        calls.append(
+            program.prepare(
+                *(
+                    {s.name: backend.zeros(s.concrete(2, 8), s.dtype) for s in p}
+                    for p in (variant.inputs, variant.outputs)
+                )
+            )
+        )
+    for call in calls:
+        call()
+    spent = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - spent < 0.05
 
 
-def test_another_thread_count_in_one_process_is_refused():
-    backend = open_backend("onnxruntime")
-    with pytest.raises(BackendError, match="this process already computes with"):
-        open_backend("onnxruntime", backend.threads + 1)
+def test_backends_of_one_process_may_have_different_numbers_of_threads(tiny_bundle):
+    variant = tiny_bundle.manifest.subgraph("block1").variant("fp32")
+    found = []
+    for threads in (1, 3):
+        backend = open_backend("onnxruntime", threads)
+        program = backend.load(tiny_bundle.read(variant), variant, "block1")
+        inputs, outputs = (
+            {s.name: np.ones(s.concrete(1, 4), s.dtype) for s in ports} for ports in (variant.inputs, variant.outputs)
+        )
+        program.prepare(inputs, outputs)()
+        assert backend.threads == program._session.get_session_options().intra_op_num_threads == threads
+        found.append(outputs)
+    for name, values in found[0].items():
+        np.testing.assert_array_equal(found[1][name], values)
+
+
+@pytest.mark.parametrize("first", ["dynvid", "the user"])
+def test_a_users_own_onnxruntime_sessions_work_beside_ours(tiny_bundle, tmp_path, first):
+    """In a process of its own, for what comes first decides."""
+    script = f"""
+import numpy as np, onnxruntime
+from pathlib import Path
+from dynvid.grid.bundle import Bundle
+from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.session import ArraySource, Session
+
+bundle = Bundle.open(Path({str(tiny_bundle.root)!r}))
+variant = bundle.manifest.subgraph("block0").variant("fp32")
+def own():
+    session = onnxruntime.InferenceSession(bundle.read(variant), providers=["CPUExecutionProvider"])
+    session.run(None, {{s.name: np.zeros(s.concrete(1, 2), np.float32) for s in variant.inputs}})
+def ours():
+    size = bundle.manifest.preprocessing.crop
+    frames = np.zeros((bundle.manifest.grid.num_frames, 3, size, size), np.float32)
+    assert Session(bundle, open_backend("onnxruntime")).classify(ArraySource(frames)).status == "ok"
+for turn in {(["ours", "own"] if first == "dynvid" else ["own", "ours"]) * 2}:
+    globals()[turn]()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_block_whose_spans_are_all_as_long_is_loaded_for_that_length(tiny_bundle):

@@ -39,10 +39,6 @@ class FakeOrt:
 
     __version__ = "1.31.1"
     SessionOptions, RunOptions = onnxruntime.SessionOptions, onnxruntime.RunOptions
-    OrtMemoryInfo, OrtAllocatorType = onnxruntime.OrtMemoryInfo, onnxruntime.OrtAllocatorType
-    OrtMemType = onnxruntime.OrtMemType
-    set_global_thread_pool_sizes = staticmethod(onnxruntime.set_global_thread_pool_sizes)
-    create_and_register_allocator = staticmethod(onnxruntime.create_and_register_allocator)
 
     def __init__(self):
         self.devices, self.sessions = {}, []
@@ -63,7 +59,7 @@ class FakeOrt:
     def InferenceSession(self, content, options, providers, enable_fallback):
         ((provider, given),) = providers
         assert provider == PROVIDER and not enable_fallback
-        assert not options.use_per_session_threads
+        assert options.use_per_session_threads and options.intra_op_num_threads
         assert options.get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
         self.sessions.append(given)
         return FakeSession(self, content, self.devices[given["user_compute_stream"]])
@@ -72,7 +68,6 @@ class FakeOrt:
 class FakeSession:
     def __init__(self, ort, content, device):
         options = onnxruntime.SessionOptions()
-        options.use_per_session_threads = False
         self._real = onnxruntime.InferenceSession(
             content, options, providers=["CPUExecutionProvider"], enable_fallback=False
         )
