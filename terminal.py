@@ -76,13 +76,13 @@ def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> 
             print_int8(figures)
             continue
         rows = [
-            [str(c.index), str(c.cell), name, f"{error:.1e}"]
-            for c, name, error in zip(manifest.route.checkpoints, manifest.heads, figures["checkpoints"], strict=True)
+            [str(c.index), str(c.cell), name, f"{error:.1e}", f"{bound:.1e}"]
+            for c, name, error, bound in zip(
+                manifest.route.checkpoints, manifest.heads, figures["checkpoints"], figures["bounds"], strict=True
+            )
         ]
-        click.echo(
-            f"{precision}: difference from PyTorch, in standard deviations of the logits (bound {figures['bound']:g})"
-        )
-        table(["checkpoint", "cell", "head", "difference"], rows)
+        click.echo(f"{precision}: difference from PyTorch, in standard deviations of the logits")
+        table(["checkpoint", "cell", "head", "difference", "at most"], rows)
     if proof is not None:
         sees = proof["sees"]
         click.echo(

@@ -22,22 +22,25 @@ Key = tuple[str, Precision, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 
 
 class Draft:
-    """What ``add`` has exported so far. ``parts`` are the modules of each precision; fp32 comes first.
+    """What ``add`` has exported so far.
 
     Args:
         network: in eval mode, fp32.
         source_sha256: of the training checkpoint.
-        ranges: largest activation of every block and head, by name (``block0``, ``head0``).
         report: gets a line about each export.
+
+    Attributes:
+        parts: the modules of each precision; fp32 comes first.
+        network: as given.
+        ranges: largest activation of every block and head, by name (``block0``, ``head0``); to be set before the bundle is
+            written.
     """
 
-    def __init__(
-        self, network: VideoNetwork, source_sha256: str, ranges: Mapping[str, float], report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, network: VideoNetwork, source_sha256: str, report: Callable[[str], None]) -> None:
         self.parts: dict[Precision, list[Subgraph]] = {}
         self.network = network
+        self.ranges: Mapping[str, float] = {}
         self._source_sha256 = source_sha256
-        self._ranges = ranges
         self._report = report
         self._fp32_only: tuple[str, ...] = ()
         self._graphs: dict[Key, bytes] = {}
@@ -91,7 +94,7 @@ class Draft:
                     part.block,
                     part.states,
                     variants[part.name],
-                    float(f"{self._ranges.get(part.place, 0.0):.4g}"),
+                    float(f"{self.ranges.get(part.place, 0.0):.4g}"),
                 )
                 for part in parts
             ),

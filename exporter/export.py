@@ -25,8 +25,9 @@ from .graph_rules import lint
 from .precision import choose
 from .proof import PROOF_CLIPS, prove, prove_set
 from .proof_clips import proof_clips
-from .reference import observe
+from .reference import Reference, observe
 from .subgraphs import Subgraph, split
+from .tolerances import Rounding
 
 Report = Callable[[str], None]
 
@@ -52,21 +53,24 @@ def export(
         report: gets a line about each step.
 
     Raises:
+        IllConditionedError: If the network needs more than fp32; found on one clip.
         LintError, ProofError: If the export is not what it should be; nothing is written then.
         ResourceError, InputRefusedError: If ``root`` cannot be written.
     """
     require_target(root)
     config = network.config
     clips = proof_clips(PROOF_CLIPS, config.grid.num_frames, config.preprocessing)
-    reference, ranges = observe(network, clips, report)
-    if range_clips is not None:
-        ranges = observe(network, range_clips, report)[1]
-    draft, backend = Draft(network, source_sha256, ranges, report), open_backend("onnxruntime")
+    reference, backend = Reference(network, clips, report), open_backend("onnxruntime")
+    draft = Draft(network, source_sha256, report)
+    reference.logits(1)  # a network that overflows is refused before anything is exported
     draft.add("fp32")
-    figures = prove(network, draft.parts, draft.bundle(), backend, clips, reference, report)
+    figures = prove(network, draft.parts, draft.bundle(), backend, reference, report)
+    draft.ranges = reference.ranges if range_clips is None else observe(network, range_clips, report)[1]
     if "fp16" in precisions:
-        figures["fp32_only"] = choose(draft, ranges, clips, reference, backend, report)
-        figures["fp16"] = prove_set(network, draft.parts, draft.bundle(), backend, "fp16", clips, reference, report)
+        figures["fp32_only"] = choose(draft, draft.ranges, clips, reference.logits(), backend, report)
+        figures["fp16"] = prove_set(
+            network, draft.parts, draft.bundle(), backend, "fp16", reference, Rounding.of(figures), report
+        )
     report("writing")
     bundle = draft.bundle()
     assert bundle.held is not None
@@ -89,13 +93,12 @@ def prove_again(bundle: Bundle, training_checkpoint: Path, report: Report) -> di
         )
     network = network_of(manifest, training_checkpoint)
     clips = proof_clips(PROOF_CLIPS, manifest.grid.num_frames, manifest.preprocessing)
-    reference, _ = observe(network, clips, report)
     parts: dict[Precision, list[Subgraph]] = {
         precision: split(network, precision, manifest.fp32_only)
         for precision in manifest.precisions
         if precision != "int8"
     }
-    figures = prove(network, parts, bundle, open_backend("onnxruntime"), clips, reference, report)
+    figures = prove(network, parts, bundle, open_backend("onnxruntime"), Reference(network, clips, report), report)
     chosen = {
         key: value for key, value in manifest.proof.items() if key in ("fp32_only", "int8")
     }  # the export's and calibration's; they stand

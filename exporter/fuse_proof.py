@@ -5,8 +5,7 @@ The cells are proved against PyTorch when they are exported; this compares graph
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,9 @@ from ..runtime.backends.base import Backend, Value, open_backend
 from ..runtime.backends.optimised_graph import OptimisedGraph, unpack
 from ..runtime.executor import Executor, PreparedSegment
 from ..runtime.fused_executor import FusedExecutor
-from .bounds import BOUND, require, require_bits, rounded
 from .fuse import fuse
 from .proof_clips import proof_clips
+from .tolerances import Rounding, relative, require, require_bits, require_softmax, rounded, tolerance
 
 _WITHIN_RANGES = np.float32(0.25)
 """Contrast of the clips for INT8: noise of full contrast may exceed ranges that were measured on videos."""
@@ -89,16 +88,19 @@ def prove_fused(
     cells = _Cells(bundle, backend, precision)
     expected = [cells.run(clip[None]) for clip in clips]
     report(f"{precision}: {len(segments)} fused segments and full, alone and {BATCH} at once")
-    errors = _errors(segments, expected, alone_and_among_others(False), precision)
+    rounding = Rounding.of(manifest.proof)
+    bounds = rounding.tolerances(precision, len(manifest.route_cells))
+    handed_on = {name: tolerance(precision, figure) for name, figure in rounding.handed_on(manifest).items()}
+    errors = _errors(segments, expected, alone_and_among_others(False), precision, bounds, handed_on)
     # the static network answers what the last checkpoint answers
     last = [[{port: clip[-1][port] for port in ("logits", "probabilities")}] for clip in expected]
-    (of_full,) = _errors((full,), last, alone_and_among_others(True), precision)
+    (of_full,) = _errors((full,), last, alone_and_among_others(True), precision, bounds[-1:], {})
     return {
         "clips": len(clips),
         "reference": "the cells, onnxruntime CPUExecutionProvider, each video alone",
-        "bound": BOUND[precision],
-        "checkpoints": rounded(e["logits"] for e in errors),
-        "handed_on": rounded(max((e[port] for port in e if port.startswith("out.")), default=0.0) for e in errors),
+        "bounds": rounded(bounds),
+        "checkpoints": rounded([e["logits"] for e in errors]),
+        "handed_on": rounded([max((e[port] for port in e if port.startswith("out.")), default=0.0) for e in errors]),
         "full": rounded([of_full["logits"]])[0],
         "alone_and_among_others": "the same to the last bit",
     }
@@ -126,20 +128,44 @@ def prove_segments(
 
 
 def _errors(
-    segments: Sequence[FusedSegment], expected: list[list[Arrays]], found: list[list[Arrays]], precision: Precision
+    segments: Sequence[FusedSegment],
+    expected: list[list[Arrays]],
+    found: list[list[Arrays]],
+    precision: Precision,
+    bounds: Sequence[float],
+    handed_on: Mapping[str, float],
 ) -> list[dict[str, float]]:
-    """Return for each segment the error of every port; ``expected`` and ``found`` are [clips][segments]."""
+    """Return for each segment the error of every port but the probabilities.
+
+    Args:
+        segments: of the route.
+        expected: outputs of the cells, [clips][segments].
+        found: those of the fused segments, likewise.
+        precision: of the segments.
+        bounds: tolerance of the logits of each segment.
+        handed_on: of everything handed on, by name.
+
+    Raises:
+        ProofError: Naming the first port beyond its tolerance.
+    """
     errors: list[dict[str, float]] = []
-    for segment, wanted, got in zip(segments, zip(*expected, strict=True), zip(*found, strict=True), strict=True):
+    for segment, wanted, got, bound in zip(
+        segments, zip(*expected, strict=True), zip(*found, strict=True), bounds, strict=True
+    ):
         errors.append({})
+        where = f"{segment.name} ({precision})"
+        for outputs in got:
+            require_softmax(outputs, where)
         for spec in segment.outputs:
+            if spec.name == "probabilities":
+                continue
             pairs = [(w[spec.name].astype(np.float64), g[spec.name]) for w, g in zip(wanted, got, strict=True)]
             with np.errstate(invalid="ignore"):  # infinity less infinity: NaN, which is within no bound
-                handed_on = spec.name.startswith("out.")
-                norms = [np.sqrt(np.square(g - w).mean()) if handed_on else np.abs(g - w).max() for w, g in pairs]
-                difference, spread = float(np.max(norms)), float(np.mean([w.std() for w, _ in pairs]))
-            error = difference / spread if spread else math.inf if difference else 0.0  # a constant has no spread
-            require(error <= BOUND[precision], f"{segment.name} ({precision}), {spec.name}", error, BOUND[precision])
+                is_handed_on = spec.name.startswith("out.")
+                norms = [np.sqrt(np.square(g - w).mean()) if is_handed_on else np.abs(g - w).max() for w, g in pairs]
+                error = relative(float(np.max(norms)), float(np.mean([w.std() for w, _ in pairs])))
+            limit = handed_on[spec.name.removeprefix("out.")] if is_handed_on else bound
+            require(error <= limit, f"{where}, {spec.name}", error, limit, precision)
             errors[-1][spec.name] = error
     return errors
 

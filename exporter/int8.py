@@ -24,13 +24,13 @@ from ..runtime.backends.base import Backend, open_backend
 from ..runtime.decoder import Decoder
 from ..runtime.session import Session
 from ..runtime.video_list import ListedVideo, read_list
-from .bounds import rounded
 from .export import network_of
 from .int8_layers import Choice, choose, common, exits_of
 from .proof import PROOF_Q, SIZES, load_programs, prove_subgraphs
 from .reference import observe
 from .sight import drift
 from .subgraphs import split
+from .tolerances import rounded
 from .twins import Twins
 from .watch import watch
 
@@ -155,7 +155,7 @@ def prove_twins(network: VideoNetwork, bundle: Bundle, backend: Backend, clips: 
     modules = split(network, "fp32")
     ordered = clips[:, list(network.grid.frame_order)]
     programs = load_programs(modules, bundle, backend, "int8")
-    return prove_subgraphs(modules, modules, programs, backend, ordered, SIZES, "int8", math.inf)
+    return prove_subgraphs(modules, modules, programs, backend, ordered, SIZES, "int8", lambda *_: math.inf)
 
 
 def _thresholds(path: Path | None, bundle: Bundle) -> tuple[float | None, ...] | None:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.backends.base import Backend
-from .bounds import BOUND, SHARE
 from .draft import Draft
 from .proof import load_programs, measure_subgraphs, route_errors, traced_logits
 from .reference import FP16_LIMIT
 from .subgraphs import Subgraph
+from .tolerances import BOUND, SHARE
 
 Floats = NDArray[np.float32]
 Reasons = dict[str, dict[str, Any]]

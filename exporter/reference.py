@@ -16,22 +16,58 @@ from ..models.network import VideoNetwork
 
 FP16_LIMIT = 1e4  # well below half precision's 65504
 
+Floats = NDArray[np.float32]
 
-@torch.no_grad()
-def observe(
-    network: VideoNetwork, clips: NDArray[np.float32], report: Callable[[str], None]
-) -> tuple[NDArray[np.float32], dict[str, float]]:
-    """Return the logits of every clip and checkpoint, [clips, checkpoints, classes], and the range of every part.
 
-    The range is the largest absolute activation anywhere inside a block or head, by name (``block0``, ``head0``).
-
-    Raises:
-        ProofError: If an activation is NaN or infinite.
+class Reference:
+    """The logits of some clips, each computed when it is first asked for: what fails on one clip fails after one.
 
     Args:
         network: the whole network, in eval mode.
         clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop].
         report: gets a line about each clip.
+
+    Attributes:
+        network, clips: as given.
+        ranges: the largest absolute activation so far anywhere inside each block and head, by name (``block0``, ``head0``).
+    """
+
+    def __init__(self, network: VideoNetwork, clips: Floats, report: Callable[[str], None] = lambda _: None) -> None:
+        self.network, self.clips = network, clips
+        self.ranges: dict[str, float] = {}
+        self._report = report
+        self._logits: list[Floats] = []
+
+    def logits(self, count: int | None = None) -> Floats:
+        """Return the logits of the first ``count`` clips, None: of all, [clips, checkpoints, classes].
+
+        Raises:
+            ProofError: If an activation is NaN or infinite.
+        """
+        count = len(self.clips) if count is None else count
+        for index in range(len(self._logits), count):
+            self._report(f"PyTorch reference {index + 1}/{len(self.clips)}")
+            found, ranges = observe(self.network, self.clips[index : index + 1])
+            self._logits.append(found[0])
+            self.ranges = {name: max(self.ranges.get(name, 0.0), value) for name, value in ranges.items()}
+        return np.stack(self._logits[:count])
+
+
+@torch.no_grad()
+def observe(
+    network: VideoNetwork, clips: Floats, report: Callable[[str], None] = lambda _: None
+) -> tuple[Floats, dict[str, float]]:
+    """Return the logits of every clip and checkpoint, [clips, checkpoints, classes], and the range of every part.
+
+    The range is the largest absolute activation anywhere inside a block or head, by name (``block0``, ``head0``).
+
+    Args:
+        network: the whole network, in eval mode.
+        clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop].
+        report: gets a line about each clip.
+
+    Raises:
+        ProofError: If an activation is NaN or infinite.
     """
     ranges: dict[str, float] = defaultdict(float)
     parts = {f"block{block}": module for block, module in enumerate(network.blocks)}
@@ -45,7 +81,7 @@ def observe(
     logits = []
     try:
         for index, clip in enumerate(clips, 1):
-            report(f"PyTorch reference {index}/{len(clips)}")
+            report(f"PyTorch on video {index}/{len(clips)}")
             logits.append(torch.cat(network(torch.from_numpy(clip[order])[None])).numpy())
     finally:
         for handle in handles:

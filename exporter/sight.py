@@ -16,7 +16,7 @@ from ..grid.topology import Cell
 from ..models.network import VideoNetwork
 from ..runtime.backends.base import Backend
 from ..runtime.executor import Executor, PreparedSegment
-from .bounds import BOUND, SEES, require
+from .tolerances import require_sight
 
 Floats = NDArray[np.float32]
 
@@ -49,10 +49,23 @@ def drift(network: VideoNetwork, bundle: Bundle, backend: Backend, precision: Pr
     return errors
 
 
-def prove_sight(network: VideoNetwork, bundle: Bundle, backend: Backend, clip: Floats, spread: float) -> dict[str, Any]:
-    """Show that the proof sees: each state lost in turn, and the frames reversed, must exceed ten bounds.
+def prove_sight(
+    network: VideoNetwork, bundle: Bundle, backend: Backend, clip: Floats, spread: float, limit: float
+) -> dict[str, Any]:
+    """Show that the proof sees: each state lost in turn, and the frames reversed, must change logits by more than ``limit``.
 
     The route is one on which every block and every head is called at least twice, so that every state is handed on.
+
+    Args:
+        network: the whole network.
+        bundle: the bundle.
+        backend: onnxruntime on the CPU.
+        clip: preprocessed, in temporal order, [l, 3, crop, crop].
+        spread: the logits' standard deviation.
+        limit: in these.
+
+    Raises:
+        BlindProofError: Naming what would be lost unnoticed.
     """
     final, cells = network.route.cells[-1].input_set, []
     for place, block in enumerate(network.route.head_blocks):
@@ -60,7 +73,6 @@ def prove_sight(network: VideoNetwork, bundle: Bundle, backend: Backend, clip: F
     cells.append(network.route.cells[-1])
     route = _other_route(network, tuple(dict.fromkeys(cells)))
     executor = Executor(bundle, backend, route=route)
-    limit = SEES * BOUND["fp32"]
     plain = _all_logits(executor, clip, None)
     lost = {}
     handed_on = executor.handed_on()
@@ -72,7 +84,7 @@ def prove_sight(network: VideoNetwork, bundle: Bundle, backend: Backend, clip: F
     if network.config.shift.enabled or final > 0:  # else the mean over the one set's frames, whose order is nothing
         required["frames reversed"] = reversed_error
     for name, effect in required.items():
-        require(effect > limit, f"the proof is blind to {name}", effect, limit, at_least=True)
+        require_sight(name, effect, limit)
     least = min(lost, key=lost.__getitem__) if lost else None
     return {
         "states": len(lost),

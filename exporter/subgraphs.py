@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -91,13 +91,13 @@ class HeadSubgraph(nn.Module):
     def __init__(self, head: Head, classifier: nn.Linear, precision: Precision) -> None:
         super().__init__()
         self.embed = copy.deepcopy(head.embed).to(TORCH_DTYPES[precision])
-        self.dtype = TORCH_DTYPES[precision]
+        self.dtype, self.wide = TORCH_DTYPES[precision], torch.float32
         self.linear = classifier
 
     def forward(self, features: Tensor, embeddings: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits [batch, classes], probabilities [batch, classes], embeddings [batch, l, width]."""
         frames = features.shape[1]
-        new = self.embed(features.to(self.dtype).flatten(0, 1)).unflatten(0, (-1, frames)).float()
+        new = self.embed(features.to(self.dtype).flatten(0, 1)).unflatten(0, (-1, frames)).to(self.wide)
         embeddings = torch.cat([embeddings, new], dim=1)[:, -embeddings.shape[1] :]
         logits = self.linear(torch.matmul(weights, embeddings).squeeze(1))
         return logits, torch.softmax(logits, dim=-1), embeddings
@@ -192,6 +192,16 @@ def _heads(network: VideoNetwork, block: int, feature: TensorSpec, precision: Pr
             precision,
         )
     return list(found.values())
+
+
+def in_fp64(part: Subgraph) -> Subgraph:
+    """Return an fp32 subgraph whose module computes in fp64 on tensors in fp64, to measure fp32 against."""
+    module = copy.deepcopy(part.module).double()
+    if isinstance(module, BlockSubgraph):
+        module.dtype = module.boundary = torch.float64
+    elif isinstance(module, HeadSubgraph):
+        module.dtype = module.wide = torch.float64
+    return replace(part, module=module)
 
 
 def fold_batchnorm(module: nn.Module) -> None:

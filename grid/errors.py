@@ -54,6 +54,10 @@ class NonFiniteWeightsError(TrainingCheckpointError):
     """A training checkpoint holds NaN or infinite weights."""
 
 
+class IllConditionedError(InputRefusedError):
+    """A network rounds off so much in fp32 that no export could be proved equal to it."""
+
+
 class VideoError(InputRefusedError):
     """A video cannot be read at all."""
 
@@ -137,6 +141,10 @@ class LintError(IntegrityError):
 
 class ProofError(IntegrityError):
     """The split network does not compute what the whole network computes."""
+
+
+class BlindProofError(ProofError):
+    """A planted fault does not change the network's answers, so that a proof would not see it."""
 
 
 class CensusError(IntegrityError):

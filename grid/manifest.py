@@ -17,7 +17,7 @@ from .tensors import StatePort, TensorSpec
 from .topology import Cell, Grid
 
 FORMAT = "dynvid.bundle"
-VERSION = (1, 0)
+VERSION = (1, 1)
 Precision = Literal["fp32", "fp16", "int8"]
 FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\.onnx")
 
@@ -60,7 +60,7 @@ class Manifest:
         fp32_only: blocks and heads that stay fp32 where fp16 is asked for; ``proof["fp32_only"]`` says why: each one's
             measured range, its own error, or the route's.
         source_sha256: of the training checkpoint.
-        proof: the figures of the export's proof (exporter.proof).
+        proof: the figures of the export's proof (exporter.proof); since 1.1 also ``rounding``, what the reference rounds off.
     """
 
     network: dict[str, Any]

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from dynvid.exporter.bounds import BOUND
 from dynvid.exporter.build_engines import build_engines, key_of
 from dynvid.exporter.engine_builder import build
 from dynvid.exporter.engine_jobs import jobs
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.proof_clips import proof_clips
+from dynvid.exporter.tolerances import BOUND
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import BackendError

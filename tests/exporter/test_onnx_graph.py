@@ -153,7 +153,7 @@ def test_a_subgraph_kept_in_fp32_among_half_ones_still_agrees(exports, tmp_path,
         logits, ranges = observe(*arguments)
         return logits, {**ranges, "block1": 2 * FP16_LIMIT}
 
-    monkeypatch.setattr("dynvid.exporter.export.observe", observed)
+    monkeypatch.setattr("dynvid.exporter.reference.observe", observed)
     bundle = export(network, tmp_path / "b", source_sha256="0" * 64)
     assert bundle.manifest.fp32_only == ("block1",)
     variant = bundle.manifest.subgraph("block1").variant("fp16")

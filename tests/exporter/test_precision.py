@@ -10,13 +10,13 @@ from torch import nn
 
 from dynvid.exporter import draft as draft_module
 from dynvid.exporter import precision as precision_module
-from dynvid.exporter.bounds import BOUND, SHARE
 from dynvid.exporter.draft import Draft
 from dynvid.exporter.export import export
 from dynvid.exporter.precision import choose
 from dynvid.exporter.proof import PROOF_CLIPS
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.reference import observe
+from dynvid.exporter.tolerances import BOUND, SHARE
 from dynvid.grid.errors import ProofError
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.models.registry import register
@@ -112,8 +112,8 @@ def asked_for(monkeypatch, graphs):
 
 def chosen(network, ranges=None):
     clips = proof_clips(PROOF_CLIPS, network.grid.num_frames, network.config.preprocessing)
-    reference, measured = observe(network, clips, lambda _: None)
-    draft = Draft(network, "0" * 64, measured, lambda _: None)
+    reference, measured = observe(network, clips)
+    draft = Draft(network, "0" * 64, lambda _: None)
     draft.add("fp32")
     return choose(draft, ranges or measured, clips, reference, open_backend("onnxruntime"), lambda _: None), draft
 
@@ -212,7 +212,7 @@ def test_an_error_of_the_route_that_never_ends_stops_when_all_is_fp32(network, m
 @pytest.mark.parametrize("kept", [(), ("block0",), ("block1",), ("block2",), ("block0", "block2"), ("head1",)])
 def test_fused_segments_hand_on_the_dtypes_that_the_cells_have(network, monkeypatch, kept):
     monkeypatch.setattr(draft_module, "to_onnx", lambda part: part.name.encode())
-    draft = Draft(network, "0" * 64, {}, lambda _: None)
+    draft = Draft(network, "0" * 64, lambda _: None)
     draft.add("fp32")
     draft.add("fp16", kept)
     manifest = draft.bundle().manifest

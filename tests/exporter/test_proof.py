@@ -13,9 +13,10 @@ from samples import TINY
 from dynvid.exporter.export import prove_again
 from dynvid.exporter.proof import PROOF_CLIPS, prove, prove_subgraphs
 from dynvid.exporter.proof_clips import proof_clips
-from dynvid.exporter.reference import observe
+from dynvid.exporter.reference import Reference
 from dynvid.exporter.sight import drift
 from dynvid.exporter.subgraphs import split
+from dynvid.exporter.tolerances import Rounding
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.errors import ProofError
 from dynvid.runtime.backends.base import open_backend
@@ -32,12 +33,12 @@ def clips(tiny_network):
 
 
 @pytest.fixture(scope="module")
-def logits(tiny_network, clips):
-    return observe(tiny_network, clips, lambda _: None)[0]
+def reference(tiny_network, clips):
+    return Reference(tiny_network, clips)
 
 
-def run_proof(network, bundle, backend, clips, logits, parts=None):
-    return prove(network, {"fp32": parts or split(network, "fp32")}, bundle, backend, clips, logits, lambda _: None)
+def run_proof(network, bundle, backend, reference):
+    return prove(network, {"fp32": split(network, "fp32")}, bundle, backend, reference, lambda _: None)
 
 
 def changed(bundle, name, change):
@@ -90,8 +91,8 @@ def stale_state(graph):
     graph.node.append(onnx.helper.make_node("Identity", [port], [out]))
 
 
-def test_a_right_export_passes(tiny_network, tiny_bundle, backend, clips, logits):
-    figures = run_proof(tiny_network, tiny_bundle, backend, clips, logits)
+def test_a_right_export_passes(tiny_network, tiny_bundle, backend, reference):
+    figures = run_proof(tiny_network, tiny_bundle, backend, reference)
     assert max(figures["fp32"]["checkpoints"]) <= 1e-4
     assert figures["fp32"]["agreement_at_q"] == {"q": 1.2, "exits": 1.0, "classes": 1.0}
     assert len(figures["fp32"]["drift"]) == 4
@@ -107,20 +108,23 @@ def test_a_second_proof_has_the_figures_of_the_first(exports, tiny_bundle):
 
 @pytest.mark.parametrize("fault", [scale_weight, lose_state, stale_state])
 @pytest.mark.parametrize("name", ["block0", "block1", "block2"])
-def test_a_wrong_block_is_found(tiny_network, tiny_bundle, backend, clips, logits, name, fault):
+def test_a_wrong_block_is_found(tiny_network, tiny_bundle, backend, reference, name, fault):
     with pytest.raises(ProofError, match=rf"proof failed: {name} \(fp32"):
-        run_proof(tiny_network, changed(tiny_bundle, name, fault), backend, clips, logits)
+        run_proof(tiny_network, changed(tiny_bundle, name, fault), backend, reference)
 
 
 @pytest.mark.parametrize("name", ["head0", "head1", "head2"])
-def test_a_wrong_head_is_found(tiny_network, tiny_bundle, backend, clips, logits, name):
+def test_a_wrong_head_is_found(tiny_network, tiny_bundle, backend, reference, name):
     with pytest.raises(ProofError, match=rf"proof failed: {name} \(fp32"):
-        run_proof(tiny_network, changed(tiny_bundle, name, scale_weight), backend, clips, logits)
+        run_proof(tiny_network, changed(tiny_bundle, name, scale_weight), backend, reference)
 
 
-def test_another_networks_reference_is_found(tiny_network, tiny_bundle, backend, clips, logits):
-    with pytest.raises(ProofError, match="fp32 route"):
-        run_proof(tiny_network, tiny_bundle, backend, clips, logits[::-1])
+def test_another_networks_reference_is_found(tiny_network, tiny_bundle, backend, clips):
+    other = Reference(tiny_network, clips[::-1])
+    other.logits()
+    other.clips = clips
+    with pytest.raises(ProofError, match=r"checkpoint 1 \(fp32\)"):
+        run_proof(tiny_network, tiny_bundle, backend, other)
 
 
 def test_a_network_that_ignores_a_state_makes_the_proof_blind_and_fails(exports, backend):
@@ -141,7 +145,7 @@ def test_a_network_that_ignores_a_state_makes_the_proof_blind_and_fails(exports,
         assert not root.exists()
 
 
-def test_a_row_that_depends_on_its_neighbours_is_found(tiny_network, tiny_bundle, backend, clips, logits):
+def test_a_row_that_depends_on_its_neighbours_is_found(tiny_network, tiny_bundle, backend, reference):
     def couple(graph):
         out = graph.output[0].name
         for node in graph.node:
@@ -156,7 +160,7 @@ def test_a_row_that_depends_on_its_neighbours_is_found(tiny_network, tiny_bundle
 
     # far below the bound, but not zero: the comparison bit by bit sees it
     with pytest.raises(ProofError, match="a video alone and among others differ in"):
-        run_proof(tiny_network, changed(tiny_bundle, "block1", couple), backend, clips, logits)
+        run_proof(tiny_network, changed(tiny_bundle, "block1", couple), backend, reference)
 
 
 def test_one_call_and_a_chain_of_one_frame_calls_agree_to_the_last_bit(tiny_network, tiny_bundle, backend, clips):
@@ -166,7 +170,9 @@ def test_one_call_and_a_chain_of_one_frame_calls_agree_to_the_last_bit(tiny_netw
         p.name: backend.load(tiny_bundle.read(v := manifest.subgraph(p.name).variant("fp32")), v, p.name) for p in parts
     }
     ordered = clips[:, list(tiny_network.grid.frame_order)]
-    errors = prove_subgraphs(parts, parts, programs, backend, ordered, [(1, 8), (2, 8), (5, 8)], "fp32")
+    errors = prove_subgraphs(
+        parts, parts, programs, backend, ordered, [(1, 8), (2, 8), (5, 8)], "fp32", Rounding().tolerance
+    )
     assert max(errors.values()) <= 1e-4
 
 
@@ -184,7 +190,7 @@ def test_proof_clips_differ_and_are_the_same_every_time(tiny_network):
     assert np.abs(np.diff(one, axis=1)).mean(axis=(1, 2, 3, 4)).min() > 0.05
 
 
-def test_nan_inside_a_subgraph_is_found(tiny_network, tiny_bundle, backend, clips, logits):
+def test_nan_inside_a_subgraph_is_found(tiny_network, tiny_bundle, backend, reference):
     def poison(graph):
         graph.initializer.append(numpy_helper.from_array(np.float32("nan"), "nan"))
         port = next(o.name for o in graph.output if o.name.startswith("state_out"))
@@ -195,7 +201,7 @@ def test_nan_inside_a_subgraph_is_found(tiny_network, tiny_bundle, backend, clip
         graph.node.append(onnx.helper.make_node("Mul", ["clean", "nan"], [port]))
 
     with pytest.raises(ProofError, match=r"proof failed: block2 \(fp32.*inf"):
-        run_proof(tiny_network, changed(tiny_bundle, "block2", poison), backend, clips, logits)
+        run_proof(tiny_network, changed(tiny_bundle, "block2", poison), backend, reference)
 
 
 def test_a_network_that_overflows_is_not_exported(exports, clips):
@@ -203,7 +209,7 @@ def test_a_network_that_overflows_is_not_exported(exports, clips):
     with torch.no_grad():
         network.blocks[2][0].layers[-1].conv_normal.net[0].weight.fill_(3e38)
     with pytest.raises(ProofError, match="NaN or infinity in block2"):
-        observe(network, clips, lambda _: None)
+        Reference(network, clips).logits(1)
 
 
 @pytest.mark.parametrize("route", ["2,0 3,1 3,2", "0,2 3,2"])

@@ -8,6 +8,7 @@ from dynvid.calibration.thresholds import exits, geometric_thresholds
 from dynvid.exporter.proof import prove_subgraphs
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.subgraphs import split
+from dynvid.exporter.tolerances import Rounding
 from dynvid.grid.route import preset
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.session import ArraySource, Session
@@ -95,7 +96,9 @@ def test_a_chain_of_one_frame_calls_and_one_call_over_all_frames_agree_to_the_la
         for p in parts
     }
     clips = proof_clips(5, network.grid.num_frames, network.config.preprocessing)[:, list(network.grid.frame_order)]
-    errors = prove_subgraphs(parts, parts, programs, backend, clips, [(1, 16), (2, 16), (5, 16)], "fp32")
+    errors = prove_subgraphs(
+        parts, parts, programs, backend, clips, [(1, 16), (2, 16), (5, 16)], "fp32", Rounding().tolerance
+    )
     print(
         f"{big}: every subgraph bit for bit at batch 1, 2, 5; largest error against PyTorch {max(errors.values()):.1e}"
     )
