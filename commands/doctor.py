@@ -16,7 +16,7 @@ from . import PATH
 @click.argument("bundle", type=PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(bundle: Path | None, as_json: bool) -> None:
-    """Report what is installed, which backends work here and how fast those of a CPU run BUNDLE, and what to do about the others."""
+    """Report what is installed, whether videos can be decoded, which backends work here and how fast those of a CPU run BUNDLE, and what to do about the others."""
     from ..grid.bundle import Bundle
     from ..runtime.doctor import examine
 
@@ -28,6 +28,7 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
         rows = [[name, p["version"] or "-", p["remedy"] or ""] for name, p in found["packages"].items()]
         table(["package", "version", "to install"], rows)
         click.echo(f"GPU: {found['gpu']['name'] or found['gpu']['problem']}")
+        click.echo(f"videos: {found['decoder']['problem'] or 'a clip made here was decoded, every pixel right'}")
         said = {True: "yes", False: "no", None: "-"}
         rows = [
             [b["name"], b["version"] or "-", said[b["works"]], said[b["builds"]], b["problem"] or b["note"]]
@@ -39,5 +40,5 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
             click.echo(found["speed"]["advice"])
         for conflict in found["conflicts"]:
             click.echo(f"Warning: {conflict}", err=True)
-    if not any(b["works"] for b in found["backends"] if b["name"] != "null"):
+    if not (found["decoder"]["works"] and any(b["works"] for b in found["backends"] if b["name"] != "null")):
         sys.exit(5)

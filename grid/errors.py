@@ -184,6 +184,10 @@ class BackendError(EnvironmentFaultError):
     """A backend cannot run here, or failed while it ran."""
 
 
+class DecoderFaultError(EnvironmentFaultError):
+    """The process that decodes videos does not work here, whatever the video."""
+
+
 class EngineBuildError(EnvironmentFaultError):
     """A builder refuses a graph or its profiles, or dies over it."""
 

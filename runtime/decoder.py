@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -14,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.errors import UsageError, VideoError
+from ..grid.errors import DecoderFaultError, DynvidError, UsageError, VideoError
 from ..grid.preprocessing import Preprocessing
 from .closing import Closing
-from .decoder_child import Child, ChildFailure
+from .decoder_child import Child, ChildFailure, StartFailure
 from .frames import FrameArray, FrameSource, SampledFrames, regular_file
+from .sample_clip import AS_IT_IS, FRAMES, sample_pixels
 
 
 class Decoder(Closing):
@@ -26,6 +29,7 @@ class Decoder(Closing):
 
     Several videos may be open at once, and threads may share a decoder: requests take turns. A video during
     whose request the child dies or hangs gets a ``VideoError``; the others go on in the next child.
+    Where the child ends with an exception that nobody foresaw, ``check`` tells whether it is the video's.
     A process that was forked off starts a child of its own.
     """
 
@@ -61,11 +65,37 @@ class Decoder(Closing):
         Raises:
             VideoError: If the video cannot be read, or opening it kills or hangs the child.
             FramesError: If a ``.npy`` holds something else.
-            EnvironmentFaultError: If no child can be started.
+            DecoderFaultError: If no child can be started, or none can decode a clip made on the spot either.
         """
         if os.fspath(path).lower().endswith(".npy"):
             return FrameArray(path, preprocessing, num_samples)
         return _ChildVideo(self, path, preprocessing, num_samples)
+
+    def check(self) -> None:
+        """Have a fresh child make a clip and decode it, and compare every pixel.
+
+        Raises:
+            DecoderFaultError: If it cannot, or the pixels are others: no video is to blame then.
+        """
+        expected = sample_pixels()
+        found = np.empty_like(expected)
+        try:
+            with contextlib.ExitStack() as stack:
+                child = Child(self.memory_bytes, self.timeout_s)
+                stack.callback(child.stop)
+                file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".mkv"))
+                file.write(bytes.fromhex(child.call({"do": "make"})["clip"]))
+                file.flush()
+                child.call(_opening(0, file.name, AS_IT_IS, FRAMES))
+                child.call({"do": "read", "video": 0, "samples": [*range(FRAMES)]}, found)
+        except ChildFailure as failure:
+            raise DecoderFaultError(
+                f"a clip made on the spot cannot be decoded: the decoder process {failure}"
+            ) from None
+        except VideoError as error:
+            raise DecoderFaultError(f"a clip made on the spot is refused: {error}") from None
+        if not np.array_equal(found, expected):
+            raise DecoderFaultError("a clip made on the spot comes out of the decoder with other pixels")
 
     def close(self) -> None:
         """End the child; the videos that are open cannot be read any more."""
@@ -86,6 +116,17 @@ class Decoder(Closing):
         self._child = None
         self._child = Child(self.memory_bytes, self.timeout_s)
         return self._child
+
+
+def _opening(number: int, path: str, preprocessing: Preprocessing, num_samples: int) -> dict[str, Any]:
+    """Return the request to open a video file as the child's video ``number``."""
+    return {
+        "do": "open",
+        "video": number,
+        "path": path,
+        "preprocessing": asdict(preprocessing),
+        "num_samples": num_samples,
+    }
 
 
 class _ChildVideo(SampledFrames):
@@ -136,30 +177,39 @@ class _ChildVideo(SampledFrames):
         if self._refused:
             raise VideoError(f"{self._name} {self._refused}")
         with self._decoder._lock:
-            child = self._decoder._living_child(recycle=recycle)
             try:
+                child = self._decoder._living_child(recycle=recycle)
                 if child is not self._child:
                     self._open(child)
                 if request is not None:
                     self._note(child.call(request, pixels))
             except ChildFailure as failure:
-                self._refused = f"cannot be decoded: the decoder process {failure}. Leave it out, or repair it."
-                raise VideoError(f"{self._name} {self._refused}") from None
+                raise self._blame(failure) from None
+
+    def _blame(self, failure: ChildFailure) -> DynvidError:
+        """Return the error that a child's failure makes: the video's own, unless a made clip fares no better."""
+        if isinstance(failure, StartFailure):
+            return DecoderFaultError(
+                f"{self._name} cannot be decoded: while it started, the decoder process {failure}. "
+                f"Expected '{sys.executable}' to load av and numpy; run 'dynvid doctor'."
+            )
+        reason, advice = f"cannot be decoded: the decoder process {failure}", "Leave it out, or repair it."
+        if failure.ended_itself:
+            try:
+                self._decoder.check()
+            except DecoderFaultError:
+                return DecoderFaultError(
+                    f"{self._name} {reason}. No fault of the video, since a clip made on the spot cannot be decoded "
+                    "either; run 'dynvid doctor'."
+                )
+            advice = "Others can be decoded here: leave this one out, and report it."
+        self._refused = f"{reason}. {advice}"
+        return VideoError(f"{self._name} {self._refused}")
 
     def _open(self, child: Child) -> None:
         self._child, self._earlier, known = child, self.frames_decoded, self.frames_total
         child.files += 1
-        self._note(
-            child.call(
-                {
-                    "do": "open",
-                    "video": self._number,
-                    "path": self._path,
-                    "preprocessing": asdict(self.preprocessing),
-                    "num_samples": self.num_samples,
-                }
-            )
-        )
+        self._note(child.call(_opening(self._number, self._path, self.preprocessing, self.num_samples)))
         if known and known != self.frames_total:
             raise VideoError(f"{self._name} changed from {known} to {self.frames_total} frames while it was open.")
 

@@ -1,7 +1,8 @@
 """The child process in which videos are decoded: both ends of its pipes. ``decoder`` says why.
 
 Requests come on its stdin, replies go to its stdout: a little-endian uint32, so many bytes of JSON, then, in
-a reply to ``read``, the RGB bytes [frames, crop, crop, 3]. It ends when its stdin does.
+a reply to ``read``, the RGB bytes [frames, crop, crop, 3]. It ends when its stdin does. What comes on its stderr
+is listened to while a reply is awaited, and the end of it is kept: it says why the process ended.
 """
 
 from __future__ import annotations
@@ -23,19 +24,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.errors import EnvironmentFaultError, VideoError
+from ..grid.errors import VideoError
 from ..grid.preprocessing import Preprocessing
+from .sample_clip import sample_clip
 from .video import VideoFile
 
 _LENGTH = struct.Struct("<I")
 _START_S = 60.0  # for Python, numpy and PyAV to load, from a cold disk
 _MAX_REPLY_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 20
+_MOST_HEARD = 1 << 16  # bytes kept of stderr
+_MOST_SAID = 300  # characters of its last line that go into a message
+_NO_MEMORY = 12  # exit code
 _NO_PIXELS = memoryview(b"")
 
 
 class ChildFailure(Exception):
-    """What a child did instead of answering."""
+    """What a child did instead of answering.
+
+    Attributes:
+        ended_itself: whether the process ended by its own doing, as with a Python exception that nobody foresaw: no
+            signal, no lack of memory. Then nothing says yet that the video is to blame.
+    """
+
+    def __init__(self, what: str, *, ended_itself: bool = False) -> None:
+        super().__init__(what)
+        self.ended_itself = ended_itself
+
+
+class StartFailure(ChildFailure):
+    """What a child did instead of getting ready."""
 
 
 class Child:
@@ -45,7 +63,7 @@ class Child:
         """Start the process and wait until it is ready.
 
         Raises:
-            EnvironmentFaultError: If it does not start.
+            StartFailure: If it does not start.
         """
         self.files = 0
         self._owner = os.getpid()
@@ -62,7 +80,7 @@ class Child:
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
             env=os.environ
@@ -70,20 +88,21 @@ class Child:
                 "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path),
                 "OPENBLAS_NUM_THREADS": "1",  # else every core reserves address space
                 "OMP_NUM_THREADS": "1",
+                "PYTHON_COLORS": "0",  # its last words are quoted
             },
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self._requests, self._replies = self.process.stdin, self.process.stdout
+        assert self.process.stderr is not None
+        self._requests, self._replies, self._errors = self.process.stdin, self.process.stdout, self.process.stderr
+        self._heard = b""
+        os.set_blocking(self._errors.fileno(), False)
         with contextlib.suppress(OSError, AttributeError):  # AttributeError: not Linux
             fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
             self._reply(time.monotonic() + _START_S)
         except ChildFailure as failure:
-            raise EnvironmentFaultError(
-                f"the decoder process {failure} while it started. Expected '{sys.executable}' to load "
-                "av and numpy; run 'dynvid doctor'."
-            ) from None
+            raise StartFailure(str(failure)) from None
 
     def alive(self) -> bool:
         """Return whether requests can be sent from this process."""
@@ -125,8 +144,11 @@ class Child:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+            if not self._errors.closed:
+                self._listen()
         else:
             self.process.returncode = 0  # the process that started it waits for it
+        self._errors.close()
 
     def _reply(self, deadline: float) -> dict[str, Any]:
         length = bytearray(_LENGTH.size)
@@ -147,20 +169,42 @@ class Child:
         """Read until ``view`` is full."""
         poll = select.poll()
         poll.register(self._replies, select.POLLIN)
+        poll.register(self._errors, select.POLLIN)
         while view:
             left_ms = (deadline - time.monotonic()) * 1e3
-            if left_ms <= 0 or not poll.poll(left_ms):
+            ready = [file for file, _ in poll.poll(left_ms)] if left_ms > 0 else []
+            if not ready:
                 self.stop(at_once=True)
                 raise ChildFailure(f"did not answer within {self._timeout_s:g} s and was killed")
+            if self._errors.fileno() in ready and not self._listen():
+                poll.unregister(self._errors)
+            if self._replies.fileno() not in ready:
+                continue
             got = os.readv(self._replies.fileno(), [view])
             if not got:
                 raise self._death()
             view = view[got:]
 
+    def _listen(self) -> bool:
+        """Keep the end of what is on stderr; return whether more may come."""
+        try:
+            heard = os.read(self._errors.fileno(), _PIPE_BYTES)
+        except BlockingIOError:
+            return True
+        self._heard = (self._heard + heard)[-_MOST_HEARD:]
+        return bool(heard)
+
     def _death(self) -> ChildFailure:
         self.stop()
         code = self.process.returncode
-        return ChildFailure(f"died ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
+        if code < 0:
+            return ChildFailure(f"died ({signal.Signals(-code).name})")
+        if code == _NO_MEMORY:
+            return ChildFailure("ran out of the memory that it may use")
+        lines = self._heard.decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing on stderr")
+        last = "".join(c if c.isprintable() else "?" for c in last[:_MOST_SAID])
+        return ChildFailure(f"died (exit code {code}): {last}", ended_itself=True)
 
 
 def main() -> None:
@@ -185,10 +229,14 @@ def main() -> None:
             _send(replies, *_answer(videos, request))
         except VideoError as error:
             _send(replies, {"error": str(error)})
+        except MemoryError:
+            os._exit(_NO_MEMORY)
         signal.alarm(0)
 
 
 def _answer(videos: dict[int, VideoFile], request: dict[str, Any]) -> tuple[dict[str, Any], memoryview]:
+    if request["do"] == "make":
+        return {"clip": sample_clip().hex()}, _NO_PIXELS
     number, pixels = request["video"], _NO_PIXELS
     if request["do"] == "close":
         if number in videos:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 import numpy as np
 
 from ..grid.bundle import Bundle
-from ..grid.errors import BackendError, DeviceError, DynvidError
+from ..grid.errors import BackendError, DecoderFaultError, DeviceError, DynvidError
 from ..grid.manifest import Variant
 from ..grid.tensors import TensorSpec
 from .backends.base import NAMES, ON_CPU, Backend, Call, in_turn, open_backend
@@ -63,7 +64,7 @@ _CONVOLUTIONS = (
 def examine(bundle: Bundle | None = None) -> dict[str, Any]:
     """Return the machine, its GPU, every package with its version or how to get it, and what every backend did here.
 
-    A backend works only if it just computed something, and ``builds`` engines only if it just built one, None where it
+    The decoder works only if a clip that was just made came out of it as it was. A backend works only if it just computed something, and ``builds`` engines only if it just built one, None where it
     has none; ``problem`` says what failed and what to do about it. ``speed`` compares the backends of a CPU that work.
 
     Args:
@@ -96,6 +97,7 @@ def examine(bundle: Bundle | None = None) -> dict[str, Any]:
             if both
             else []
         ),
+        "decoder": _decoder(),
         "backends": backends,
         "speed": compare_speed([name for name in ON_CPU if name in working], bundle),
     }
@@ -146,6 +148,21 @@ def _version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def _decoder() -> dict[str, Any]:
+    """Return whether what decodes for ``classify`` works, or why it does not and what to do."""
+    row = {"name": "av", "version": _version("av"), "works": True, "problem": None}
+    try:
+        from .decoder import Decoder  # here, so that a broken PyAV is told of, and not met
+
+        with Decoder() as decoder:
+            decoder.check()
+    except (DecoderFaultError, ImportError) as error:
+        wanted = next(line for line in requires("dynvid") or () if re.match(r"av\b", line))
+        remedy = f"Install PyAV again: pip install --force-reinstall '{wanted}'"
+        return row | {"works": False, "problem": f"{error}. {remedy}"}
+    return row
 
 
 def _gpu() -> dict[str, Any]:

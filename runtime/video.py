@@ -8,6 +8,7 @@ import os
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import av
 import numpy as np
@@ -32,6 +33,8 @@ __all__ = ["FrameArray", "FrameSource", "VideoFile", "normalise"]
 
 # Left out: what names other files or URLs (playlists, image patterns, sdp) and what draws text.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg,ivf"
+# Of metadata that is no UTF-8 PyAV 18 makes an error unless told otherwise; 19 reads it, and knows no such option.
+_READ_ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _FORWARD_FRAMES = 3  # a keyframe so near ahead is decoded up to, not sought: a seek restarts the decoder
 _FAULTS = (av.FFmpegError, MemoryError, UnicodeError)  # what PyAV raises about a file
 
@@ -111,7 +114,7 @@ class VideoFile(SampledFrames):
     def _open(self) -> None:
         """Open the container, at its first packet."""
         options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
-        self._container = av.open(self._path, options=options, metadata_errors="replace")
+        self._container = av.open(self._path, options=options, **_READ_ANY_METADATA)
         streams = self._container.streams.video
         films = [s for s in streams if not s.disposition & av.stream.Disposition.attached_pic]
         if not films:
