@@ -347,16 +347,19 @@ def test_a_senseless_duration_does_not_matter(clip, tmp_path, tag):
     assert outcome(path, linear(clip("gop12.mkv"))[1]) == "same"
 
 
-def test_a_title_that_is_no_unicode_does_not_matter(tmp_path):
+def test_titles_that_are_no_unicode_do_not_matter(tmp_path):
     path = tmp_path / "title.mkv"
     with av.open(path, "w") as out:
         out.metadata["title"] = "PLACEHOLDER"
         stream = out.add_stream("mjpeg", rate=30)
+        stream.metadata["title"] = "PLACEHOLDER"
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
         for _ in range(20):
             out.mux(stream.encode(av.VideoFrame(96, 64, "yuvj420p")))
         out.mux(stream.encode(None))
-    path.write_bytes(path.read_bytes().replace(b"PLACEHOLDER", b"\xe9" * 11))
+    data = path.read_bytes()
+    assert data.count(b"PLACEHOLDER") >= 2
+    path.write_bytes(data.replace(b"PLACEHOLDER", b"\xe9" * 11))
     with VideoFile(path, SMALL, SAMPLES) as source:
         assert (source.frames_total, source.warnings) == (20, [])
 
