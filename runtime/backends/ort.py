@@ -199,8 +199,10 @@ def session_options(ort: Any, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.force_spinning_stop", "1")  # when a run ends
-    # without VNNI products of bytes overflow: then onnxruntime computes with unsigned weights, slower and right
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if "vnni" not in this_processor():
+        # sums of products of bytes overflow there; with unsigned weights they do not, and take longer. onnxruntime 1.31 would
+        # make weights unsigned on processors with VNNI, too, and then not use it
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

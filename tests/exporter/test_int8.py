@@ -2,6 +2,7 @@
 
 import functools
 import json
+import platform
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from dynvid.exporter import faster as faster_module
 from dynvid.exporter import int8_layers as layers_module
 from dynvid.exporter.build_engines import build_engines
 from dynvid.exporter.engine_jobs import fused_jobs
-from dynvid.exporter.engine_maker import for_openvino, preparation
+from dynvid.exporter.engine_maker import for_onnxruntime, for_openvino, preparation
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.fuse_proof import prove_fused
 from dynvid.exporter.int8_layers import choose, drops, exits_agree
@@ -39,7 +40,9 @@ from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.grid.sealed import seal, unseal
 from dynvid.grid.thresholds import Thresholds
 from dynvid.runtime.backends import openvino as openvino_module
+from dynvid.runtime.backends import ort as ort_module
 from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.optimised_graph import unpack
 from dynvid.runtime.backends.ort import session_options
 from dynvid.runtime.engines import open_engines
 from dynvid.runtime.session import ArraySource, Session
@@ -200,6 +203,23 @@ def test_unsigned_activations_stand_for_the_same_values(int8_bundle):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         answers.append(onnxruntime.InferenceSession(content, options).run(None, {"frames": frames}))
     assert all(np.array_equal(one, two) for one, two in zip(*answers, strict=True))
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="elsewhere weights stay signed")
+@pytest.mark.parametrize(
+    ("processor", "weights"),
+    [("avx512_vnni", "INT8"), ("avx_vnni", "INT8"), ("avx512f", "UINT8"), ("avx2", "UINT8")],
+)
+def test_convolutions_multiply_unsigned_bytes_by_signed_ones_where_vnni_does(
+    int8_bundle, monkeypatch, processor, weights
+):
+    monkeypatch.setattr(ort_module, "this_processor", lambda: processor)
+    segment = fused_full(int8_bundle.manifest, "int8")
+    plan = for_onnxruntime(fuse(int8_bundle, segment, "int8"))
+    graph = onnx.load_model_from_string(unpack(plan).model).graph
+    dtypes = {tensor.name: TensorProto.DataType.Name(tensor.data_type) for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "QLinearConv"]
+    assert {(dtypes[node.input[2]], dtypes[node.input[3]]) for node in convolutions} == {("UINT8", weights)}
 
 
 def test_fused_segments_compute_what_the_cells_compute(int8_bundle):
