@@ -12,7 +12,7 @@ from .manifest import Manifest, Precision, Subgraph
 from .route import Route, Span
 from .tensors import Dimension, TensorSpec
 
-FUSION = 5
+FUSION = 6
 """Version of the fused graphs and of their rewrites; engines of another one are built anew."""
 
 
