@@ -1,13 +1,11 @@
 """The proof passes a right export and fails a wrong one: planted faults, each found."""
 
-import dataclasses
-import hashlib
-
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from planted_faults import lose_state, scale_weight, stale_state, with_graph
 from samples import TINY
 
 from dynvid.exporter.export import prove_again
@@ -17,7 +15,6 @@ from dynvid.exporter.reference import Reference
 from dynvid.exporter.sight import drift
 from dynvid.exporter.subgraphs import split
 from dynvid.exporter.tolerances import Rounding
-from dynvid.grid.bundle import Bundle
 from dynvid.grid.errors import ProofError
 from dynvid.runtime.backends.base import open_backend
 
@@ -41,56 +38,6 @@ def run_proof(network, bundle, backend, reference):
     return prove(network, {"fp32": split(network, "fp32")}, bundle, backend, reference, lambda _: None)
 
 
-def changed(bundle, name, change):
-    """Return the bundle with the fp32 graph of one subgraph changed."""
-    files = {v.file: bundle.read(v) for s in bundle.manifest.subgraphs for v in s.variants.values()}
-    file = bundle.manifest.subgraph(name).variant("fp32").file
-    model = onnx.load_model_from_string(files[file])
-    change(model.graph)
-    content = model.SerializeToString()
-    variant = dataclasses.replace(
-        bundle.manifest.subgraph(name).variant("fp32"), sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)
-    )
-    subgraphs = tuple(
-        dataclasses.replace(s, variants={**s.variants, "fp32": variant}) if s.name == name else s
-        for s in bundle.manifest.subgraphs
-    )
-    manifest = dataclasses.replace(bundle.manifest, subgraphs=subgraphs)
-    return Bundle(bundle.root, manifest, "", {**files, file: content})
-
-
-def weights_of(graph):
-    return [t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1]
-
-
-def scale_weight(graph):
-    tensor = weights_of(graph)[-1]
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.002), tensor.name))
-
-
-def lose_state(graph):
-    """Read zeros instead of the state."""
-    (port,) = [i.name for i in graph.input if i.name.startswith("state_in")]
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name == port:
-                node.input[index] = f"{port}.lost"
-    zero = numpy_helper.from_array(np.float32(0), "zero")
-    graph.initializer.append(zero)
-    graph.node.insert(0, onnx.helper.make_node("Mul", [port, "zero"], [f"{port}.lost"]))
-
-
-def stale_state(graph):
-    """Hand on the state that was read, changed a little so that it is no plain pass-through."""
-    (port,) = [i.name for i in graph.input if i.name.startswith("state_in")]
-    (out,) = [o.name for o in graph.output if o.name.startswith("state_out")]
-    for node in graph.node:
-        for index, name in enumerate(node.output):
-            if name == out:
-                node.output[index] = f"{out}.unused"
-    graph.node.append(onnx.helper.make_node("Identity", [port], [out]))
-
-
 def test_a_right_export_passes(tiny_network, tiny_bundle, backend, reference):
     figures = run_proof(tiny_network, tiny_bundle, backend, reference)
     assert max(figures["fp32"]["checkpoints"]) <= 1e-4
@@ -110,13 +57,13 @@ def test_a_second_proof_has_the_figures_of_the_first(exports, tiny_bundle):
 @pytest.mark.parametrize("name", ["block0", "block1", "block2"])
 def test_a_wrong_block_is_found(tiny_network, tiny_bundle, backend, reference, name, fault):
     with pytest.raises(ProofError, match=rf"proof failed: {name} \(fp32"):
-        run_proof(tiny_network, changed(tiny_bundle, name, fault), backend, reference)
+        run_proof(tiny_network, with_graph(tiny_bundle, name, fault), backend, reference)
 
 
 @pytest.mark.parametrize("name", ["head0", "head1", "head2"])
 def test_a_wrong_head_is_found(tiny_network, tiny_bundle, backend, reference, name):
     with pytest.raises(ProofError, match=rf"proof failed: {name} \(fp32"):
-        run_proof(tiny_network, changed(tiny_bundle, name, scale_weight), backend, reference)
+        run_proof(tiny_network, with_graph(tiny_bundle, name, scale_weight), backend, reference)
 
 
 def test_another_networks_reference_is_found(tiny_network, tiny_bundle, backend, clips):
@@ -160,7 +107,7 @@ def test_a_row_that_depends_on_its_neighbours_is_found(tiny_network, tiny_bundle
 
     # far below the bound, but not zero: the comparison bit by bit sees it
     with pytest.raises(ProofError, match="a video alone and among others differ in"):
-        run_proof(tiny_network, changed(tiny_bundle, "block1", couple), backend, reference)
+        run_proof(tiny_network, with_graph(tiny_bundle, "block1", couple), backend, reference)
 
 
 def test_one_call_and_a_chain_of_one_frame_calls_agree_to_the_last_bit(tiny_network, tiny_bundle, backend, clips):
@@ -201,7 +148,7 @@ def test_nan_inside_a_subgraph_is_found(tiny_network, tiny_bundle, backend, refe
         graph.node.append(onnx.helper.make_node("Mul", ["clean", "nan"], [port]))
 
     with pytest.raises(ProofError, match=r"proof failed: block2 \(fp32.*inf"):
-        run_proof(tiny_network, changed(tiny_bundle, "block2", poison), backend, reference)
+        run_proof(tiny_network, with_graph(tiny_bundle, "block2", poison), backend, reference)
 
 
 def test_a_network_that_overflows_is_not_exported(exports, clips):

@@ -13,90 +13,29 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from public_layouts import (
+    EVEN,
+    EVERY,
+    NAMES,
+    SMALL_MSDNET,
+    SMALL_RESNET,
+    as_mit,
+    as_mmaction2,
+    as_msdnet,
+    as_torchvision,
+    frames,
+    network,
+    resnet,
+)
 from torch import Tensor
 
 from dynvid.grid.errors import LayoutError, RouteError, UsageError
 from dynvid.models import layouts
 from dynvid.models.config_json import from_json, to_json
 from dynvid.models.layouts import LAYOUTS, detect, load_training_checkpoint
-from dynvid.models.network import VideoNetwork, initialise
+from dynvid.models.network import VideoNetwork
 from dynvid.models.registry import build
 from dynvid.models.training_checkpoint import load_weights, save
-
-PIXELS = {"short_side": 32, "crop": 32}
-EVERY = ["1.conv0", "2.conv0", "2.conv1", "3.conv0", "3.conv1", "3.conv2", "4.conv0"]
-EVEN = [point for point in EVERY if point[-1] in "02"]
-SMALL_RESNET = {"layers": [1, 2, 3, 1], "width": 8}
-SMALL_MSDNET = {"layers": [1, 2], "channels": 8, "growth": 4, "growth_factors": [1, 2], "bottleneck_factors": [1, 2]}
-
-
-def network(name: str, options: dict, **keys) -> VideoNetwork:
-    keys = {"classes": 5, "frames_per_set": 1, "shift": {"enabled": False}, "preprocessing": PIXELS, **keys}
-    return initialise(build(from_json({"network": name, "options": options, **keys})), seed=3)
-
-
-def resnet(points: list[str] = (), **options) -> VideoNetwork:
-    shift = {"start_fold": 1, "points": points} if points else {"enabled": False}
-    return network("resnet", {**SMALL_RESNET, **options}, heads=[4], head={"style": "linear"}, shift=shift)
-
-
-def frames(model: VideoNetwork, pixels: int = 32) -> Tensor:
-    generator = torch.Generator().manual_seed(7)
-    return torch.randn(2, model.grid.num_frames, 3, pixels, pixels, generator=generator)
-
-
-# dynvid's keys in the words of each layout
-
-
-def as_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    modules = {"0": "conv1", "1": "bn1", "3": "conv2", "4": "bn2", "6": "conv3", "7": "bn3"}
-    renamed = {}
-    for key, value in state.items():
-        key = re.sub(r"heads\.\d\.classifiers\.shared", "fc", key)
-        key = re.sub(r"blocks\.0\.net\.(\d)", lambda m: modules[m[1]], key)
-        key = re.sub(r"residual\.(\d)", lambda m: modules[m[1]], key)
-        renamed[re.sub(r"blocks\.(\d)", r"layer\1", key)] = value
-    return renamed
-
-
-def as_mit(state: dict[str, Tensor], points: list[str]) -> dict[str, Tensor]:
-    shifted = {f"layer{point[0]}.{point[-1]}.conv1.weight" for point in points}
-    renamed = {}
-    for key, value in as_torchvision(state).items():
-        key = key.replace(".weight", ".net.weight") if key in shifted else key
-        renamed["module." + (f"new_{key}" if key.startswith("fc.") else f"base_model.{key}")] = value
-    return renamed
-
-
-def as_mmaction2(state: dict[str, Tensor], points: list[str]) -> dict[str, Tensor]:
-    shifted = {f"backbone.layer{point[0]}.{point[-1]}.conv1.conv.weight" for point in points}
-    renamed = {}
-    for key, value in as_torchvision(state).items():
-        for old in "123":
-            key = key.replace(f"conv{old}", f"conv{old}.conv").replace(f"bn{old}", f"conv{old}.bn")
-        key = key.replace("downsample.0", "downsample.conv").replace("downsample.1", "downsample.bn")
-        key = key.replace("fc.", "cls_head.fc_cls.") if key.startswith("fc.") else f"backbone.{key}"
-        renamed[key.replace(".weight", ".net.weight") if key in shifted else key] = value
-    return renamed
-
-
-def as_msdnet(state: dict[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
-    modules = {"embed.0": "m.0.net.0", "embed.1": "m.0.net.1", "embed.3": "m.1.net.0", "embed.4": "m.1.net.1"}
-    renamed = {}
-    for key, value in state.items():
-        for old, new in {**modules, "classifiers.shared": "linear"}.items():
-            key = re.sub(rf"heads\.(\d)\.{re.escape(old)}", rf"classifier.\1.{new}", key)
-        renamed[prefix + key] = value
-    return renamed
-
-
-NAMES = {
-    "msdnet-pytorch": lambda state, points: as_msdnet(state),
-    "torchvision": lambda state, points: as_torchvision(state),
-    "mit-tsm": as_mit,
-    "mmaction2": as_mmaction2,
-}
-
 
 # what the networks compute, from the files' own keys
 
