@@ -13,6 +13,7 @@ import torch
 from samples import DEMONSTRATION, ROOT, TINY
 
 from dynvid.grid.bundle import Bundle
+from dynvid.models.shift import ShiftConfig
 
 
 def pytest_configure() -> None:
@@ -99,6 +100,37 @@ class Exports:
 @pytest.fixture(scope="session")
 def exports() -> Exports:
     return Exports(ROOT / ".cache" / "exports" / _source_hash())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graphs_exported_once(exports: Exports):
+    """Keep the graphs that torch makes of equal modules: it takes seconds for each, and tests export the same networks often.
+
+    What compares two exports of one network runs them in processes of their own.
+    """
+    from dynvid.exporter import draft
+
+    original = draft.to_onnx
+
+    def to_onnx(part):
+        modules = list(part.module.modules())
+        if not all(type(module).__module__.startswith(("dynvid.", "torch.")) for module in modules):
+            return original(part)  # a test's own, whose code is no part of the sources' hash
+        known = (bool, int, float, str, tuple, torch.dtype, ShiftConfig)
+        facts = [{k: v for k, v in vars(module).items() if isinstance(v, known)} for module in modules]
+        said = repr((part.name, part.precision, part.inputs, part.outputs, part.module, facts))
+        weights = b"".join(tensor.numpy().tobytes() for tensor in part.module.state_dict().values())
+        path = exports.folder / "graphs" / hashlib.sha256(said.encode() + weights).hexdigest()
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            own = path.with_suffix(f".{os.getpid()}")
+            own.write_bytes(original(part))
+            own.rename(path)
+        return path.read_bytes()
+
+    draft.to_onnx = to_onnx
+    yield
+    draft.to_onnx = original
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from samples import DEMONSTRATION
 from dynvid.exporter.proof import prove_subgraphs
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.subgraphs import split
+from dynvid.exporter.tolerances import Rounding
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.route import preset
 from dynvid.grid.thresholds import read_thresholds
@@ -68,7 +69,7 @@ def test_one_call_over_all_frames_and_a_chain_of_calls_agree_to_the_last_bit(net
     }
     clips = proof_clips(5, 16, network.config.preprocessing)[:, list(network.grid.frame_order)]
     assert len(parts) == 10
-    prove_subgraphs(parts, parts, programs, backend, clips, [(1, 16), (2, 16), (5, 16)], "fp32")
+    prove_subgraphs(parts, parts, programs, backend, clips, [(1, 16), (2, 16), (5, 16)], "fp32", Rounding().tolerance)
 
 
 def written_clips(folder, count):

@@ -35,6 +35,7 @@ from dynvid.exporter.unsigned import unsigned
 from dynvid.exporter.watch import watch
 from dynvid.exporter.wires import Tensor, Wires
 from dynvid.grid.bundle import Bundle, write_bundle
+from dynvid.grid.engine_key import this_processor
 from dynvid.grid.errors import BackendError, CensusError, ProofError, StaleRangesError, StaleThresholdsError, UsageError
 from dynvid.grid.fusion import fused_full, fused_segments
 from dynvid.grid.sealed import seal, unseal
@@ -46,6 +47,11 @@ from dynvid.runtime.backends.optimised_graph import unpack
 from dynvid.runtime.backends.ort import session_options
 from dynvid.runtime.engines import open_engines
 from dynvid.runtime.session import ArraySource, Session
+
+NEEDS_VNNI = pytest.mark.skipif(
+    "vnni" not in this_processor(), reason="no VNNI, and dynvid refuses OpenVINO's INT8 without: it computes wrongly"
+)
+OPENVINO = pytest.param("openvino", marks=NEEDS_VNNI)
 
 
 @functools.cache
@@ -241,7 +247,7 @@ def test_bench_measures_an_int8_set(backend, int8_bundle, tmp_path):
     assert "split_overhead_cells" in done.stdout
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["onnxruntime", OPENVINO])
 def test_engines_answer_what_the_cells_answer(backend, int8_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "is_faster", lambda *_: (True, 1.0, 2.0))
     rows = build_engines(int8_bundle, tmp_path, backend, "int8")
@@ -257,7 +263,10 @@ def test_engines_answer_what_the_cells_answer(backend, int8_bundle, tmp_path, mo
         assert np.sqrt(np.square(found - wanted).mean()) <= 0.1 * wanted.std()
 
 
-@pytest.mark.parametrize(("backend", "engines"), [("onnxruntime", False), ("onnxruntime", True), ("openvino", True)])
+@pytest.mark.parametrize(
+    ("backend", "engines"),
+    [("onnxruntime", False), ("onnxruntime", True), pytest.param("openvino", True, marks=NEEDS_VNNI)],
+)
 def test_nan_and_infinity_are_not_quantised_away(backend, engines, int8_bundle, tmp_path, monkeypatch):
     """Quantising makes a number of NaN; a video with one in its first frame must still end as a numeric error."""
     monkeypatch.setattr(build_module, "is_faster", lambda *_: (True, 1.0, 2.0))
@@ -278,6 +287,7 @@ def test_nan_and_infinity_are_not_quantised_away(backend, engines, int8_bundle, 
     assert session.classify(ArraySource(clip)).status == "ok"
 
 
+@NEEDS_VNNI
 def test_openvino_refuses_signed_activations(int8_bundle):
     """It computes them wrongly, without a word (2026.4.1)."""
     with pytest.raises(BackendError, match="signed INT8.*build-engines BUNDLE --int8 --backend openvino"):
