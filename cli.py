@@ -41,6 +41,9 @@ def main() -> None:
     except DynvidError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except ImportError as error:
+        click.echo(f"Error: {error}. A package is missing or broken: run 'dynvid doctor'.", err=True)
+        sys.exit(5)
     except MemoryError:
         click.echo("Error: out of memory: close other programs, or use a machine with more", err=True)
         sys.exit(6)

@@ -55,7 +55,15 @@ def measure_table(
                 backend = open_one()
                 opened.callback(backend.close)
                 along, static = (
-                    BatchExecutor(bundle, backend, precision, load, 1, [sizes] * count, full=full)
+                    BatchExecutor(
+                        bundle,
+                        backend,
+                        precision,
+                        load,
+                        1,
+                        [sizes] * count,
+                        bundle.manifest.route.full if full else None,
+                    )
                     for full, count in ((False, segments), (True, 1))
                 )
 

@@ -118,10 +118,11 @@ class StreamBench:
         slots = slots_for(1, self._batch, decoders=1) if full else self.slots
         table = CostTable((self._table.static,), self._table.static, self._table.source) if full else self._table
         own = (None, None) if full else self._chosen
+        route = self._bundle.manifest.route.full if full else None
 
         def open_executor() -> WatchedExecutor:
             return WatchedExecutor(
-                self._bundle, self._open_backend(), self._precision, self._load, slots, [sizes] * segments, full=full
+                self._bundle, self._open_backend(), self._precision, self._load, slots, [sizes] * segments, route
             )
 
         mode = "static" if full else "throughput"

@@ -30,16 +30,18 @@ if TYPE_CHECKING:
 @click.option("--thresholds", type=PATH, help="T.json; without it every video runs to the end.")
 @click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
 @click.option("--engines", type=PATH, help="Folder of the engines, such as fused segments; BUNDLE.engines by default.")
-@click.option("--batch", type=click.IntRange(1, 4096), help="Engines: most videos in one call; their best by default.")
-@click.option("--max-in-flight", metavar="MB", type=click.FloatRange(min=0, min_open=True),
-              help="Engines: memory for videos that have begun; as much as keeps batches full by default.")  # fmt: skip
 @click.option(
-    "--decoders", type=click.IntRange(1, 64), help="Engines: processes that decode, for each stream; 1 by default."
+    "--batch",
+    type=click.IntRange(1, 4096),
+    help="Most videos in one call; by default the engines' best, and 1 for cells.",
 )
+@click.option("--max-in-flight", metavar="MB", type=click.FloatRange(min=0, min_open=True),
+              help="Memory for videos that have begun; as much as keeps batches full by default.")  # fmt: skip
+@click.option("--decoders", type=click.IntRange(1, 64), help="Processes that decode, for each stream; 1 by default.")
 @click.option(
     "--streams",
     type=click.IntRange(1, 64),
-    help="Engines: streams that share the videos; 1 by default. On a CPU try one a core with --threads 1.",
+    help="Streams that share the videos; 1 by default. On a CPU try one a core with --threads 1.",
 )
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
 @click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .errors import UsageError
 from .manifest import Manifest, Precision, Subgraph
 from .route import Route, Span
 from .tensors import Dimension, TensorSpec
@@ -51,8 +52,11 @@ def fused_segments(
     Args:
         manifest: of the bundle.
         precision: of the graphs.
-        route: None: the bundle's own; else one whose checkpoints lie on the last block of the bundle's route.
+        route: None: the bundle's own; else any over the bundle's blocks and heads.
         heads: whether segments answer; without, they cannot be classified with, only measured.
+
+    Raises:
+        UsageError: If the bundle lacks a block or head of the route.
     """
     if route is None or route.cells == manifest.route.cells:
         route, name = manifest.route, "segment" if heads else "spans"
@@ -87,7 +91,7 @@ def _fuse(
     manifest: Manifest, route: Route, index: int, precision: Precision, name: str, heads: bool = True
 ) -> FusedSegment:
     size = manifest.grid.frames_per_set
-    head = manifest.subgraph(manifest.heads[-1 if route.cells != manifest.route.cells else index - 1])
+    head = head_at(manifest, route, index)
     blocks = [block_of(manifest, m) for m in range(max(route.head_blocks) + 1)]
     start, stop = route.progress(index - 1, 0) * size, route.progress(index, 0) * size
     inputs: list[TensorSpec] = []
@@ -129,10 +133,35 @@ def _fuse(
 
 
 def block_of(manifest: Manifest, block: int) -> Subgraph:
-    """Return the subgraph of a block that the route reaches."""
+    """Return the subgraph of a block.
+
+    Raises:
+        UsageError: If the bundle's own route does not reach it.
+    """
     name = manifest.cells[0][block]
-    assert name is not None
+    if name is None:
+        raise UsageError(f"route reaches block {block}: the bundle ends before it. Export again with --route.")
     return manifest.subgraph(name)
+
+
+def head_at(manifest: Manifest, route: Route, index: int) -> Subgraph:
+    """Return the head that answers at checkpoint ``index`` (1-based) of a route over the bundle's blocks.
+
+    Raises:
+        UsageError: If the bundle has none on that block, or several.
+    """
+    cell = route.cells[index - 1]
+    names = {name for name, own in zip(manifest.heads, manifest.route.cells, strict=True) if own.block == cell.block}
+    if route.cells == manifest.route.cells:
+        names = {manifest.heads[index - 1]}
+    elif cell == manifest.route.cells[-1]:
+        names = {manifest.heads[-1]}
+    if len(names) != 1:
+        raise UsageError(
+            f"checkpoint {index} at {cell}: the bundle has {len(names)} heads on that block, expected one. Export again with "
+            "--route."
+        )
+    return manifest.subgraph(names.pop())
 
 
 def features_of(block: Subgraph, precision: Precision) -> tuple[TensorSpec, ...]:

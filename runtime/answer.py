@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -19,7 +20,8 @@ class Answer(Prediction):
     """A prediction of a stream.
 
     ``segment_ms`` are the video's even shares of its launches and ``latency_ms`` their sum, so that over all videos they
-    add up to the time that the backend was busy. Everything about the source is as it was when the last part that was used
+    add up to the time that the backend was busy. Under ``trace`` these are of all segments, ``latency_ms`` of those until the
+    deciding checkpoint. Everything about the source is as it was when the last part that was used
     had been read: no figure but the times depends on what was read ahead.
 
     Attributes:
@@ -41,7 +43,7 @@ class VideoInFlight:
         submitted, deadline: seconds; None: no deadline.
         future: of its answer.
         part: the last that was used.
-        verdict: of the last checkpoint passed.
+        verdict: of the last checkpoint passed, or of the first at which the video was to leave.
         error: why its reading, or its last launch, failed.
         cancelled: whether nobody waits for the answer.
         settled: whether the future is done.
@@ -57,6 +59,8 @@ class VideoInFlight:
         self._logits: list[NDArray[np.float32]] = []
         self._probabilities: list[NDArray[np.float32]] = []
         self._segment_ms: list[float] = []
+        self._decided = 0  # the checkpoint of the verdict
+        self._deciding_part: Part | None = None  # as it was there
 
     def __str__(self) -> str:
         return str(self.reading.video)
@@ -65,30 +69,32 @@ class VideoInFlight:
         self, verdict: Verdict, logits: NDArray[np.float32], probabilities: NDArray[np.float32], milliseconds: float
     ) -> None:
         """Keep what a launch gave for this video; both arrays [classes]."""
-        self.verdict, self.error = verdict, None
+        self.error = None
+        if self.verdict is None or not self.verdict.leaves:
+            self.verdict, self._decided, self._deciding_part = verdict, len(self._logits) + 1, self.part
         self._logits.append(logits)
         self._probabilities.append(probabilities)
         self._segment_ms.append(milliseconds)
 
-    def answer(self, ended: Ended, macs: int, full_macs: int) -> Answer:
+    def answer(self, ended: Ended, macs: Sequence[int], full_macs: int) -> Answer:
         """Return the answer of a video that passed at least one checkpoint.
 
         Args:
             ended: how it ended.
-            macs: spent until then.
+            macs: spent until each checkpoint.
             full_macs: of the full route.
         """
-        part, verdict = self.part, self.verdict
+        part, verdict = self._deciding_part, self.verdict
         assert part is not None
         assert verdict is not None
         return Answer(
             status="numeric_error" if verdict.class_index is None else "ok",
             class_index=verdict.class_index,
             confidence=verdict.confidence,
-            checkpoint=ended.checkpoint,
-            gmacs=macs / 1e9,
-            fraction=macs / full_macs,
-            latency_ms=sum(self._segment_ms),
+            checkpoint=self._decided,
+            gmacs=macs[self._decided - 1] / 1e9,
+            fraction=macs[self._decided - 1] / full_macs,
+            latency_ms=sum(self._segment_ms[: self._decided]),
             decode_ms=part.decode_ms,
             frames_decoded=part.frames_decoded,
             frames_total=part.frames_total,

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle
 from ..grid.errors import UsageError
-from ..grid.fusion import FusedSegment, fused_full, fused_segments
+from ..grid.fusion import FusedSegment, fused_segments
 from ..grid.manifest import Precision
+from ..grid.route import Route
 from ..grid.tensors import TensorSpec
-from .backends.base import Backend, Call, Value
+from .backends.base import Backend, Call, Program, Value
 from .call_times import Cost
+from .composed import compose
 from .fused_executor import load_programs
 from .slots import Slot
 from .state_store import Key, Kind, StateStore, kind_of
@@ -52,15 +54,16 @@ class BatchExecutor:
         bundle: the bundle.
         backend: what computes.
         precision: of the segments.
-        load: returns what the backend runs for a segment: its ONNX model, or an engine.
+        load: returns what the backend runs for a segment: its ONNX model, or an engine; None: the bundle's cells.
         slots: most videos in flight.
         buckets: of each segment, ascending numbers of rows that calls have; a batch between two is padded to the larger.
-        full: run the static network, the last checkpoint alone, instead of the bundle's route.
+        route: over the bundle's blocks and heads; None: the bundle's own.
 
     Attributes:
         bundle, backend, precision, buckets: as given.
-        route: the bundle's, or its full one.
+        route: that is run.
         segments: of the route, in order.
+        is_fused: whether a segment is one graph or engine, not cells.
         store: the state store.
         frames_s, copies_s, calls_s: seconds on the host so far; writing frames, copying from and to the store, and making
             calls until their answers are on the host. On a GPU copies wait for their turn and count as calls.
@@ -76,18 +79,19 @@ class BatchExecutor:
         bundle: Bundle,
         backend: Backend,
         precision: Precision,
-        load: Callable[[FusedSegment], bytes],
+        load: Callable[[FusedSegment], bytes] | None,
         slots: int,
         buckets: Sequence[Sequence[int]],
-        full: bool = False,
+        route: Route | None = None,
     ) -> None:
         manifest = bundle.manifest
         bundle.require(precision)
         self.bundle = bundle
         self.backend = backend
         self.precision: Precision = precision
-        self.route = manifest.route.full if full else manifest.route
-        self.segments = (fused_full(manifest, precision),) if full else fused_segments(manifest, precision)
+        self.route = route or manifest.route
+        self.segments = fused_segments(manifest, precision, self.route)
+        self.is_fused = load is not None
         self.buckets = tuple(map(tuple, buckets))
         if len(self.buckets) != len(self.segments):
             raise UsageError(f"buckets of {len(self.buckets)} segments: expected {len(self.segments)}, one list each")
@@ -96,7 +100,11 @@ class BatchExecutor:
                 raise UsageError(f"buckets {list(sizes)} of segment {index}: expected ascending numbers, at least 1")
         self.store = StateStore(backend, self.segments, slots)
         self.frames_s = self.copies_s = self.calls_s = 0.0
-        self._programs = load_programs(backend, load, self.segments)
+        self._programs: Sequence[Program] = (
+            compose(bundle, backend, precision, self.route, self.segments)
+            if load is None
+            else load_programs(backend, load, self.segments)
+        )
         self._inputs = self._buffers([segment.inputs for segment in self.segments])
         self._outputs = self._buffers([segment.outputs for segment in self.segments])
         largest = max(sizes[-1] for sizes in self.buckets)

@@ -1,9 +1,9 @@
-"""What classifies files for ``dynvid classify``: a stream of fused segments, many videos at once, or a session, one by one."""
+"""What classifies files for ``dynvid classify``: streams of a bundle's fused segments, or of its cells where none were built."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,15 +15,13 @@ from ..grid.errors import DynvidError, InputRefusedError, UsageError
 from ..grid.fusion import fused_segments
 from ..grid.manifest import Manifest, Precision
 from ..grid.thresholds import Thresholds
-from .backends.base import Backend, open_backend
+from .backends.base import ON_CPU, Backend, open_backend
 from .batch_executor import BatchExecutor
 from .call_times import Cost
-from .classify import classify_files, record, unanswered
-from .decoder import Decoder
-from .engines import Engines, open_engines
+from .classify import record, unanswered
+from .engines import open_engines
 from .intake import Intake
 from .replicas import Replicas
-from .session import Session
 from .slots import slots_for, slots_within
 from .state_store import bytes_per_video
 from .stream import Stream
@@ -36,10 +34,10 @@ Records = Generator[dict[str, Any], None, None]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a stream may use.
+    """What streams may use.
 
     Attributes:
-        batch: most videos in one call; None: the most that the engines are at their best for.
+        batch: most videos in one call; None: the most that the engines are at their best for, and one for cells.
         in_flight_mb: of memory for videos in flight, in 10^6 bytes, of all streams; None: as much as keeps batches full.
         decoders: threads of a stream that read frames; None: 1.
         streams: that share the videos; None: 1.
@@ -50,25 +48,14 @@ class Limits:
     decoders: int | None = None
     streams: int | None = None
 
-    @property
-    def given(self) -> str | None:
-        """The first option that was given, by its name on the command line."""
-        named = {
-            "--batch": self.batch,
-            "--max-in-flight": self.in_flight_mb,
-            "--decoders": self.decoders,
-            "--streams": self.streams,
-        }
-        return next((name for name, value in named.items() if value is not None), None)
-
 
 @dataclass(frozen=True)
 class Classifier:
     """Ready to classify.
 
     Attributes:
-        records: yields one record a video as soon as there is one, see ``classify_files``; those of a stream have the
-            fields of an ``Answer``.
+        records: yields one record a video, see ``classify.record``, as soon as there is one; so they come in another order than
+            the videos. A video that cannot be read has a record that says why.
         runs: what computes, in words.
         fused: whether that are fused segments, whose results differ from the cells' in the last bits.
     """
@@ -90,10 +77,9 @@ def open_classifier(
     trace: bool = False,
     limits: Limits = Limits(),
 ) -> Iterator[Classifier]:
-    """Open a stream of the bundle's fused segments, or a session where there are none or every checkpoint is traced.
+    """Open streams of the bundle's fused segments, or of its cells where no fused segment was ever built.
 
-    onnxruntime runs the cells where no fused segment of the bundle was ever built; what was built and does not fit is an
-    error, never passed over.
+    What was built and does not fit is an error, never passed over.
 
     Args:
         bundle: the bundle.
@@ -102,8 +88,8 @@ def open_classifier(
         thresholds: None: every video runs to the end.
         engines: the folder of the engines; None: ``BUNDLE.engines``.
         threads: of the CPU; None: one a core.
-        trace: run every video to the end; records have ``logits``.
-        limits: of a stream.
+        trace: run every video to the end; records have ``logits``, and else say what they would without.
+        limits: of the streams.
 
     Raises:
         UsageError: If an argument has nothing to act on, or one is too low.
@@ -112,70 +98,68 @@ def open_classifier(
     """
     bundle.require(precision)
     chosen = (thresholds.thresholds, thresholds.temperatures) if thresholds else (None, None)
-    fused, found, opened = backend in ENGINES_ONLY, None, None
-    if trace or not fused:  # else it is opened in the stream's own thread: a GPU belongs to one
-        opened = open_backend(backend, threads)
-        if opened.engine_host is not None or engines is not None:
-            found = open_engines(bundle, opened, engines, precision)
-            segments = fused_segments(bundle.manifest, precision)
-            fused = fused or engines is not None or found.begun(segments)
-    folder = engines_folder(bundle.root) if engines is None else engines
-    with ExitStack() as stack:
-        if fused and not trace:
+    # streams share a CPU's backend; a GPU belongs to the thread that opened it, so each stream opens its own
+    shared = open_backend(backend, threads) if backend in ON_CPU else None
 
-            def executor() -> BatchExecutor:
-                held = open_backend(backend, threads) if opened is None else opened
-                return open_executor(open_engines(bundle, held, engines, precision), held, limits)
+    def executor() -> BatchExecutor:
+        held = open_backend(backend, threads) if shared is None else shared
+        return open_executor(bundle, held, precision, engines, limits)
 
-            measure = BatchExecutor.measured_cost if opened is None else cost_by_macs
-            count = limits.streams or 1
-            streams = stack.enter_context(
-                Replicas(lambda: Stream(executor, *chosen, decoders=limits.decoders or 1, measure=measure), count)
-            )
-            held = streams.streams[0].executor
-            most = f"up to {held.buckets[0][-1]} videos a call, {count * held.store.slots.count} in flight"
-            yield Classifier(
-                lambda videos: _streamed(streams, bundle.manifest, videos),
-                f"fused segments of {str(folder)!r}, {most}",
-                True,
-            )
-            return
-        command = build_command(bundle.root, folder, found.host.flavour if found else "onnxruntime", precision)
-        if limits.given:
-            fast = f"build the fused segments first: '{command}'" if found and not trace else "leave it out"
-            what = "--trace" if trace else "the cells"
-            raise UsageError(f"{limits.given} is for many videos at once, and {what} run one by one: {fast}")
-        assert opened is not None
-        stack.callback(opened.close)
-        session = Session(
-            bundle, opened, chosen[0], precision, temperatures=chosen[1], load=found.plan if found and fused else None
-        )
-        decoder = stack.enter_context(Decoder())
-        runs = f"fused segments of {str(folder)!r}" if fused else f"the cells of {str(bundle.root)!r}"
-        faster = f"; '{command}' makes it faster" if found and not fused else ""
-        yield Classifier(
-            lambda videos: classify_files(session, videos, decoder, trace), f"{runs}, one by one{faster}", fused
-        )
+    measure = BatchExecutor.measured_cost if shared is None else cost_by_macs
+    count = limits.streams or 1
+    with Replicas(
+        lambda: Stream(executor, *chosen, decoders=limits.decoders or 1, measure=measure, trace=trace), count
+    ) as streams:
+        held = streams.streams[0].executor
+        folder = engines_folder(bundle.root) if engines is None else engines
+        most = f"up to {held.buckets[0][-1]} a call, {count * held.store.slots.count} in flight"
+        runs = f"fused segments of {str(folder)!r}, {most}"
+        if not held.is_fused:
+            runs = f"the cells of {str(bundle.root)!r}, {most}"
+            if held.backend.engine_host is not None:
+                runs += f"; '{build_command(bundle.root, folder, held.backend.engine_host.flavour, precision)}' makes it faster"
+        yield Classifier(lambda videos: _streamed(streams, bundle.manifest, videos, trace), runs, held.is_fused)
 
 
-def open_executor(engines: Engines, backend: Backend, limits: Limits) -> BatchExecutor:
-    """Return the executor of a bundle's fused segments, as large as ``limits`` and the engines allow.
+def open_executor(
+    bundle: Bundle,
+    backend: Backend,
+    precision: Precision = "fp32",
+    engines: Path | None = None,
+    limits: Limits = Limits(),
+) -> BatchExecutor:
+    """Return the executor of a bundle, as large as ``limits`` and the engines allow: the one way to run it.
+
+    It runs fused segments where one was ever built for this backend and precision, or ``engines`` is given, else cells.
+
+    Args:
+        bundle: the bundle.
+        backend: what computes.
+        precision: of the graphs.
+        engines: the folder of the engines; None: ``BUNDLE.engines``.
+        limits: of one of so many streams.
 
     Raises:
-        UsageError: If the memory allowed holds no video.
+        UsageError: If the memory allowed holds no video, or the backend runs no engines, or cells for one video a call only.
         IntegrityError: If an engine is missing, stale or damaged; with the command that builds it.
         BackendError, ResourceError: As ``BatchExecutor``.
     """
-    bundle, precision = engines.bundle, engines.precision
-    segments = fused_segments(bundle.manifest, precision)
-    batch = limits.batch or engines.best_batch(segments[0])
+    segments, found = fused_segments(bundle.manifest, precision), None
+    if backend.engine_host is not None or engines is not None:
+        found = open_engines(bundle, backend, engines, precision)
+        if backend.name not in ENGINES_ONLY and engines is None and not found.begun(segments):
+            found = None
+    batch = limits.batch or (1 if found is None else found.best_batch(segments[0]))
+    if found is None and batch > 1 and backend.name not in ON_CPU:
+        raise UsageError(f"--batch {batch}: backend {backend.name!r} runs cells for one video a call, leave it out")
     # with fewer, batches may stay short; with more, they get no fuller, but for the videos whose frames are being decoded
     slots = slots_for(len(segments), batch, limits.decoders or 1)
     if limits.in_flight_mb is not None:
         slots = min(slots, slots_within(limits.in_flight_mb, bytes_per_video(segments) * (limits.streams or 1)))
     batch = min(batch, slots)
-    buckets = [batch_sizes(batch, padded=engines.host.flavour != "onnxruntime")] * len(segments)
-    return BatchExecutor(bundle, backend, precision, replace(engines, batch=batch).plan, slots, buckets)
+    buckets = [batch_sizes(batch, padded=backend.name not in ON_CPU)] * len(segments)
+    load = None if found is None else replace(found, batch=batch).plan
+    return BatchExecutor(bundle, backend, precision, load, slots, buckets)
 
 
 def batch_sizes(batch: int, padded: bool) -> Sequence[int]:
@@ -197,7 +181,7 @@ def cost_by_macs(executor: BatchExecutor) -> Cost:
     return lambda k, rows: seconds * macs[k - 1] * rows
 
 
-def _streamed(streams: Intake, manifest: Manifest, videos: Iterable[Path]) -> Records:
+def _streamed(streams: Intake, manifest: Manifest, videos: Iterable[Path], trace: bool) -> Records:
     with closing(streams.classify(videos)) as answers:
         for path, answer in answers:
             if isinstance(answer, InputRefusedError):
@@ -205,4 +189,4 @@ def _streamed(streams: Intake, manifest: Manifest, videos: Iterable[Path]) -> Re
             elif isinstance(answer, DynvidError):
                 raise answer
             else:
-                yield record(path, answer, manifest, trace=False)
+                yield record(path, answer, manifest, trace)

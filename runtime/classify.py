@@ -13,34 +13,18 @@ from typing import Any
 
 from ..grid.errors import InputRefusedError, UsageError
 from ..grid.manifest import Manifest
-from .decoder import Decoder
 from .results import Results
-from .session import Prediction, Session
+from .session import Prediction
 
 _LEAST_TRIED = 20
 
 
-def classify_files(
-    session: Session, videos: Iterable[Path], decoder: Decoder, trace: bool = False
-) -> Generator[dict[str, Any], None, None]:
-    """Yield one record a video, in the order given; a video that cannot be read gets a record that says why.
-
-    ``status`` is ``ok``, ``numeric_error``, or ``damaged`` where no frame could be had for an answer; then ``error`` says
-    why and everything about the answer is None. ``logits`` is there with ``trace`` only.
-    """
-    manifest = session.executor.bundle.manifest
-    for path in videos:
-        try:
-            with decoder.open(path, manifest.preprocessing, manifest.grid.num_frames) as source:
-                prediction = session.classify(source, trace)
-        except InputRefusedError as error:
-            yield unanswered(path, str(error))
-            continue
-        yield record(path, prediction, manifest, trace)
-
-
 def record(path: Path, prediction: Prediction, manifest: Manifest, trace: bool) -> dict[str, Any]:
-    """Return a prediction in JSON types, with the video's name and its label; a logit that is no number is None."""
+    """Return a prediction in JSON types, with the video's name and its label; a logit that is no number is None.
+
+    ``status`` is ``ok``, ``numeric_error``, or ``damaged`` where no frame could be had for an answer (``unanswered``); then
+    ``error`` says why and everything about the answer is None. ``logits`` is there with ``trace`` only.
+    """
     fields = asdict(prediction)
     del fields["probabilities"], fields["segment_ms"]  # the softmax of the logits; their sum is latency_ms
     logits = [[v if math.isfinite(v) else None for v in z.tolist()] for z in fields.pop("logits")]

@@ -30,6 +30,7 @@ class Drive:
         rule: who leaves.
         new_scheduler: returns a scheduler on the executor's slots.
         reader: reads the frames; its lock is this one's, too.
+        trace: nobody leaves before the last checkpoint.
 
     Attributes:
         rule: as given; another one holds from the next launch on.
@@ -40,8 +41,14 @@ class Drive:
     """
 
     def __init__(
-        self, executor: BatchExecutor, rule: ExitRule, new_scheduler: Callable[[], Scheduler], reader: ReadAhead
+        self,
+        executor: BatchExecutor,
+        rule: ExitRule,
+        new_scheduler: Callable[[], Scheduler],
+        reader: ReadAhead,
+        trace: bool = False,
     ) -> None:
+        self._trace = trace
         self._executor, self.rule, self._new_scheduler, self._reader = executor, rule, new_scheduler, reader
         self._scheduler = new_scheduler()
         self.stats: Stats = self._scheduler.stats
@@ -176,6 +183,8 @@ class Drive:
         for (video, part), verdict, z, p in zip(parts.items(), verdicts, logits, probabilities, strict=True):
             video.part = part or video.part
             video.pass_checkpoint(verdict, z, p, milliseconds)
+        if self._trace:
+            return Videos(parts if index == len(self._executor.segments) else ()), Videos()
         return {video for video, verdict in zip(parts, verdicts, strict=True) if verdict.leaves}, Videos()
 
     def _read_on(self, videos: Iterable[VideoInFlight], index: int, certain: bool) -> None:
@@ -193,7 +202,7 @@ class Drive:
             elif video.error is not None:
                 self.settle(video, video.error)
             else:
-                answer = video.answer(end, self._macs[end.checkpoint - 1], self._full_macs)
+                answer = video.answer(end, self._macs, self._full_macs)
                 if answer.confidence is not None and not answer.cut:
                     self.tally.add(answer.checkpoint, answer.confidence)
                 self.settle(video, answer)

@@ -87,7 +87,7 @@ class Results(Closing):
         return len(self.done) - self._unsynced
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add the record of a video, as ``classify_files`` yields it.
+        """Add the record of a video, as ``classify.record`` makes it.
 
         Raises:
             ResourceError: If the disk is full.

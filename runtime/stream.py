@@ -45,6 +45,7 @@ class Stream(Intake):
         ahead: videos that are read ahead, see ``ReadAhead``; None: as many as one call of segment 1 takes.
         open_decoder: returns a decoder.
         measure: returns t_k(n) of the executor; called in its thread, before the first video.
+        trace: run every video to the end; answers are those of the checkpoint that decides, with the logits of all.
 
     Attributes:
         executor: as opened.
@@ -71,6 +72,7 @@ class Stream(Intake):
         ahead: int | None = None,
         open_decoder: Callable[[], Decoder] = Decoder,
         measure: Callable[[BatchExecutor], Cost] = BatchExecutor.measured_cost,
+        trace: bool = False,
     ) -> None:
         self._mode: Mode = mode
         self._fault: BaseException | None = None
@@ -89,7 +91,7 @@ class Stream(Intake):
             self.reader = ReadAhead(
                 manifest.preprocessing, manifest.grid.num_frames, samples, decoders, first, open_decoder
             )
-            self._drive = Drive(executor, rule, new_scheduler, self.reader)
+            self._drive = Drive(executor, rule, new_scheduler, self.reader, trace)
             self._most = executor.store.slots.count + first + decoders
 
         opened: Future[None] = Future()

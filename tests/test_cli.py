@@ -1,6 +1,7 @@
 """The command line as a user meets it: output, messages and exit codes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -345,3 +346,15 @@ def test_an_interrupted_command_is_one_line(monkeypatch, capsys):
         main()
     assert caught.value.code == 130
     assert capsys.readouterr().err == "Error: interrupted\n"
+
+
+def test_a_package_that_cannot_be_imported_is_one_line(tiny_bundle, clip, tmp_path):
+    (tmp_path / "av.py").write_text("raise ImportError('libavcodec.so.62: cannot open shared object file')\n")
+    command = [sys.executable, "-c", "from dynvid.cli import main; main()", "classify", tiny_bundle.root, clip]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+    )
+    assert done.returncode == 5 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        "Error: libavcodec.so.62: cannot open shared object file. A package is"
+    )

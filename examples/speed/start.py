@@ -33,7 +33,9 @@ def child(bundle_path: str, kind: str, threads: int) -> None:
     clip = np.random.default_rng(0).standard_normal((manifest.grid.num_frames, 3, size, size), np.float32)
     loading = time.perf_counter()
     if kind == "stream":
-        with Stream(lambda: open_executor(engines, backend, Limits(batch=1)), cost=lambda k, n: float(n)) as stream:
+        with Stream(
+            lambda: open_executor(bundle, backend, limits=Limits(batch=1)), cost=lambda k, n: float(n)
+        ) as stream:
             loaded = time.perf_counter() - loading
             list(stream.classify([ArraySource(clip)]))
             first = time.time()

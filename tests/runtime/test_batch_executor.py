@@ -319,7 +319,9 @@ def test_half_precision_runs_too(tiny_bundle, clips):
 
 def test_the_static_network_is_one_segment_that_hands_nothing_on(tiny_bundle, clips, expected):
     graph = fuse(tiny_bundle, fused_full(tiny_bundle.manifest, "fp32"), "fp32")
-    executor = BatchExecutor(tiny_bundle, open_backend("onnxruntime"), "fp32", lambda _: graph, 5, [[5]], full=True)
+    executor = BatchExecutor(
+        tiny_bundle, open_backend("onnxruntime"), "fp32", lambda _: graph, 5, [[5]], tiny_bundle.manifest.route.full
+    )
     assert not executor.store.arrays and executor.route == tiny_bundle.manifest.route.full
     slots = [executor.store.slots.acquire() for _ in range(5)]
     assert run(executor, 1, slots, clips) == [e[-1] for e in expected]

@@ -104,7 +104,7 @@ def same_but_for_rounding(found, expected):
 def test_fused_segments_answer_what_the_cells_answer(bundle, cells, listed, thresholds, tmp_path, options):
     common = ["--data", listed, "--thresholds", thresholds]
     code, said = classify(cells, *common, "-o", tmp_path / "cells.jsonl")
-    assert code == 7 and f"the cells of '{cells.root}', one by one; 'dynvid build-engines" in said
+    assert code == 7 and f"the cells of '{cells.root}'', up to 1 a call, " in said and "'dynvid build-engines" in said
     code, said = classify(bundle, *common, "-o", tmp_path / "fused.jsonl", *options)
     assert code == 7 and f"fused segments of '{bundle.root}.engines', up to " in said and "build-engines" not in said
     assert "3 of 24 videos could not be classified" in said
@@ -125,11 +125,19 @@ def test_a_stream_tells_its_times(bundle, listed, thresholds):
     assert "logits" not in record and "segment_ms" not in record
 
 
-def test_a_trace_runs_one_by_one_on_the_fused_segments_too(bundle, cells, listed, thresholds, tmp_path):
+def test_a_trace_runs_every_video_to_the_end_and_says_what_it_would_say_without(
+    bundle, cells, listed, thresholds, tmp_path
+):
     for number, (some, what) in enumerate([(cells, "the cells of "), (bundle, "fused segments of ")]):
         out = tmp_path / f"{number}.jsonl"
         code, said = classify(some, "--data", listed, "--thresholds", thresholds, "--trace", "-o", out)
-        assert code == 7 and f"{what}'{some.root}" in said and "one by one" in said
+        assert code == 7 and f"{what}'{some.root}" in said
+        plain = tmp_path / f"{number}.plain.jsonl"
+        classify(some, "--data", listed, "--thresholds", thresholds, "-o", plain)
+        for video, record in read(plain)[0].items():
+            traced = read(out)[0][video]
+            traced.pop("logits", None)
+            assert traced == record
     same_but_for_rounding(read(tmp_path / "0.jsonl"), read(tmp_path / "1.jsonl"))
     assert all(len(r["logits"]) == 4 for r in read(out)[0].values() if r["status"] != "damaged")
 
@@ -271,8 +279,8 @@ def test_a_budget_bounds_videos_in_flight_and_calls(bundle, listed):
     assert code == 2 and f"expected a number from {-(-each // 1000) / 1000:g}, what one" in said
     for budget_mb, slots, most in ((each / 1e6, 1, 1), (each / 1e6 * 3.5, 3, 3), (1e6, 14, 4)):
         code, said = classify(bundle, video, "--max-in-flight", budget_mb, "--batch", 4)
-        assert code == 0 and f"up to {most} videos a call, {slots} in flight" in said
-    assert "up to 1 videos a call, 2 in flight" in classify(bundle, video)[1]  # one is decoded while one runs
+        assert code == 0 and f"up to {most} a call, {slots} in flight" in said
+    assert "up to 1 a call, 2 in flight" in classify(bundle, video)[1]  # one is decoded while one runs
     assert (
         "2 in flight" in classify(bundle, video, "--streams", 2, "--max-in-flight", each / 1e6 * 2.5)[1]
     )  # one in each
@@ -282,15 +290,14 @@ def test_a_budget_bounds_videos_in_flight_and_calls(bundle, listed):
 
 
 @pytest.mark.parametrize(
-    "option", [["--batch", "4"], ["--max-in-flight", "100"], ["--decoders", "2"], ["--streams", "2"]]
+    "option", [["--batch", "4"], ["--decoders", "2"], ["--streams", "2"], ["--max-in-flight", "1"]]
 )
-def test_limits_without_a_stream_are_refused(bundle, cells, listed, option):
-    video = listed.parent / "0.npy"
-    code, said = classify(cells, video, *option)
-    assert code == 2 and f"{option[0]} is for many videos at once, and the cells run one by one: build" in said
-    assert f"'dynvid build-engines {cells.root} --backend onnxruntime'" in said
-    code, said = classify(bundle, video, "--trace", *option)
-    assert code == 2 and f"{option[0]} is for many videos at once, and --trace run" in said and "leave it out" in said
+def test_cells_take_the_limits_of_streams_and_answer_the_same_bits(cells, listed, thresholds, tmp_path, option):
+    common = ["--data", listed, "--thresholds", thresholds, "--trace"]
+    assert classify(cells, *common, "-o", tmp_path / "plain.jsonl")[0] == 7
+    code, said = classify(cells, *common, *option, "-o", tmp_path / "limited.jsonl")
+    assert code == 7 and f"up to {4 if option[0] == '--batch' else 1} a call" in said
+    assert read(tmp_path / "limited.jsonl") == read(tmp_path / "plain.jsonl")
 
 
 def test_a_gpu_prepares_few_sizes():

@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +16,8 @@ from click.testing import CliRunner
 
 from dynvid.cli import cli
 from dynvid.grid.errors import DynvidError, ResourceError, StaleResultsError, UsageError
-from dynvid.runtime.classify import Failures, classify_files, classify_rest, each_once, parse_shard, shard_of
-from dynvid.runtime.decoder import Decoder
+from dynvid.runtime.classifier import open_classifier
+from dynvid.runtime.classify import Failures, classify_rest, each_once, parse_shard, shard_of
 from dynvid.runtime.results import Run, open_results, sha256_of_videos
 
 VIDEOS = [f"v/{i} ü.mp4" for i in range(6)]
@@ -376,23 +375,17 @@ def test_more_than_the_share_of_twenty_or_more_is_too_many():
     assert not Failures(1.0, 1000, 1000).too_many
 
 
-@pytest.fixture(scope="module")
-def session(tiny_bundle):
-    from dynvid.runtime.backends.base import open_backend
-    from dynvid.runtime.session import Session
-
-    return Session(tiny_bundle, open_backend("onnxruntime"))
-
-
-def test_a_run_that_cannot_succeed_stops_and_goes_on_only_when_told(session, tmp_path, out):
+def test_a_run_that_cannot_succeed_stops_and_goes_on_only_when_told(tiny_bundle, tmp_path, out):
     missing = [tmp_path / f"{i}.npy" for i in range(100)]
     run = dataclasses.replace(RUN, videos=100, videos_sha256=sha256_of_videos(map(str, missing)))
 
     def classify(most, **options):
-        with open_results(out, run, map(str, missing), **options) as results, Decoder() as decoder:
+        with (
+            open_results(out, run, map(str, missing), **options) as results,
+            open_classifier(tiny_bundle, "onnxruntime") as classifier,
+        ):
             failures = Failures.of(results, most)
-            one_by_one = partial(classify_files, session, decoder=decoder)
-            return len(list(classify_rest(one_by_one, missing, failures, results))), failures.tried
+            return len(list(classify_rest(classifier.records, missing, failures, results))), failures.tried
 
     assert classify(0.05) == (20, 20)
     assert classify(0.05) == (0, 20)

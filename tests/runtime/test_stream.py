@@ -126,7 +126,15 @@ def opened(tiny_bundle, graphs):
         def executor():
             held = HookedBackend() if backend is None else backend
             sizes = [list(buckets)] * (1 if full else 4)
-            return BatchExecutor(tiny_bundle, held, "fp32", lambda s: graphs[s.name], slots, sizes, full)
+            return BatchExecutor(
+                tiny_bundle,
+                held,
+                "fp32",
+                lambda s: graphs[s.name],
+                slots,
+                sizes,
+                tiny_bundle.manifest.route.full if full else None,
+            )
 
         options = {"cost": lambda k, n: 1e-4 * (1 + n), **options}
         streams.append(Stream(executor, thresholds, **options))
