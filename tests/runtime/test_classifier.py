@@ -104,7 +104,7 @@ def same_but_for_rounding(found, expected):
 def test_fused_segments_answer_what_the_cells_answer(bundle, cells, listed, thresholds, tmp_path, options):
     common = ["--data", listed, "--thresholds", thresholds]
     code, said = classify(cells, *common, "-o", tmp_path / "cells.jsonl")
-    assert code == 7 and f"the cells of '{cells.root}'', up to 1 a call, " in said and "'dynvid build-engines" in said
+    assert code == 7 and f"the cells of '{cells.root}', up to 1 a call, " in said and "'dynvid build-engines" in said
     code, said = classify(bundle, *common, "-o", tmp_path / "fused.jsonl", *options)
     assert code == 7 and f"fused segments of '{bundle.root}.engines', up to " in said and "build-engines" not in said
     assert "3 of 24 videos could not be classified" in said
@@ -259,12 +259,12 @@ def test_tensorrt_streams_in_its_own_thread_at_its_best_batch(gpu, cells, tiny_b
     common = ["--data", listed, "--thresholds", thresholds]
     engines = ["--backend", "tensorrt", "--engines", tmp_path / "engines"]
     code, said = classify(cells, *common, *engines, "-o", tmp_path / "gpu.jsonl")
-    assert code == 7 and f"up to {BATCH} videos a call, {4 * (BATCH - 1) + 2} in flight" in said
+    assert code == 7 and f"up to {BATCH} a call, {4 * (BATCH - 1) + 2} in flight" in said
     assert gpu == ["stream"]
     code, said = classify(cells, *common, *engines, "--batch", 4)
     assert code == 4 and "needed batch 4. Run 'dynvid build-engines" in said and "--max-batch 4" in said
     code, said = classify(cells, *common, *engines, "--trace")
-    assert code == 7 and gpu[-1] == "MainThread"
+    assert code == 7 and gpu[-1] == "stream"
     code, said = classify(cells, *common, *engines, "--trace", "--batch", 2)
     assert code == 2 and "--trace run" in said
 

@@ -425,7 +425,8 @@ def classify(tiny_bundle):
 def records(path):
     found = [json.loads(line) for line in path.read_text().splitlines()]
     for one in found:
-        del one["latency_ms"], one["decode_ms"]
+        for field in ("latency_ms", "decode_ms", "waited_ms", "elapsed_ms"):
+            del one[field]
     return {one["video"]: one for one in found}, len(found)
 
 
