@@ -37,28 +37,22 @@ def build_engines(
     """Build engines of BUNDLE: one per segment of its route, one of the static network, for TensorRT one per unique subgraph."""
     with packages("export"):
         import onnx  # noqa: F401
-    from ..exporter.build_engines import build_engines as run_build
+    from ..api import build_engines as run_build
     from ..exporter.build_engines import exit_code
-    from ..exporter.engine_maker import preparation
-    from ..exporter.fuse_proof import prove_segments
-    from ..grid.bundle import Bundle
-    from ..grid.engines import engines_folder
 
     if fp16 and int8:
         raise UsageError("--fp16 and --int8: give one, each builds a set of its own")
     precision: Precision = "fp16" if fp16 else "int8" if int8 else "fp32"
-    opened = Bundle.open(bundle)
     with steps() as step:
         rows = run_build(
-            opened,
-            engines_folder(bundle) if engines is None else engines,
-            backend,
-            precision,
-            _names(target),
-            max_batch,
-            workers,
-            _names(only) or None,
-            prove=lambda: prove_segments(opened, precision, step, preparation(backend)),
+            bundle,
+            backend=backend,
+            precision=precision,
+            engines=engines,
+            targets=_names(target),
+            max_batch=max_batch,
+            only=_names(only) or None,
+            workers=workers,
             report=step,
         )
     if as_json:

@@ -28,24 +28,21 @@ def export(
     frames: int | None, precision: str, range_data: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Split a training checkpoint along its route, export every unique subgraph, and prove the result."""
-    with packages("export"):
-        from ..exporter.export import export as run_export
-        from ..exporter.export import read_clips, sha256_of
-        from ..models.layouts import load_training_checkpoint
+    from ..api import export as run_export
 
-    loaded = load_training_checkpoint(
-        training_checkpoint, layout=layout, network=network, route=route, shift=shift, num_frames=frames
-    )
-    for warning in loaded.warnings:
-        click.echo(f"Warning: {warning}", err=True)
-    with steps() as step:
-        clips = None if range_data is None else read_clips(range_data, loaded.network.config, step)
-        bundle = run_export(
-            loaded.network,
+    with steps() as step, packages("export"):
+        bundle, warnings = run_export(
+            training_checkpoint,
             root,
-            source_sha256=sha256_of(training_checkpoint),
-            precisions=("fp32",) if precision == "fp32" else ("fp32", "fp16"),
-            range_clips=clips,
+            network=network,
+            layout=layout,
+            route=route,
+            shift=shift,
+            frames=frames,
+            precision=precision,
+            range_data=range_data,
             report=step,
         )
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
     print_proof(bundle, bundle.manifest.proof, as_json)

@@ -21,18 +21,13 @@ def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> Non
 
     from ..grid.bundle import Bundle
 
-    opened = Bundle.open(bundle)
-    opened.verify()
-    proof = None
+    opened, proof = Bundle.open(bundle), None
     if training_checkpoint is None and importlib.util.find_spec("onnx") is None:
+        opened.verify()
         click.echo("hashes only: the structure is checked where 'dynvid[export,cpu]' is installed", err=True)
     else:
         with packages("export"):
-            from ..exporter.export import verify_structure
-        verify_structure(opened)
-    if training_checkpoint is not None:
-        from ..exporter.export import prove_again
-
-        with steps() as step:
-            proof = prove_again(opened, training_checkpoint, step)
+            from ..api import verify as run_verify
+        with steps() as step, packages("export"):
+            proof = run_verify(bundle, training_checkpoint, report=step)
     print_proof(opened, proof, as_json)

@@ -205,5 +205,9 @@ class ResourceError(DynvidError):
     exit_code = 6
 
 
+class QueueFullError(ResourceError):
+    """So many videos wait for their answers that no more are taken."""
+
+
 class DeadlineError(ResourceError):
     """A video passed no checkpoint by its deadline."""

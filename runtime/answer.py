@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..grid.manifest import Manifest
 from .exit_rule import Verdict
 from .read_ahead import Part, Reading
 from .session import Prediction
@@ -45,12 +46,13 @@ class VideoInFlight:
         part: the last that was used.
         verdict: of the last checkpoint passed, or of the first at which the video was to leave.
         error: why its reading, or its last launch, failed.
+        trace: whether it runs to the end of the route, though an earlier checkpoint decides.
         cancelled: whether nobody waits for the answer.
         settled: whether the future is done.
     """
 
-    def __init__(self, reading: Reading, submitted: float, deadline: float | None) -> None:
-        self.reading, self.submitted, self.deadline = reading, submitted, deadline
+    def __init__(self, reading: Reading, submitted: float, deadline: float | None, trace: bool = False) -> None:
+        self.reading, self.submitted, self.deadline, self.trace = reading, submitted, deadline, trace
         self.future: Future[Answer] = Future()
         self.part: Part | None = None
         self.verdict: Verdict | None = None
@@ -76,19 +78,21 @@ class VideoInFlight:
         self._probabilities.append(probabilities)
         self._segment_ms.append(milliseconds)
 
-    def answer(self, ended: Ended, macs: Sequence[int], full_macs: int) -> Answer:
+    def answer(self, ended: Ended, macs: Sequence[int], full_macs: int, manifest: Manifest) -> Answer:
         """Return the answer of a video that passed at least one checkpoint.
 
         Args:
             ended: how it ended.
             macs: spent until each checkpoint.
             full_macs: of the full route.
+            manifest: that names the classes.
         """
         part, verdict = self._deciding_part, self.verdict
         assert part is not None
         assert verdict is not None
         return Answer(
             status="numeric_error" if verdict.class_index is None else "ok",
+            label=None if verdict.class_index is None else manifest.label(verdict.class_index),
             class_index=verdict.class_index,
             confidence=verdict.confidence,
             checkpoint=self._decided,

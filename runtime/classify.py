@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..grid.errors import InputRefusedError, UsageError
-from ..grid.manifest import Manifest
 from .results import Results
 from .session import Prediction
 
 _LEAST_TRIED = 20
 
 
-def record(path: Path, prediction: Prediction, manifest: Manifest, trace: bool) -> dict[str, Any]:
+def record(path: Path, prediction: Prediction, trace: bool) -> dict[str, Any]:
     """Return a prediction in JSON types, with the video's name and its label; a logit that is no number is None.
 
     ``status`` is ``ok``, ``numeric_error``, or ``damaged`` where no frame could be had for an answer (``unanswered``); then
@@ -28,10 +27,9 @@ def record(path: Path, prediction: Prediction, manifest: Manifest, trace: bool) 
     fields = asdict(prediction)
     del fields["probabilities"], fields["segment_ms"]  # the softmax of the logits; their sum is latency_ms
     logits = [[v if math.isfinite(v) else None for v in z.tolist()] for z in fields.pop("logits")]
-    index = prediction.class_index
     return {
         "video": str(path),
-        "label": None if index is None else manifest.label(index),
+        "label": fields.pop("label"),
         "error": None,
         **fields,
         "warnings": list(prediction.warnings),

@@ -30,7 +30,6 @@ class Drive:
         rule: who leaves.
         new_scheduler: returns a scheduler on the executor's slots.
         reader: reads the frames; its lock is this one's, too.
-        trace: nobody leaves before the last checkpoint.
 
     Attributes:
         rule: as given; another one holds from the next launch on.
@@ -41,14 +40,8 @@ class Drive:
     """
 
     def __init__(
-        self,
-        executor: BatchExecutor,
-        rule: ExitRule,
-        new_scheduler: Callable[[], Scheduler],
-        reader: ReadAhead,
-        trace: bool = False,
+        self, executor: BatchExecutor, rule: ExitRule, new_scheduler: Callable[[], Scheduler], reader: ReadAhead
     ) -> None:
-        self._trace = trace
         self._executor, self.rule, self._new_scheduler, self._reader = executor, rule, new_scheduler, reader
         self._scheduler = new_scheduler()
         self.stats: Stats = self._scheduler.stats
@@ -183,9 +176,10 @@ class Drive:
         for (video, part), verdict, z, p in zip(parts.items(), verdicts, logits, probabilities, strict=True):
             video.part = part or video.part
             video.pass_checkpoint(verdict, z, p, milliseconds)
-        if self._trace:
-            return Videos(parts if index == len(self._executor.segments) else ()), Videos()
-        return {video for video, verdict in zip(parts, verdicts, strict=True) if verdict.leaves}, Videos()
+        is_last = index == len(self._executor.segments)
+        return {
+            v for v, verdict in zip(parts, verdicts, strict=True) if verdict.leaves and (is_last or not v.trace)
+        }, Videos()
 
     def _read_on(self, videos: Iterable[VideoInFlight], index: int, certain: bool) -> None:
         """Have the frames of segment ``index`` read, if there is one."""
@@ -202,7 +196,7 @@ class Drive:
             elif video.error is not None:
                 self.settle(video, video.error)
             else:
-                answer = video.answer(end, self._macs, self._full_macs)
+                answer = video.answer(end, self._macs, self._full_macs, self._executor.bundle.manifest)
                 if answer.confidence is not None and not answer.cut:
                     self.tally.add(answer.checkpoint, answer.confidence)
                 self.settle(video, answer)

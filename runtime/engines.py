@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..grid.bundle import Bundle
 from ..grid.engines import Engine, EngineCache, Wanted, engines_folder, this_platform
-from ..grid.errors import UsageError
-from ..grid.fusion import FUSION, FusedSegment
+from ..grid.errors import MissingPackageError, UsageError
+from ..grid.fusion import FUSION, FusedSegment, fused_segments
 from ..grid.manifest import Precision, Subgraph
 from ..grid.route import Route
 from .backends.base import Backend, EngineHost
+
+_ON_CPU = ["onnxruntime", "openvino"]  # names of backends, engines and packages alike
+_GPUS = ("/dev/nvidia0", "/dev/dxg")  # on Linux, and on Windows' subsystem for it
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,36 @@ class Engines:
             if (cell.block == subgraph.block if heads is None else heads[k - 1] == subgraph.name)
         }
         return tuple(sorted(counts))
+
+
+def fitting_backend(bundle: Bundle, precision: Precision, folder: Path | None = None) -> str:
+    """Return the name of the backend that engines of this bundle were built for, or that can run its cells.
+
+    In this order: TensorRT, where there is a GPU; then OpenVINO in INT8 and onnxruntime else; then the other one. Without any
+    engine onnxruntime, or OpenVINO where only that is installed. Whether the engines fit is not looked at.
+
+    Args:
+        bundle: the bundle.
+        precision: of the graphs.
+        folder: of the engines; None: ``BUNDLE.engines``.
+
+    Raises:
+        IntegrityError: If the folder cannot be read, or others may write to it.
+        MissingPackageError: If nothing is installed that could run cells.
+    """
+    ledger = EngineCache(engines_folder(bundle.root) if folder is None else folder, bundle.root).engines()
+    names = (*(engine.key.name for engine in ledger.engines), *ledger.damaged)
+    parts = fused_segments(bundle.manifest, precision)
+    on_gpu = ["tensorrt", "tensorrt-rtx"] if any(Path(device).exists() for device in _GPUS) else []
+    for flavour in [*on_gpu, *(_ON_CPU[::-1] if precision == "int8" else _ON_CPU)]:
+        if any(name.startswith(f"{part.name}.{precision}.{flavour}.") for part in parts for name in names):
+            return flavour
+    for package in _ON_CPU:
+        if importlib.util.find_spec(package) is not None:
+            return package
+    raise MissingPackageError(
+        "no backend can run here: neither onnxruntime nor openvino is installed. Install one: pip install 'dynvid[cpu]'"
+    )
 
 
 def open_engines(

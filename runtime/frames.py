@@ -8,7 +8,7 @@ import stat
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import av
 import numpy as np
@@ -164,10 +164,12 @@ class SampledFrames:
 
 
 class FrameArray(SampledFrames):
-    """A ``.npy``: uint8 [L, H, W, 3] raw frames, or float32 [num_samples, 3, crop, crop] used as they are."""
+    """An array or a ``.npy``: uint8 [L, H, W, 3] raw frames, or float32 [num_samples, 3, crop, crop] used as they are."""
 
-    def __init__(self, path: str | os.PathLike[str], preprocessing: Preprocessing, num_samples: int) -> None:
-        """Map the array; of a float32 one every value is looked at.
+    def __init__(
+        self, frames: str | os.PathLike[str] | NDArray[Any], preprocessing: Preprocessing, num_samples: int
+    ) -> None:
+        """Take the array, or map a file's; of a float32 one every value is looked at.
 
         Raises:
             FramesError: If it is no such array, or holds NaN or infinite values.
@@ -176,8 +178,11 @@ class FrameArray(SampledFrames):
         started = time.perf_counter()
         prepared_shape = (num_samples, 3, preprocessing.crop, preprocessing.crop)
         wanted = f"Expected uint8 [frames, height, width, 3] or float32 {list(prepared_shape)}, not pickled."
-        self._array = array = self._mapped(path, wanted)
-        found = f"frames '{path}': {array.dtype} {list(array.shape)}"
+        array, name = (
+            (frames, "given") if isinstance(frames, np.ndarray) else (self._mapped(frames, wanted), f"'{frames}'")
+        )
+        self._array = array
+        found = f"frames {name}: {array.dtype} {list(array.shape)}"
         self._raw = array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3
         if self._raw:
             if not 1 <= len(array) <= MAX_FRAMES or not fits(array.shape[1], array.shape[2], preprocessing):

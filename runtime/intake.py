@@ -31,7 +31,7 @@ class Intake(Closing):
         """What ended it before it was closed; None."""
 
     @abstractmethod
-    def submit(self, video: Path | FrameSource, deadline_s: float | None = None) -> Future[Answer]:
+    def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
         """Return the future answer for one video; for any thread, and for ``asyncio.wrap_future``.
 
         Cancelling it works until it is done, and frees the video's slot once no launch holds it. Its exception is what
@@ -40,6 +40,7 @@ class Intake(Closing):
         Args:
             video: a file, or its frames by temporal sample number; they are read in another thread and not closed.
             deadline_s: from now; only in mode ``deadline``.
+            trace: run it to the end of the route; the answer is that of the checkpoint that decides, with the logits of all.
 
         Raises:
             UsageError: If it is closed, or another mode is given a deadline.
@@ -60,7 +61,7 @@ class Intake(Closing):
         """
 
     def classify(
-        self, videos: Iterable[Video], deadline_s: float | None = None
+        self, videos: Iterable[Video], deadline_s: float | None = None, trace: bool = False
     ) -> Generator[tuple[Video, Answer | DynvidError], None, None]:
         """Yield each video with its answer as soon as it has one, or with the error why it has none.
 
@@ -69,6 +70,7 @@ class Intake(Closing):
         Args:
             videos: files, or frames, see ``submit``.
             deadline_s: for each, from when it is taken; only in mode ``deadline``.
+            trace: see ``submit``.
 
         Raises:
             UsageError: As ``submit``.
@@ -86,7 +88,7 @@ class Intake(Closing):
                         more = False
                         self.flush()
                     else:
-                        future = self.submit(video, deadline_s)
+                        future = self.submit(video, deadline_s, trace)
                         pending[future] = video
                         future.add_done_callback(done.put)
                 if not pending:

@@ -53,7 +53,7 @@ class Replicas(Intake):
         """What ended one of the streams."""
         return next((stream.fault for stream in self.streams if stream.fault is not None), None)
 
-    def submit(self, video: Path | FrameSource, deadline_s: float | None = None) -> Future[Answer]:
+    def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
         """Return the future answer for one video; see ``Intake``."""
         with self._lock:
             place = min(range(len(self.streams)), key=self._held.__getitem__)
@@ -64,7 +64,7 @@ class Replicas(Intake):
                 self._held[place] -= 1
 
         try:
-            future = self.streams[place].submit(video, deadline_s)
+            future = self.streams[place].submit(video, deadline_s, trace)
         except BaseException:
             leave()
             raise

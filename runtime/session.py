@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +31,20 @@ class Prediction:
 
     Attributes:
         status: ``ok``, or ``numeric_error`` where a checkpoint gave NaN or infinity: then no class is named.
-        class_index: the predicted class, and ``confidence`` its probability, tempered where the session has temperatures.
+        label: name of the predicted class; its number as text where the bundle has no names.
+        class_index: of the predicted class, and ``confidence`` its probability, tempered where the session has temperatures.
         checkpoint: the one that answered, 1-based.
         gmacs: multiply-adds spent until then, in 1e9; ``fraction`` of the full route's.
         latency_ms: compute until then, ``segment_ms``: of every segment that was run; ``decode_ms``: reading, decoding and preparing frames.
         frames_decoded: frames that the decoder went through; ``frames_total``: that the video holds.
         damaged: whether something of the video is missing or wrong; ``warnings`` says what.
         logits: of the checkpoints that were run, each [classes]; ``probabilities``: their softmax, never tempered.
+        error: None, as whatever has an answer; see ``Unanswered``.
     """
 
+    error: ClassVar[None] = None
     status: Status
+    label: str | None
     class_index: int | None
     confidence: float | None
     checkpoint: int
@@ -173,6 +177,7 @@ class Session:
 
     def _classify(self, source: FrameSource, trace: bool) -> Prediction:
         decided, logits, answers, segment_ms = None, [], [], []
+        manifest = self.executor.bundle.manifest
         for index, segment in enumerate(self.executor.segments, 1):
             if segment.frames is not None:
                 frames = source.read(self._order[segment.start : segment.stop])
@@ -187,6 +192,7 @@ class Session:
             if decided is None and verdict.leaves:
                 decided = Prediction(
                     status="numeric_error" if verdict.confidence is None else "ok",
+                    label=None if verdict.class_index is None else manifest.label(verdict.class_index),
                     class_index=verdict.class_index,
                     confidence=verdict.confidence,
                     checkpoint=index,

@@ -45,7 +45,6 @@ class Stream(Intake):
         ahead: videos that are read ahead, see ``ReadAhead``; None: as many as one call of segment 1 takes.
         open_decoder: returns a decoder.
         measure: returns t_k(n) of the executor; called in its thread, before the first video.
-        trace: run every video to the end; answers are those of the checkpoint that decides, with the logits of all.
 
     Attributes:
         executor: as opened.
@@ -72,7 +71,6 @@ class Stream(Intake):
         ahead: int | None = None,
         open_decoder: Callable[[], Decoder] = Decoder,
         measure: Callable[[BatchExecutor], Cost] = BatchExecutor.measured_cost,
-        trace: bool = False,
     ) -> None:
         self._mode: Mode = mode
         self._fault: BaseException | None = None
@@ -91,7 +89,7 @@ class Stream(Intake):
             self.reader = ReadAhead(
                 manifest.preprocessing, manifest.grid.num_frames, samples, decoders, first, open_decoder
             )
-            self._drive = Drive(executor, rule, new_scheduler, self.reader, trace)
+            self._drive = Drive(executor, rule, new_scheduler, self.reader)
             self._most = executor.store.slots.count + first + decoders
 
         opened: Future[None] = Future()
@@ -136,7 +134,7 @@ class Stream(Intake):
         """
         self._drive.rule = ExitRule(self.executor.route, thresholds, temperatures)
 
-    def submit(self, video: Path | FrameSource, deadline_s: float | None = None) -> Future[Answer]:
+    def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
         """Return the future answer for one video; see ``Intake``."""
         if deadline_s is not None and self._mode != "deadline":
             raise UsageError(f"a deadline of {deadline_s} s in mode {self._mode!r}: use mode 'deadline'")
@@ -145,7 +143,7 @@ class Stream(Intake):
             if self._drive.stopped:
                 why = "closed" if self._fault is None else f"at its end ({self._fault})"
                 raise UsageError(f"the stream is {why}: open another one") from self._fault
-            found = VideoInFlight(self.reader.add(video), now, None if deadline_s is None else now + deadline_s)
+            found = VideoInFlight(self.reader.add(video), now, None if deadline_s is None else now + deadline_s, trace)
             self._drive.add(found)
 
         def forget(future: Future[Answer]) -> None:

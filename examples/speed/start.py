@@ -20,7 +20,7 @@ def child(bundle_path: str, kind: str, threads: int) -> None:
 
     from dynvid.grid.bundle import Bundle
     from dynvid.runtime.backends.base import open_backend
-    from dynvid.runtime.classifier import Limits, open_executor
+    from dynvid.runtime.capacity import Limits, open_executor
     from dynvid.runtime.engines import open_engines
     from dynvid.runtime.session import ArraySource, Session
     from dynvid.runtime.stream import Stream

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from dynvid.cli import cli
 from dynvid.grid.errors import DynvidError, ResourceError, StaleResultsError, UsageError
-from dynvid.runtime.classifier import open_classifier
 from dynvid.runtime.classify import Failures, classify_rest, each_once, parse_shard, shard_of
+from dynvid.runtime.open_model import open_model
 from dynvid.runtime.results import Run, open_results, sha256_of_videos
 
 VIDEOS = [f"v/{i} ü.mp4" for i in range(6)]
@@ -382,10 +382,12 @@ def test_a_run_that_cannot_succeed_stops_and_goes_on_only_when_told(tiny_bundle,
     def classify(most, **options):
         with (
             open_results(out, run, map(str, missing), **options) as results,
-            open_classifier(tiny_bundle, "onnxruntime") as classifier,
+            open_model(tiny_bundle) as model,
         ):
             failures = Failures.of(results, most)
-            return len(list(classify_rest(classifier.records, missing, failures, results))), failures.tried
+            return len(
+                list(classify_rest(lambda left: model._records(left, False), missing, failures, results))
+            ), failures.tried
 
     assert classify(0.05) == (20, 20)
     assert classify(0.05) == (0, 20)

@@ -22,7 +22,8 @@ from dynvid.grid.errors import DynvidError
 from dynvid.grid.fusion import fused_segments
 from dynvid.runtime.backends.tensorrt_api import open_api
 from dynvid.runtime.backends.trt import TensorRTBackend
-from dynvid.runtime.classifier import Limits, batch_sizes, open_classifier
+from dynvid.runtime.capacity import batch_sizes
+from dynvid.runtime.open_model import open_model
 from dynvid.runtime.state_store import bytes_per_video
 
 TIMES = ("latency_ms", "decode_ms", "waited_ms", "elapsed_ms")
@@ -251,7 +252,7 @@ def gpu(tiny_bundle, tmp_path, monkeypatch):
         stub.recordings[device.stream] = device
         return TensorRTBackend(open_api(name), device)
 
-    monkeypatch.setattr("dynvid.runtime.classifier.open_backend", open_backend)
+    monkeypatch.setattr("dynvid.runtime.open_model.open_backend", open_backend)
     return opened
 
 
@@ -315,8 +316,8 @@ def test_calls_never_hold_more_than_the_batch(bundle, listed, monkeypatch):
     for batch in (1, 3):
         sizes.clear()
         videos = [listed.parent / f"{i}.npy" for i in range(12)]
-        with open_classifier(bundle, "onnxruntime", limits=Limits(batch=batch)) as classifier:
-            assert len(list(classifier.records(videos))) == 12
+        with open_model(bundle, batch=batch) as model:
+            assert len(list(model.classify_many(videos))) == 12
         assert max(sizes) == batch
         assert sum(sizes) == 4 * 12
 

@@ -1,0 +1,338 @@
+"""A model: a bundle that is open, ready to classify videos from any thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..grid.bundle import Bundle
+from ..grid.errors import DynvidError, InputRefusedError, QueueFullError, UsageError
+from ..grid.manifest import Precision
+from ..grid.thresholds import Thresholds
+from .answer import Answer
+from .classify import Failures, classify_rest, each_once, record, shard_of, unanswered
+from .frames import FrameArray, FrameSource
+from .replicas import Replicas
+from .results import Run, open_results, sha256_of_videos
+from .video_list import read_list
+
+Video = str | os.PathLike[str] | NDArray[Any]
+Item = TypeVar("Item", bound=Video)
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """What ``Model.classify_many`` gives for a video that has no answer; all that an answer says is None.
+
+    Attributes:
+        error: why.
+        status: ``damaged``.
+    """
+
+    error: DynvidError
+    status: str = "damaged"
+    label: None = None
+    class_index: None = None
+    confidence: None = None
+    checkpoint: None = None
+    gmacs: None = None
+
+
+class Model:
+    """A bundle on a backend; a context manager. ``dynvid.load`` opens one.
+
+    Threads may share it. It must be opened in the process that uses it: after a fork, or pickled, it is an error. One that is
+    forgotten is closed when it is collected.
+
+    Attributes:
+        bundle: as opened.
+        backend: the name of what computes.
+        precision: of the graphs.
+        thresholds: that videos leave by; None: every video runs to the end.
+        runs: what computes, in words.
+        is_fused: whether segments are one graph or engine each, whose results differ from the cells' in the last bits.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: str,
+        precision: Precision,
+        thresholds: Thresholds | None,
+        streams: Replicas,
+        runs: str,
+        max_pending: int,
+    ) -> None:
+        self.bundle, self.backend, self.precision, self.thresholds = bundle, backend, precision, thresholds
+        self.runs, self.is_fused = runs, streams.streams[0].executor.is_fused
+        self._streams, self._process, self._max_pending = streams, os.getpid(), max_pending
+        self._pending, self._lock = 0, threading.Lock()
+        self._finalizer = weakref.finalize(self, streams.close)
+
+    def classify(self, video: Video, *, trace: bool = False) -> Answer:
+        """Return the answer for one video.
+
+        Args:
+            video: a file; or frames in temporal order, uint8 [frames, height, width, 3] as they are in the file, or float32
+                [l, 3, crop, crop] preprocessed.
+            trace: run it to the end of the route: the answer is that of the checkpoint that decides, with the logits of all.
+
+        Raises:
+            VideoError, FramesError: If the video cannot be read.
+            UsageError: If the model is closed, or belongs to another process.
+            BackendError, ResourceError: If computing fails.
+        """
+        future = self._open().submit(self._source(video), None, trace)
+        self._streams.flush()
+        return future.result()
+
+    def submit(self, video: Video, *, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
+        """Return the future answer for one video; ``asyncio.wrap_future`` takes it, too.
+
+        Args:
+            video: as for ``classify``.
+            deadline_s: from now; only where the model was loaded with ``mode="deadline"``.
+            trace: as for ``classify``.
+
+        Raises:
+            QueueFullError: If ``max_pending`` videos wait for their answers.
+            UsageError: As ``classify``.
+        """
+        streams, source = self._open(), self._source(video)
+        with self._lock:
+            if self._pending >= self._max_pending:
+                raise QueueFullError(
+                    f"{self._pending} videos wait for their answers, expected at most {self._max_pending}: wait for some, or load "
+                    "with a larger max_pending"
+                )
+            self._pending += 1
+
+        def leave(_: Future[Answer] | None = None) -> None:
+            with self._lock:
+                self._pending -= 1
+
+        try:
+            future = streams.submit(source, deadline_s, trace)
+        except BaseException:
+            leave()
+            raise
+        future.add_done_callback(leave)
+        return future
+
+    def classify_many(
+        self, videos: Iterable[Item], *, ordered: bool = False, trace: bool = False
+    ) -> Generator[tuple[Item, Answer | Unanswered], None, None]:
+        """Yield each video with its answer, as they finish, or in the order given; one that cannot be read has ``error``.
+
+        No more videos are taken from ``videos`` than are in flight or read ahead, so it may be endless. Whoever stops iterating
+        cancels the rest.
+
+        Args:
+            videos: each as for ``classify``.
+            ordered: yield them in their order.
+            trace: as for ``classify``.
+
+        Raises:
+            UsageError, BackendError, ResourceError: As ``classify``.
+        """
+        return self._in_order(videos, trace) if ordered else self._as_they_finish(videos, trace)
+
+    def classify_list(
+        self,
+        videos: str | os.PathLike[str] | Sequence[Path],
+        output: str | os.PathLike[str] | None = None,
+        *,
+        shard: tuple[int, int] = (1, 1),
+        max_failures: float = 0.05,
+        retry_failed: bool = False,
+        trace: bool = False,
+        report: Callable[[str], None] = lambda _: None,
+        on_record: Callable[[dict[str, Any]], None] = lambda _: None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> tuple[Failures, int]:
+        """Classify the videos of a LIST, and write one JSON line each; what ``dynvid classify`` does.
+
+        The same call goes on where it was stopped or killed. Lines come as videos finish.
+
+        Args:
+            videos: a LIST (CSV with a column ``video``, paths relative to it), or paths.
+            output: the JSON Lines file; None: none is written.
+            shard: (i, n): the i-th of n shards, 1-based, of the videos sorted by path.
+            max_failures: share of the videos that may fail, of 20 or more; when more have, it stops.
+            retry_failed: try those again that failed before.
+            trace: as for ``classify``; lines have ``logits``.
+            report: gets a line about what was done before.
+            on_record: gets each record as it comes.
+            progress: gets a line after each video.
+
+        Returns:
+            How many were tried and failed (``Failures.partial`` says it in words), and how many there are.
+
+        Raises:
+            ListError: If the list cannot be used.
+            ResultsError, StaleResultsError: If ``output`` holds something else.
+            UsageError, BackendError, ResourceError: As ``classify``, and if the disk is full.
+        """
+        self._open()
+        if isinstance(videos, str | os.PathLike):
+            listed = [video.path for video in read_list(Path(videos))]
+        else:
+            listed = list(videos)
+        if output is None:
+            paths, failures = shard_of(listed, *shard), Failures.of(None, max_failures)
+            with closing(classify_rest(lambda left: self._records(left, trace), paths, failures)) as records:
+                for one in records:
+                    on_record(one)
+                    progress(f"{failures.tried}/{len(paths)} videos")
+            return failures, len(paths)
+        listed = each_once(listed)
+        paths = shard_of(listed, *shard)
+        chosen = self.thresholds
+        run = Run(
+            self.bundle.sha256,
+            chosen.thresholds if chosen else None,
+            chosen.temperatures if chosen else None,
+            self.precision,
+            self.backend,
+            trace,
+            len(listed),
+            sha256_of_videos(map(str, listed)),
+            shard,
+            self.is_fused,
+        )
+        with open_results(Path(output), run, map(str, paths), retry_failed=retry_failed) as results:
+            if results.done:
+                report(f"{output}: {len(results.done)} of {len(paths)} videos are done already")
+            failures = Failures.of(results, max_failures)
+            with closing(classify_rest(lambda left: self._records(left, trace), paths, failures, results)) as records:
+                for one in records:
+                    on_record(one)
+                    progress(f"{results.on_disk}/{len(paths)} videos")
+        return failures, len(paths)
+
+    def close(self) -> None:
+        """Give everything back, threads and child processes; videos without an answer are cancelled."""
+        if self._process == os.getpid():
+            self._finalizer()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("a model holds threads and memory of its process, and cannot be pickled: open it there")
+
+    def _open(self) -> Replicas:
+        if self._process != os.getpid():
+            raise UsageError(
+                f"this model was opened in process {self._process}, this is {os.getpid()}: open it after the fork"
+            )
+        if not self._finalizer.alive:
+            raise UsageError("this model is closed: load it again")
+        return self._streams
+
+    def _source(self, video: Video) -> Path | FrameSource:
+        manifest = self.bundle.manifest
+        if isinstance(video, np.ndarray):
+            return FrameArray(video, manifest.preprocessing, manifest.grid.num_frames)
+        return Path(video)
+
+    def _records(self, paths: Iterable[Path], trace: bool) -> Generator[dict[str, Any], None, None]:
+        with closing(self._open().classify(paths, None, trace)) as answers:
+            for path, answer in answers:
+                if isinstance(answer, InputRefusedError):
+                    yield unanswered(path, str(answer))
+                elif isinstance(answer, DynvidError):
+                    raise answer
+                else:
+                    yield record(path, answer, trace)
+
+    def _as_they_finish(self, videos: Iterable[Item], trace: bool) -> Generator[tuple[Item, Answer | Unanswered]]:
+        given: dict[int, Item] = {}  # by the source that was made of it
+
+        def sources() -> Generator[Path | FrameSource]:
+            for video in videos:
+                try:
+                    source = self._source(video)
+                except InputRefusedError as error:
+                    source = _Refused(error)
+                given[id(source)] = video
+                yield source
+
+        with closing(self._open().classify(sources(), None, trace)) as answers:
+            for source, answer in answers:
+                yield given.pop(id(source)), _answer_or_error(answer)
+
+    def _in_order(self, videos: Iterable[Item], trace: bool) -> Generator[tuple[Item, Answer | Unanswered]]:
+        streams, pending = self._open(), deque[tuple[Item, Future[Answer] | InputRefusedError]]()
+        waiting, more = iter(videos), True
+        try:
+            while True:
+                while more and len(pending) < streams.most:
+                    for video in waiting:
+                        try:
+                            pending.append((video, streams.submit(self._source(video), None, trace)))
+                        except InputRefusedError as error:
+                            pending.append((video, error))
+                        break
+                    else:
+                        more = False
+                        streams.flush()
+                if not pending:
+                    return
+                video, future = pending.popleft()
+                if isinstance(future, InputRefusedError):
+                    yield video, Unanswered(future)
+                    continue
+                fault = future.exception()
+                if fault is not None and not isinstance(fault, DynvidError):
+                    raise fault
+                yield video, _answer_or_error(future.result() if fault is None else fault)
+        finally:
+            for _, left in pending:
+                if isinstance(left, Future):
+                    left.cancel()
+
+
+class _Refused:
+    """Frames that cannot be used, so that their turn comes as any other video's does."""
+
+    frames_total = frames_decoded = 0
+    damaged, decode_ms = True, 0.0
+
+    def __init__(self, error: InputRefusedError) -> None:
+        self._error, self.warnings = error, list[str]()
+
+    def read(self, samples: Sequence[int]) -> NDArray[np.float32]:
+        """Raise what is wrong."""
+        raise self._error
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> _Refused:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        """Do nothing."""
+
+
+def _answer_or_error(answer: Answer | BaseException) -> Answer | Unanswered:
+    if isinstance(answer, InputRefusedError):
+        return Unanswered(answer)
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer

@@ -1,0 +1,102 @@
+"""How a bundle is opened: its engines where some were built, else its cells, on the backend that fits them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..grid.bundle import Bundle
+from ..grid.engine_wanted import build_command, engines_folder
+from ..grid.errors import UsageError
+from ..grid.manifest import Precision
+from ..grid.thresholds import Thresholds, read_thresholds
+from .backends.base import ON_CPU, open_backend
+from .batch_executor import BatchExecutor
+from .capacity import Limits, cost_by_macs, open_executor
+from .engines import fitting_backend
+from .model import Model
+from .policies import Mode
+from .replicas import Replicas
+from .stream import Stream
+
+MOST_PENDING = 1024
+
+
+def open_model(
+    bundle: Bundle | str | os.PathLike[str],
+    *,
+    thresholds: Thresholds | str | os.PathLike[str] | None = None,
+    backend: str = "auto",
+    precision: Precision = "fp32",
+    engines: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    gpu: int = 0,
+    mode: Mode = "throughput",
+    batch: int | None = None,
+    streams: int = 1,
+    decoders: int = 1,
+    max_in_flight_mb: float | None = None,
+    max_pending: int = MOST_PENDING,
+) -> Model:
+    """Open a bundle: its engines where some were built, else its cells. Everything that runs a bundle opens it here.
+
+    Args:
+        bundle: a bundle's folder.
+        thresholds: a T.json, or what it holds; None: every video runs to the end of its route.
+        backend: what computes; ``auto``: what engines were built for, TensorRT first where there is a GPU, and without engines
+            onnxruntime, or OpenVINO where only that is installed.
+        precision: of the graphs.
+        engines: the folder of the engines; None: ``BUNDLE.engines``.
+        threads: CPU threads to compute with; None: one a core.
+        gpu: which one, where the backend uses one.
+        mode: of the scheduler: throughput, latency or deadline.
+        batch: most videos in one call; None: the engines' best, one for cells.
+        streams: that share the videos.
+        decoders: threads of a stream that read frames.
+        max_in_flight_mb: memory for videos in flight, in 10^6 bytes; None: as much as keeps batches full.
+        max_pending: videos that ``submit`` lets wait.
+
+    Raises:
+        ManifestError, HashError: If the bundle is damaged.
+        ThresholdsError, StaleThresholdsError: If the thresholds do not fit it.
+        UsageError: If an argument has nothing to act on, or one is too low.
+        IntegrityError: If engines are missing, stale or damaged; with the command that builds them. They are never passed over.
+        EnvironmentFaultError: If the backend cannot run here.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
+    opened.require(precision)
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        thresholds = read_thresholds(Path(thresholds), opened.sha256, len(opened.manifest.route_cells), precision)
+    if min(streams, decoders, max_pending) < 1:
+        raise UsageError(
+            f"{streams} streams, {decoders} decoders, max_pending {max_pending}: expected at least 1 of each"
+        )
+    folder = None if engines is None else Path(engines)
+    name = fitting_backend(opened, precision, folder) if backend == "auto" else backend
+    if name == "null":
+        raise UsageError("backend 'null' computes nothing, so it cannot classify: expected onnxruntime")
+    limits = Limits(batch, max_in_flight_mb, decoders, streams)
+    # streams share a CPU's backend; a GPU belongs to the thread that opened it, so each stream opens its own
+    shared = open_backend(name, threads) if name in ON_CPU else None
+
+    def executor() -> BatchExecutor:
+        held = open_backend(name, threads, gpu) if shared is None else shared
+        return open_executor(opened, held, precision, folder, limits)
+
+    chosen = (thresholds.thresholds, thresholds.temperatures) if thresholds else (None, None)
+    measure = BatchExecutor.measured_cost if shared is None else cost_by_macs
+    replicas = Replicas(lambda: Stream(executor, *chosen, mode=mode, decoders=decoders, measure=measure), streams)
+    return Model(opened, name, precision, thresholds, replicas, _runs(opened, replicas, precision, folder), max_pending)
+
+
+def _runs(bundle: Bundle, streams: Replicas, precision: Precision, engines: Path | None) -> str:
+    executor = streams.streams[0].executor
+    name, folder = executor.backend.name, engines_folder(bundle.root) if engines is None else engines
+    most = f"up to {executor.buckets[0][-1]} a call, {len(streams.streams) * executor.store.slots.count} in flight"
+    if executor.is_fused:
+        return f"fused segments of {str(folder)!r} on {name}, {precision}, {most}"
+    said = f"the cells of {str(bundle.root)!r} on {name}, {precision}, {most}"
+    if executor.backend.engine_host is None:
+        return said
+    command = build_command(bundle.root, folder, executor.backend.engine_host.flavour, precision)
+    return f"{said}; '{command}' makes it faster"
