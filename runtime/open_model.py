@@ -67,9 +67,9 @@ def open_model(
     opened.require(precision)
     if thresholds is not None and not isinstance(thresholds, Thresholds):
         thresholds = read_thresholds(Path(thresholds), opened.sha256, len(opened.manifest.route_cells), precision)
-    if min(streams, decoders, max_pending) < 1:
+    if min(streams, decoders, max_pending, 1 if batch is None else batch) < 1:
         raise UsageError(
-            f"{streams} streams, {decoders} decoders, max_pending {max_pending}: expected at least 1 of each"
+            f"batch {batch}, {streams} streams, {decoders} decoders, max_pending {max_pending}: expected at least 1 of each"
         )
     folder = None if engines is None else Path(engines)
     name = fitting_backend(opened, precision, folder) if backend == "auto" else backend

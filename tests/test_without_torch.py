@@ -42,6 +42,7 @@ def test_the_box_classifies_as_the_full_installation_does(box, tiny_bundle, tmp_
     ]
     for record in found:
         assert record.pop("latency_ms") > 0 and record.pop("decode_ms") > 0
+        assert record.pop("elapsed_ms") > 0 and record.pop("waited_ms") >= 0
     assert found[0] == found[1]
     assert found[0]["status"] == "ok" and len(found[0]["logits"]) == 4
 
