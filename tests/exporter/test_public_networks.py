@@ -5,6 +5,7 @@ classifiers as sure as trained ones. Our own initialisation is friendlier than t
 """
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -81,8 +82,7 @@ def goes_the_whole_way(path, model, folder):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("how", INITIALISATIONS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("layout", "how"), [*zip(LAYOUTS, itertools.cycle(INITIALISATIONS), strict=False)])
 def test_a_network_goes_the_whole_way_whatever_its_weights(tmp_path, layout, how):
     goes_the_whole_way(*brought(layout, how, False, tmp_path), tmp_path)
 
@@ -98,42 +98,17 @@ def test_a_sure_network_goes_the_whole_way(tmp_path, layout, how):
     assert torch.softmax(torch.from_numpy(Reference(model, clips).logits()), -1).max() > 0.5
 
 
-BIG = {
-    "a sure ResNet-50": ("torchvision", {"layers": [3, 4, 6, 3], "width": 64}, "fan_in", True),
-    "a ResNet-101": ("torchvision", {"layers": [3, 4, 23, 3], "width": 64}, "fan_out", False),
-    "a sure MSDNet-38": ("native", None, "default", True),
-}
-
-
 @pytest.mark.full
-@pytest.mark.parametrize("name", BIG)
-def test_a_big_network_goes_the_whole_way(tmp_path, name):
-    layout, options, how, sure = BIG[name]
-    pixels = {"short_side": 256, "crop": 224}
-    if options is None:
-        model = network(
-            "msdnet38", {}, classes=CLASSES, preprocessing=pixels, frames_per_set=2, shift={"enabled": True}
-        )
-    else:
-        model = network(
-            "resnet",
-            options,
-            classes=CLASSES,
-            preprocessing=pixels,
-            frames_per_set=2,
-            heads=[4],
-            head={"style": "linear"},
-        )
-    weigh(model, how)
-    if sure:
-        make_sure(model)
+def test_a_sure_resnet50_goes_the_whole_way(tmp_path):
+    """Of this one the last features differ by 6e-4 of their deviation between fp32 and fp64, the logits by 2e-5."""
+    shape = {"preprocessing": {"short_side": 256, "crop": 224}, "frames_per_set": 2, "shift": {"enabled": False}}
+    options = {"layers": [3, 4, 6, 3], "width": 64}
+    model = network("resnet", options, classes=CLASSES, heads=[4], head={"style": "linear"}, **shape)
+    make_sure(weigh(model, "fan_in"))
     path = tmp_path / "network.pth"
-    if layout == "native":
-        save(model, path)
-    else:
-        torch.save(NAMES[layout](model.state_dict(), []), path)
+    torch.save(NAMES["torchvision"](model.state_dict(), []), path)
     proof = goes_the_whole_way(path, load_training_checkpoint(path).network, tmp_path)
-    print(name, proof["rounding"]["checkpoints"], proof["fp32"]["bounds"], proof["fp32"]["checkpoints"])
+    print(proof["rounding"]["checkpoints"], proof["fp32"]["bounds"], proof["fp32"]["checkpoints"])
 
 
 @pytest.mark.full
@@ -176,12 +151,13 @@ def test_the_manifest_keeps_what_the_reference_rounds_off(bundle):
 
 
 @pytest.mark.parametrize(
-    ("rounding", "expected"), [(0.0, 1e-4), (2e-5, 1e-4), (1e-4, 4e-4), (2.4e-4, 9.6e-4), (1, 1e-3)]
+    ("rounding", "logits", "inside"),
+    [(0.0, 1e-4, 1e-4), (2e-5, 1e-4, 1e-4), (1e-4, 4e-4, 4e-4), (6e-4, 1e-3, 2.4e-3), (1, 1e-3, 1e-2)],
 )
-def test_a_tolerance_is_four_roundings_between_its_limits(rounding, expected):
+def test_a_tolerance_is_four_roundings_between_its_limits(rounding, logits, inside):
     found = Rounding((rounding,), {"block0": {"out": rounding}})
-    assert found.tolerances("fp32", 1) == [pytest.approx(expected)]
-    assert found.tolerance("fp32", "block0", "out") == pytest.approx(expected)
+    assert found.tolerances("fp32", 1) == [pytest.approx(logits)]
+    assert found.tolerance("fp32", "block0", "out") == pytest.approx(inside)
     assert found.tolerance("fp32", "block0", "other") == 1e-4 and found.tolerances("fp16", 1) == [2e-2]
 
 
