@@ -381,7 +381,6 @@ def test_tensorrt_without_a_gpu_is_one_clear_error(monkeypatch, tiny_bundle, tmp
 NETWORKS = {
     "msdnet38": {"network": "msdnet38", "classes": 400, "route": "joint"},
     "resnet50": {"network": "resnet50", "classes": 400, "route": "joint"},
-    "resnet101": {"network": "resnet101", "classes": 400, "route": "joint"},
 }
 
 

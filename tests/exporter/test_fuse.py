@@ -21,7 +21,7 @@ from dynvid.grid.errors import HashError, LintError, ProofError
 from dynvid.grid.fusion import fused_full, fused_segments
 
 SMALL = {**TINY, "input_sets": 3, "options": {**TINY["options"], "layers": [1, 1]}, "route": "2,0 2,1", "heads": [0, 1]}
-NETWORKS = {name: {"network": name, "classes": 400, "route": "joint"} for name in ("msdnet38", "resnet50", "resnet101")}
+NETWORKS = {name: {"network": name, "classes": 400, "route": "joint"} for name in ("msdnet38", "resnet50")}
 
 
 def clips_of(bundle, count=3):

@@ -236,7 +236,7 @@ def test_fused_segments_compute_what_the_cells_compute(int8_bundle):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["onnxruntime", OPENVINO])
 def test_bench_measures_an_int8_set(backend, int8_bundle, tmp_path):
     done = run(
         "bench", int8_bundle.root, "--precision", "int8", "--backend", backend, "--engines", tmp_path / "engines", "-o",
