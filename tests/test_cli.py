@@ -208,7 +208,7 @@ def test_export_refuses_to_replace_what_is_no_bundle(checkpoint, tmp_path):
 
 FIELDS = {
     "video", "status", "label", "class_index", "confidence", "checkpoint", "gmacs", "fraction", "latency_ms",
-    "decode_ms", "frames_decoded", "frames_total", "damaged", "warnings", "error",
+    "decode_ms", "frames_decoded", "frames_total", "damaged", "warnings", "error", "cut", "waited_ms", "elapsed_ms",
 }  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def test_classify_reads_a_list_and_writes_a_file(tiny_bundle, clip, tmp_path):
     (tmp_path / "list.csv").write_text("video,label\na.npy,a\nb.npy,b\n")
     assert ok("classify", tiny_bundle.root, "--data", tmp_path / "list.csv", "-o", tmp_path / "out.jsonl") == ""
     records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [r["video"] for r in records] == [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
+    assert sorted(r["video"] for r in records) == [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
     again = dynvid("classify", tiny_bundle.root, "--data", tmp_path / "list.csv", "-o", tmp_path / "out.jsonl")
     assert again.returncode == 0
     assert "2 of 2 videos are done already" in again.stderr
@@ -293,7 +293,7 @@ def test_some_bad_videos_are_a_partial_result(tiny_bundle, clip, tmp_path):
     text.write_text("this is not a video")
     done = dynvid("classify", tiny_bundle.root, clip, text, clip, "--json")
     assert done.returncode == 7
-    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["ok", "damaged", "ok"]
+    assert sorted(json.loads(line)["status"] for line in done.stdout.splitlines()) == ["damaged", "ok", "ok"]
     assert "1 of 3 videos could not be classified" in done.stderr
 
 

@@ -105,9 +105,17 @@ def same_but_for_rounding(found, expected):
 def test_fused_segments_answer_what_the_cells_answer(bundle, cells, listed, thresholds, tmp_path, options):
     common = ["--data", listed, "--thresholds", thresholds]
     code, said = classify(cells, *common, "-o", tmp_path / "cells.jsonl")
-    assert code == 7 and f"the cells of '{cells.root}', up to 1 a call, " in said and "'dynvid build-engines" in said
+    assert (
+        code == 7
+        and f"the cells of '{cells.root}' on onnxruntime, fp32, up to 1 a call, " in said
+        and "'dynvid build-engines" in said
+    )
     code, said = classify(bundle, *common, "-o", tmp_path / "fused.jsonl", *options)
-    assert code == 7 and f"fused segments of '{bundle.root}.engines', up to " in said and "build-engines" not in said
+    assert (
+        code == 7
+        and f"fused segments of '{bundle.root}.engines' on onnxruntime, fp32, up to " in said
+        and "build-engines" not in said
+    )
     assert "3 of 24 videos could not be classified" in said
     expected, found = read(tmp_path / "cells.jsonl"), read(tmp_path / "fused.jsonl")
     same_but_for_rounding(found, expected)
@@ -246,7 +254,7 @@ def gpu(tiny_bundle, tmp_path, monkeypatch):
     build_here(tiny_bundle, tmp_path / "engines", "fp32", open_api("tensorrt"), ("sm86",))
     opened = []
 
-    def open_backend(name, threads):
+    def open_backend(name, threads, gpu):
         opened.append(threading.current_thread().name)
         device = HostDevice("sm86")
         stub.recordings[device.stream] = device
