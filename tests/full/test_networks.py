@@ -18,10 +18,9 @@ pytestmark = pytest.mark.full
 NETWORKS = {
     "msdnet38": {"network": "msdnet38", "classes": 400, "route": "joint"},
     "resnet50": {"network": "resnet50", "classes": 400, "route": "joint"},
-    "resnet101": {"network": "resnet101", "classes": 400, "route": "joint"},
 }
 BIG = ["msdnet38", "resnet50"]
-CLIPS = 8
+CLIPS = 4
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -31,8 +30,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def bundle(exports, name):
-    # ResNet-101 in fp32 alone: its blocks are ResNet-50's, and more of them
-    return exports.bundle(NETWORKS[name], ("fp32",) if name == "resnet101" else ("fp32", "fp16"))
+    return exports.bundle(NETWORKS[name], ("fp32", "fp16"))
 
 
 def softmax(z):
@@ -43,18 +41,18 @@ def softmax(z):
 def test_the_export_is_proved_and_sees(bundle, name):
     proof = bundle.manifest.proof
     assert max(proof["fp32"]["checkpoints"]) <= 1e-4
-    assert max(proof["fp16"]["checkpoints"] if "fp16" in proof else [0]) <= 2e-2
+    assert max(proof["fp16"]["checkpoints"]) <= 2e-2
     assert proof["fp32"]["agreement_at_q"] == {"q": 1.2, "exits": 1.0, "classes": 1.0}
     assert proof["sees"]["never_handed_on"] == 0
-    assert proof["sees"]["states"] == {"msdnet38": 35 + 5, "resnet50": 16 + 3, "resnet101": 33 + 3}[name]
+    assert proof["sees"]["states"] == {"msdnet38": 35 + 5, "resnet50": 16 + 3}[name]
     assert proof["sees"]["least_effect"] > proof["sees"]["required"] == 10 * max(proof["fp32"]["bounds"])
-    assert bundle.manifest.fp32_only == {"msdnet38": ("block0",), "resnet50": (), "resnet101": ()}[name]
+    assert bundle.manifest.fp32_only == {"msdnet38": ("block0",), "resnet50": ()}[name]
 
 
 def test_the_bundle_holds_five_block_files_and_its_heads(bundle, name):
     kinds = [s.kind for s in bundle.manifest.subgraphs]
     assert kinds.count("block") == 5
-    assert kinds.count("head") == {"msdnet38": 5, "resnet50": 3, "resnet101": 3}[name]
+    assert kinds.count("head") == {"msdnet38": 5, "resnet50": 3}[name]
     cells = bundle.manifest.cells
     assert sum(cell is not None for row in cells for cell in row) == 40
     assert all(row == tuple(f"block{m}" for m in range(5)) for row in cells)

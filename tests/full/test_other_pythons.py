@@ -24,7 +24,7 @@ def interpreter(version):
     return None
 
 
-@pytest.mark.parametrize("version", ["3.12", "3.13"])
+@pytest.mark.parametrize("version", ["3.13"])
 def test_an_installation_without_constraints_classifies(exports, tmp_path, version):
     python = interpreter(version)
     if python is None:
