@@ -32,7 +32,8 @@ def export(
     precision: str = "fp16",
     range_data: StrPath | None = None,
     report: Report = lambda _: None,
-) -> tuple[Bundle, tuple[str, ...]]:
+    warn: Report = lambda _: None,
+) -> Bundle:
     """Split a training checkpoint along its route, export every unique subgraph, prove the result, and write it.
 
     Args:
@@ -46,9 +47,10 @@ def export(
         precision: fp16: both precisions; fp32: that one only.
         range_data: LIST whose activations decide what may be fp16.
         report: gets a line about each step.
+        warn: gets what a user must know of the training checkpoint, before the export begins.
 
     Returns:
-        The bundle, whose ``manifest.proof`` has the figures of the proof, and warnings about what was read.
+        The bundle, whose ``manifest.proof`` has the figures of the proof.
 
     Raises:
         TrainingCheckpointError, RouteError, UsageError: If the training checkpoint cannot be used so.
@@ -62,8 +64,10 @@ def export(
     loaded = load_training_checkpoint(
         Path(training_checkpoint), layout=layout, network=network, route=route, shift=shift, num_frames=frames
     )
+    for warning in loaded.warnings:
+        warn(warning)
     clips = None if range_data is None else read_clips(Path(range_data), loaded.network.config, report)
-    written = run_export(
+    return run_export(
         loaded.network,
         Path(bundle),
         source_sha256=sha256_of(Path(training_checkpoint)),
@@ -71,7 +75,6 @@ def export(
         range_clips=clips,
         report=report,
     )
-    return written, loaded.warnings
 
 
 def verify(

@@ -31,7 +31,7 @@ def export(
     from ..api import export as run_export
 
     with steps() as step, packages("export"):
-        bundle, warnings = run_export(
+        bundle = run_export(
             training_checkpoint,
             root,
             network=network,
@@ -42,7 +42,6 @@ def export(
             precision=precision,
             range_data=range_data,
             report=step,
+            warn=lambda line: click.echo(f"Warning: {line}", err=True),
         )
-    for warning in warnings:
-        click.echo(f"Warning: {warning}", err=True)
     print_proof(bundle, bundle.manifest.proof, as_json)

@@ -21,7 +21,7 @@ from ..grid.fusion import FusedSegment, block_of, embeddings_name, feature_name,
 from ..grid.manifest import Precision, Subgraph
 from ..grid.route import Span
 from ..grid.tensors import TensorSpec
-from ..runtime.executor import frame_weights
+from ..runtime.composed import frame_weights
 from .graph_rules import clean, lint
 
 _FRAMES_AXIS = 1

@@ -21,6 +21,7 @@ from ..grid.errors import UsageError
 from ..grid.manifest import Precision, Subgraph
 from ..grid.route import Route, Span
 from .backends.base import Backend, Call, Program, Value
+from .composed import frame_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +232,6 @@ class Executor:
 def _owner(subgraph: Subgraph) -> str:
     """Return whose states these are: the heads of one block hand the same embeddings on, whatever their linear layer."""
     return f"{subgraph.kind}{subgraph.block}"
-
-
-def frame_weights(seen: int, num_frames: int) -> NDArray[np.float32]:
-    """Return [1, 1, l]: 1/seen for the last ``seen`` places, where a head's state holds the frames seen; else 0."""
-    weights = np.zeros((1, 1, num_frames), np.float32)
-    weights[..., num_frames - seen :] = 1.0 / seen
-    return weights
 
 
 def _subgraphs_of(bundle: Bundle, route: Route) -> Mapping[tuple[str, int], Subgraph]:
