@@ -23,7 +23,7 @@ from dynvid.grid.bundle import Bundle
 from dynvid.models.layouts import load_training_checkpoint
 from dynvid.models.network import VideoNetwork
 from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.executor import frame_weights
+from dynvid.runtime.composed import frame_weights
 from dynvid.runtime.session import ArraySource, Session
 from dynvid.training.clips import CLASSES, write_clips
 
