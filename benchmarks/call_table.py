@@ -15,7 +15,7 @@ from ..grid.bundle import Bundle
 from ..grid.fusion import FusedSegment
 from ..grid.manifest import Precision
 from ..runtime.backends.base import Backend
-from ..runtime.batch_executor import BatchExecutor
+from ..runtime.executor import Executor
 from .cost_tables import CostTable
 from .timing import SegmentTime
 
@@ -55,7 +55,7 @@ def measure_table(
                 backend = open_one()
                 opened.callback(backend.close)
                 along, static = (
-                    BatchExecutor(
+                    Executor(
                         bundle,
                         backend,
                         precision,

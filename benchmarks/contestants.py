@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,10 @@ from ..grid.fusion import FusedSegment
 from ..grid.manifest import Precision, Subgraph
 from ..grid.route import Route
 from ..grid.topology import Cell
-from ..runtime.backends.base import Backend, Value
+from ..runtime.backends.base import Backend
+from ..runtime.composed import Cells
 from ..runtime.executor import Executor
 from ..runtime.exit_rule import ExitRule
-from ..runtime.fused_executor import FusedExecutor
 from ..runtime.session import Session
 from .clips import Clips
 from .rounds import Contestant
@@ -64,23 +65,23 @@ class Field:
     def __init__(self, bundle: Bundle, backend: Backend, precision: Precision, loads: Loads, clips: Clips) -> None:
         manifest = bundle.manifest
         self._sources, full = clips.sources(manifest), manifest.route.full
-        self.along = Session(bundle, backend, precision=precision, load=loads.route)
-        self.static = Session(bundle, backend, precision=precision, load=loads.route, route=full)
-        copy = Session(bundle, backend, precision=precision, load=loads.route, route=full)
+        self.along = Session(bundle, backend, precision=precision, programs=loads.route)
+        self.static = Session(bundle, backend, precision=precision, programs=loads.route, route=full)
+        copy = Session(bundle, backend, precision=precision, programs=loads.route, route=full)
         never = self.along.rule
         self.contestants = [
             Contestant(STATIC, self._by(self.static, self.static.rule)),
             Contestant(COPY, self._by(copy, copy.rule)),
             Contestant(NO_EXITS, self._by(self.along, never)),
-            Contestant(CELLS, self._spans(Executor(bundle, backend, precision, load=loads.cells), clips)),
+            Contestant(CELLS, self._to_the_end(Executor(bundle, backend, precision, Cells(loads.cells), heads=False))),
         ]
         if loads.more is not None:
-            bare = FusedExecutor(bundle, backend, precision, loads.more, heads=False)
-            self.contestants.append(Contestant(SPANS, self._spans(bare, clips)))
+            bare = Executor(bundle, backend, precision, loads.more, heads=False)
+            self.contestants.append(Contestant(SPANS, self._to_the_end(bare)))
             halves = halved(full)
             if halves is not None:
-                executor = FusedExecutor(bundle, backend, precision, loads.more, route=halves)
-                self.contestants.append(Contestant(HALVES, self._spans(executor, clips)))
+                executor = Executor(bundle, backend, precision, loads.more, route=halves)
+                self.contestants.append(Contestant(HALVES, self._to_the_end(executor)))
 
     def answers(self, session: Session) -> NDArray[np.float32]:
         """Return the probabilities of every checkpoint on every clip, [checkpoints, clips, classes]."""
@@ -98,28 +99,14 @@ class Field:
 
         return run
 
-    def _spans(self, executor: Executor | FusedExecutor, clips: Clips) -> Callable[[int], int]:
-        """Return a run of every span of a route, to the end, without decisions."""
-        backend, last = executor.backend, len(executor.segments)
-        end = _end(executor)
+    def _to_the_end(self, executor: Executor) -> Callable[[int], int]:
+        """Return a run of every segment of a route, to the end, without decisions."""
 
         def run(clip: int) -> int:
-            for segment in executor.segments:
-                if segment.frames is not None:
-                    backend.write(segment.frames, clips.frames[clip : clip + 1, segment.start : segment.stop])
-                executor.run_spans(segment)  # type: ignore[arg-type]
-            backend.fetch(end)
-            return last
+            with closing(executor.walk([self._sources[clip]])) as walk:
+                return max(at.index for at in walk)
 
         return run
-
-
-def _end(executor: Executor | FusedExecutor) -> list[Value]:
-    """Return something that the last segment writes, to wait for."""
-    if isinstance(executor, Executor):
-        return [pair[0] for pair in list(executor.states.values())[-1:]]
-    outputs = executor.segments[-1].outputs
-    return [outputs["features"] if "features" in outputs else outputs["logits"]]
 
 
 def halved(full: Route) -> Route | None:

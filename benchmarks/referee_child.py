@@ -27,8 +27,8 @@ from ..grid.manifest import Manifest
 from ..grid.strict_json import dumps, loads, parse
 from ..runtime.answer import Answer
 from ..runtime.backends.base import Backend, open_backend
-from ..runtime.batch_executor import BatchExecutor
 from ..runtime.engines import open_engines
+from ..runtime.executor import Executor
 from ..runtime.intake import Intake
 from ..runtime.replicas import Replicas
 from ..runtime.stream import Stream
@@ -56,10 +56,10 @@ def open_streams(scenario: ScenarioOrder, bundle: Bundle) -> Replicas:
     """
     order = scenario.order
 
-    def open_executor() -> BatchExecutor:
+    def open_executor() -> Executor:
         backend = open_backend(order.backend, order.threads)
         buckets = [range(1, order.batch + 1)] * len(bundle.manifest.route.cells)
-        return BatchExecutor(bundle, backend, order.precision, load_of(order, bundle, backend), order.slots, buckets)
+        return Executor(bundle, backend, order.precision, load_of(order, bundle, backend), order.slots, buckets)
 
     def open_stream() -> Stream:
         return Stream(open_executor, order.thresholds, order.temperatures, mode=scenario.mode, decoders=1)

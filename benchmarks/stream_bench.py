@@ -21,7 +21,7 @@ from .cost_tables import CostTable
 from .report import LaunchSpan, StreamRun
 from .served import Exits, Floats, Run, poisson_arrivals
 from .simulator import simulate
-from .stream_runs import Bed, Served, WatchedExecutor
+from .stream_runs import Bed, Served, TimedExecutor
 
 PASSES = 5
 LEAST, MOST = 60, 20000
@@ -120,8 +120,8 @@ class StreamBench:
         own = (None, None) if full else self._chosen
         route = self._bundle.manifest.route.full if full else None
 
-        def open_executor() -> WatchedExecutor:
-            return WatchedExecutor(
+        def open_executor() -> TimedExecutor:
+            return TimedExecutor(
                 self._bundle, self._open_backend(), self._precision, self._load, slots, [sizes] * segments, route
             )
 

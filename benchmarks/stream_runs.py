@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.answer import Answer
-from ..runtime.batch_executor import BatchExecutor
+from ..runtime.executor import Executor
 from ..runtime.replicas import Replicas
 from ..runtime.slots import Slot
 from ..runtime.stream import Stream
@@ -27,8 +27,8 @@ MOST_LAUNCHES = 2000
 """Launches of a run that are kept for the trace."""
 
 
-class WatchedExecutor(BatchExecutor):
-    """A batch executor that notes its launches.
+class TimedExecutor(Executor):
+    """An executor that notes its launches.
 
     Attributes:
         launches: (segment, rows of the store, start, seconds) by ``time.perf_counter``.
@@ -43,7 +43,7 @@ class WatchedExecutor(BatchExecutor):
     def run(
         self, index: int, slots: Sequence[Slot], frames: Sequence[NDArray[np.float32]] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run one segment, as every batch executor does."""
+        """Run one segment, as every executor does."""
         started = time.perf_counter()
         answers = super().run(index, slots, frames)
         self.launches.append((index, tuple(s.index for s in slots), started, time.perf_counter() - started))
@@ -60,7 +60,7 @@ class Served:
         fills: [segment][n], launches with n videos.
         wait_ms: [segment], mean wait in its queue.
         in_flight: most videos that held a slot.
-        frames_s, copies_s, calls_s: of the executor, as ``BatchExecutor``.
+        frames_s, copies_s, calls_s: of the executor, as ``Executor``.
         filled_s: what the launches should have taken, by t_k(n), without their padding; ``padded_s``: with it.
         launches: the first of them.
     """
@@ -97,7 +97,7 @@ class Bed:
     """
 
     def __init__(
-        self, open_executor: Callable[[], WatchedExecutor], table: CostTable, clips: Sequence[InOrder | Path], streams: int = 1,
+        self, open_executor: Callable[[], TimedExecutor], table: CostTable, clips: Sequence[InOrder | Path], streams: int = 1,
         **options: Any,
     ) -> None:  # fmt: skip
         self._table, self._clips = table, clips
@@ -107,7 +107,7 @@ class Bed:
 
         self._intake = Replicas(open_stream, streams)  # as classify, for one stream too
         self._streams = self._intake.streams
-        self._executors = [cast(WatchedExecutor, stream.executor) for stream in self._streams]
+        self._executors = [cast(TimedExecutor, stream.executor) for stream in self._streams]
         for _, answer in self._intake.classify(clips):  # warm
             _answered(answer)
 

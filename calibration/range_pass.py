@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.bundle import Bundle
 from ..grid.errors import FramesError, RangesError, TooFewVideosError, VideoError
-from ..runtime.backends.base import Backend
 from ..runtime.decoder import Decoder
 from ..runtime.executor import Executor
 from ..runtime.exit_rule import ExitRule
@@ -42,35 +41,6 @@ _NOT_REACHED = -1.0
 _DIGEST = 32  # bytes of a sha256
 
 
-class WatchedExecutor(Executor):
-    """Runs a watched bundle (``exporter.watch``) and tells how large activations got.
-
-    Args:
-        bundle: whose subgraphs have the output ``SUBGRAPH.largest``.
-        backend: what computes.
-        tensors: that it tells of, by subgraph.
-    """
-
-    def __init__(self, bundle: Bundle, backend: Backend, tensors: Mapping[str, Sequence[str]]) -> None:
-        super().__init__(bundle, backend)
-        self._tensors = tensors
-
-    def largest(self, index: int) -> dict[str, Floats]:
-        """Return what segment ``index`` (1-based) met, after it has run: by subgraph, [tensors]."""
-        found: dict[str, Floats] = {}
-        for span in self.route.segments[index - 1].spans:
-            name = self._subgraphs["block", span.block].name
-            if self._tensors[name]:
-                base = self._base(index, span.block)
-                frames = self.backend.read(self._sets(f"{name}.largest", span.start - base, span.stop - base))
-                met = frames.max(axis=(0, 1))
-                found[name] = np.maximum(found[name], met) if name in found else met
-        head = self._subgraphs["head", index].name
-        if self._tensors[head]:
-            found[head] = self.backend.read(self.segments[index - 1].answers[f"{head}.largest"])[0]
-        return found
-
-
 class LargestValues:
     """The largest absolute value of one tensor in each video, counted by sign, exponent and seven bits: within one percent."""
 
@@ -93,7 +63,7 @@ class LargestValues:
 
 
 def find_ranges(
-    executor: WatchedExecutor,
+    executor: Executor,
     tensors: Mapping[str, Sequence[str]],
     videos: Sequence[ListedVideo],
     keep: Path,
@@ -104,7 +74,7 @@ def find_ranges(
     """Return the ranges of a bundle on the videos of a list.
 
     Args:
-        executor: of the watched bundle.
+        executor: of the watched bundle (``exporter.watch``), whose cells have the output ``SUBGRAPH.largest``.
         tensors: that it tells of, by subgraph.
         videos: of the list; labels play no part. Those that cannot be read are left out.
         keep: the file that the ranges are read from, if it is there, and else written to.
@@ -176,7 +146,7 @@ def find_ranges(
 
 
 def _watch_one(
-    executor: WatchedExecutor,
+    executor: Executor,
     source: FrameSource,
     rule: ExitRule | None,
     tensors: Mapping[str, Sequence[str]],
@@ -184,26 +154,33 @@ def _watch_one(
 ) -> Floats:
     """Return the last segment that a video ran, whether all its frames are of one colour, and its largest activations."""
     met: dict[str, Floats] = {}
-    order, last = executor.bundle.manifest.grid.frame_order, 0
-    one_colour = True
-    for last, segment in enumerate(executor.segments, 1):
-        if segment.frames is not None:
-            frames = source.read(order[segment.start : segment.stop])
-            one_colour = one_colour and bool((frames.min(axis=(0, 2, 3)) == frames.max(axis=(0, 2, 3))).all())
-            executor.backend.write(segment.frames, frames[None])
-        executor.run_spans(segment)
-        logits, probabilities = executor.answer(segment)
-        for name, values in executor.largest(last).items():
-            met[name] = np.maximum(met[name], values) if name in met else values.copy()
-        if not np.isfinite(logits).all() or not all(np.isfinite(values).all() for values in met.values()):
-            raise RangesError(
-                f"video {video!r}: an activation of segment {last} is NaN or infinite: INT8 needs finite ones; leave the video out, "
-                "or use an earlier training checkpoint"
-            )
-        if rule is not None and rule.judge(last, logits[0], probabilities[0]).leaves:
-            break
+    last, one_colour = 0, True
+    with closing(executor.walk([source])) as walk:
+        for at in walk:
+            last = at.index
+            for frames in at.frames:
+                one_colour &= bool((frames.min(axis=(0, 2, 3)) == frames.max(axis=(0, 2, 3))).all())
+            for name, values in largest(executor, last, tensors).items():
+                met[name] = np.maximum(met[name], values) if name in met else values
+            if not np.isfinite(at.logits).all() or not all(np.isfinite(values).all() for values in met.values()):
+                raise RangesError(
+                    f"video {video!r}: an activation of segment {last} is NaN or infinite: INT8 needs finite ones; leave the "
+                    "video out, or use an earlier training checkpoint"
+                )
+            if rule is not None and rule.judge(last, at.logits[0], at.probabilities[0]).leaves:
+                break
     rows = [met.get(name, np.full(len(names), _NOT_REACHED, np.float32)) for name, names in sorted(tensors.items())]
     return np.concatenate([np.array([last, one_colour], np.float32), *rows])
+
+
+def largest(executor: Executor, index: int, tensors: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
+    """Return the largest activations that segment ``index`` met, after it has run: by subgraph, [tensors]."""
+    found = {}
+    for name, watched in tensors.items():
+        values = executor.tap(index, f"{name}.largest") if watched else None  # a block's [1, frames, tensors]
+        if values is not None:
+            found[name] = values.reshape(-1, len(watched)).max(axis=0)
+    return found
 
 
 def require_videos(count: int, listed: int | None = None) -> None:

@@ -12,20 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle
-from ..grid.fusion import (
-    FusedSegment,
-    embeddings_name,
-    feature_name,
-    features_of,
-    fused_full,
-    fused_segments,
-    state_name,
-)
-from ..grid.manifest import Precision, Subgraph
-from ..runtime.backends.base import Backend, Value, open_backend
+from ..grid.fusion import FusedSegment, fused_full, fused_segments
+from ..grid.manifest import Precision
+from ..runtime.backends.base import open_backend
 from ..runtime.backends.optimised_graph import OptimisedGraph, unpack
-from ..runtime.executor import Executor, PreparedSegment
-from ..runtime.fused_executor import FusedExecutor
+from ..runtime.composed import Cells
+from ..runtime.executor import Executor
+from ..runtime.session import ArraySource
 from .fuse import fuse
 from .proof_clips import proof_clips
 from .tolerances import Rounding, relative, require, require_bits, require_softmax, rounded, tolerance
@@ -63,7 +56,6 @@ def prove_fused(
         ProofError: Naming the first segment and tensor that differ.
     """
     manifest, backend = bundle.manifest, open_backend("onnxruntime")
-    clips = clips[:, list(manifest.grid.frame_order)]
     segments, full = fused_segments(manifest, precision), fused_full(manifest, precision)
     models = {}
     for segment in (*segments, full):
@@ -73,9 +65,9 @@ def prove_fused(
     def alone_and_among_others(whole: bool) -> list[list[Arrays]]:
         route, parts = (manifest.route.full, (full,)) if whole else (manifest.route, segments)
         layouts = [unpack(models[part]) for part in parts]
-        executor = FusedExecutor(bundle, backend, precision, models.__getitem__, 1, route)
+        executor = Executor(bundle, backend, precision, models.__getitem__, route=route)
         alone = [_run(executor, clip[None], layouts) for clip in clips]
-        executor = FusedExecutor(bundle, backend, precision, models.__getitem__, BATCH, route)
+        executor = Executor(bundle, backend, precision, models.__getitem__, BATCH, [[BATCH]] * len(parts), route)
         rows = np.arange(BATCH) % len(clips)
         for segment, together in zip(parts, _run(executor, clips[rows], layouts), strict=True):
             for row, clip in enumerate(rows):
@@ -85,8 +77,9 @@ def prove_fused(
         return alone
 
     report(f"{precision}: the cells, {len(clips)} clips")
-    cells = _Cells(bundle, backend, precision)
-    expected = [cells.run(clip[None]) for clip in clips]
+    # for any number of frames, as in the fused graph: then both are optimised alike, and bits can be compared
+    cells = Executor(bundle, backend, precision, Cells(specialised=False))
+    expected = [_run(cells, clip[None], [None] * len(segments)) for clip in clips]
     report(f"{precision}: {len(segments)} fused segments and full, alone and {BATCH} at once")
     rounding = Rounding.of(manifest.proof)
     bounds = rounding.tolerances(precision, len(manifest.route_cells))
@@ -170,57 +163,10 @@ def _errors(
     return errors
 
 
-def _run(executor: FusedExecutor, clips: Floats, layouts: Sequence[OptimisedGraph | None]) -> list[Arrays]:
-    """Return all outputs of every segment, in the plain layout, for clips in permuted order, [batch, l, 3, crop, crop]."""
-    backend, found = executor.backend, []
-    for segment, layout in zip(executor.segments, layouts, strict=True):
-        if segment.frames is not None:
-            backend.write(segment.frames, clips[:, segment.start : segment.stop])
-        executor.run_spans(segment)
-        outputs = {port: backend.read(value).copy() for port, value in segment.outputs.items()}
+def _run(executor: Executor, clips: Floats, layouts: Sequence[OptimisedGraph | None]) -> list[Arrays]:
+    """Return all outputs of every segment, in the plain layout, for clips in temporal order, [batch, l, 3, crop, crop]."""
+    found = []
+    for at, layout in zip(executor.walk([ArraySource(clip) for clip in clips]), layouts, strict=True):
+        outputs = {"logits": at.logits, "probabilities": at.probabilities, **executor.store.read(at.index, at.slots)}
         found.append({port: layout.plain(port, v) if layout else v for port, v in outputs.items()})
     return found
-
-
-class _Cells(Executor):
-    """The cells' executor, which also tells what every segment hands on."""
-
-    def __init__(self, bundle: Bundle, backend: Backend, precision: Precision) -> None:
-        self._fused = fused_segments(bundle.manifest, precision)
-        self._outputs: list[dict[str, Value]] = []
-        super().__init__(bundle, backend, precision)
-
-    def run(self, clip: Floats) -> list[Arrays]:
-        """Return what ``_run`` returns, for one clip [1, l, 3, crop, crop]."""
-        found = []
-        for segment, outputs in zip(self.segments, self._outputs, strict=True):
-            if segment.frames is not None:
-                self.backend.write(segment.frames, clip[:, segment.start : segment.stop])
-            self.run_spans(segment)
-            self.answer(segment)
-            found.append({port: self.backend.read(value).copy() for port, value in outputs.items()})
-        return found
-
-    def _frames_of(self, subgraph: Subgraph) -> int | None:
-        return None  # for any number, as in the fused graph: then both are optimised alike, and bits can be compared
-
-    def _prepare(self, index: int) -> PreparedSegment:
-        segment = super()._prepare(index)
-        head = self._subgraphs["head", index]
-        written = {"logits": segment.logits, "probabilities": segment.probabilities}
-        written[f"out.{embeddings_name(head.block)}"] = self._last_written(head, head.states[0].input)
-        for span in self.route.segments[index - 1].spans:
-            block = self._subgraphs["block", span.block]
-            for state in block.states:
-                written[f"out.{state_name(span.block, state.input)}"] = self._last_written(block, state.input)
-        # features wait for the next block, which has run none of these sets
-        block = self._subgraphs["block", self.route.cells[index - 1].block]
-        for spec in features_of(block, self.precision):
-            sets = self.route.progress(index, block.block) - self._base(index, block.block)
-            written[f"out.{feature_name(spec)}"] = self._sets(spec.name, 0, sets)
-        self._outputs.append({spec.name: written[spec.name] for spec in self._fused[index - 1].outputs})
-        return segment
-
-    def _last_written(self, subgraph: Subgraph, port: str) -> Value:
-        turn = self._turn[f"{subgraph.kind}{subgraph.block}"]
-        return self.states[subgraph.block, port][(turn + 1) % 2]

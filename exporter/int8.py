@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.range_pass import WatchedExecutor, find_ranges, require_videos
+from ..calibration.range_pass import find_ranges, require_videos
 from ..calibration.scores import Scores
 from ..calibration.scoring import file_hashes, score_videos
 from ..grid.bundle import Bundle, require_target, write_bundle
@@ -22,6 +22,7 @@ from ..grid.thresholds import read_thresholds
 from ..models.network import VideoNetwork
 from ..runtime.backends.base import Backend, open_backend
 from ..runtime.decoder import Decoder
+from ..runtime.executor import Executor
 from ..runtime.session import Session
 from ..runtime.video_list import ListedVideo, read_list
 from .export import network_of
@@ -93,7 +94,7 @@ def calibrate_int8(
     backend = open_backend("onnxruntime", threads)
     with Decoder() as decoder:
         plain = score_videos(Session(bundle, backend), videos, keep_scores, decoder, report)
-        executor = WatchedExecutor(watched.bundle, backend, watched.tensors)
+        executor = Executor(watched.bundle, backend)
         ranges = find_ranges(executor, watched.tensors, videos, keep, decoder, report, chosen)
         files = file_hashes(videos, report)
         clips = _clips(decoder, sorted(videos, key=dict(zip(videos, files, strict=True)).__getitem__), manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..grid.bundle import Bundle
-from ..grid.manifest import Precision
+from ..grid.fusion import block_of, embeddings_name, head_at, state_name
+from ..grid.manifest import Manifest, Precision
 from ..grid.route import Route
 from ..grid.topology import Cell
 from ..models.network import VideoNetwork
 from ..runtime.backends.base import Backend
-from ..runtime.executor import Executor, PreparedSegment
+from ..runtime.executor import Executor
+from ..runtime.session import ArraySource
 from .tolerances import require_sight
 
 Floats = NDArray[np.float32]
@@ -37,15 +40,15 @@ def drift(network: VideoNetwork, bundle: Bundle, backend: Backend, precision: Pr
         handle.remove()
     reference = captured[0].numpy()  # [l, channels, height, width]
     steps = tuple(Cell(n, last) for n in range(network.route.cells[-1].input_set + 1))
-    executor = Executor(bundle, backend, precision, _other_route(network, steps))
-    errors = []
-    for index, segment in enumerate(executor.segments, 1):
-        _write_frames(executor, segment, clip)
-        executor.run_spans(segment)
-        found = executor.last_features(index)
+    executor = Executor(bundle, backend, precision, route=_other_route(network, steps))
+    feature = head_at(bundle.manifest, executor.route, len(executor.segments)).variant(precision).inputs[0].name
+    errors, done = [], 0
+    for at in executor.walk([ArraySource(clip)]):
+        found = executor.tap(at.index, feature)  # [1, frames, channels, height, width]
         if found is not None:
-            start, stop, value = found
-            errors.append(float(np.abs(value - reference[start:stop]).max() / reference.std()))
+            wanted = reference[done : done + found.shape[1]]
+            done += len(wanted)
+            errors.append(float(np.abs(found[0] - wanted).max() / reference.std()))
     return errors
 
 
@@ -74,11 +77,11 @@ def prove_sight(
     route = _other_route(network, tuple(dict.fromkeys(cells)))
     executor = Executor(bundle, backend, route=route)
     plain = _all_logits(executor, clip, None)
-    lost = {}
-    handed_on = executor.handed_on()
-    for key in sorted(handed_on):
-        effect = np.abs(_all_logits(executor, clip, key) - plain).max() / spread
-        lost[f"{key[0]}:{key[1]}"] = float(effect)
+    lost, states = {}, _states_of(bundle.manifest, route)
+    handed_on = [key for key, name in sorted(states.items()) if executor.store.holds(name)]
+    for block, port in handed_on:
+        effect = np.abs(_all_logits(executor, clip, states[block, port]) - plain).max() / spread
+        lost[f"{block}:{port}"] = float(effect)
     reversed_error = float(np.abs(_all_logits(executor, clip[::-1], None) - plain).max() / spread)
     required = dict(lost)
     if network.config.shift.enabled or final > 0:  # else the mean over the one set's frames, whose order is nothing
@@ -88,7 +91,7 @@ def prove_sight(
     least = min(lost, key=lost.__getitem__) if lost else None
     return {
         "states": len(lost),
-        "never_handed_on": len(set(executor.states) - handed_on),
+        "never_handed_on": len(states) - len(handed_on),
         "least_effect": None if least is None else float(f"{lost[least]:.3g}"),
         "least_state": least,
         "frames_reversed": float(f"{reversed_error:.3g}"),
@@ -101,20 +104,23 @@ def _other_route(network: VideoNetwork, cells: tuple[Cell, ...]) -> Route:
     return Route(network.grid, cells) if network.config.head.share_classifier else network.route
 
 
-def _write_frames(executor: Executor, segment: PreparedSegment, clip: Floats) -> None:
-    if segment.frames is not None:
-        order = list(executor.bundle.manifest.grid.frame_order)
-        executor.backend.write(segment.frames, clip[order[segment.start : segment.stop]][None])
+def _states_of(manifest: Manifest, route: Route) -> dict[tuple[int, str], str]:
+    """Return the name under which each state of a route's blocks and heads is handed on, by block and input port."""
+    found = {}
+    for block in range(max(route.head_blocks) + 1):
+        for state in block_of(manifest, block).states:
+            found[block, state.input] = state_name(block, state.input)
+    for index, cell in enumerate(route.cells, 1):
+        found[cell.block, head_at(manifest, route, index).states[0].input] = embeddings_name(cell.block)
+    return found
 
 
-def _all_logits(executor: Executor, clip: Floats, lost: tuple[int, str] | None) -> Floats:
-    """Return the logits of every checkpoint, [checkpoints, classes], with one state zeroed after every call."""
+def _all_logits(executor: Executor, clip: Floats, lost: str | None) -> Floats:
+    """Return the logits of every checkpoint, [checkpoints, classes], with one state zeroed after every segment."""
     logits = []
-    for segment in executor.segments:
-        _write_frames(executor, segment, clip)
-        for call in (*segment.spans, segment.head):
-            call()
-            for value in () if lost is None else executor.states[lost]:
-                executor.backend.write(value, np.zeros_like(executor.backend.read(value)))
-        logits.append(executor.backend.read(segment.logits)[0].copy())
+    with closing(executor.walk([ArraySource(clip)])) as walk:
+        for at in walk:
+            logits.append(at.logits[0])
+            if lost is not None:
+                executor.store.zero(lost)
     return np.stack(logits)

@@ -12,9 +12,10 @@ from ..grid.errors import UsageError
 from ..grid.fusion import fused_segments
 from ..grid.manifest import Precision
 from .backends.base import ON_CPU, Backend
-from .batch_executor import BatchExecutor
 from .call_times import Cost
+from .composed import CELLS
 from .engines import open_engines
+from .executor import Executor
 from .slots import slots_for, slots_within
 from .state_store import bytes_per_video
 
@@ -45,7 +46,7 @@ def open_executor(
     precision: Precision = "fp32",
     engines: Path | None = None,
     limits: Limits = Limits(),
-) -> BatchExecutor:
+) -> Executor:
     """Return the executor of a bundle, as large as ``limits`` and the engines allow: the one way to run it.
 
     It runs fused segments where one was ever built for this backend and precision, or ``engines`` is given, else cells.
@@ -60,7 +61,7 @@ def open_executor(
     Raises:
         UsageError: If the memory allowed holds no video, or the backend runs no engines, or cells for one video a call only.
         IntegrityError: If an engine is missing, stale or damaged; with the command that builds it.
-        BackendError, ResourceError: As ``BatchExecutor``.
+        BackendError, ResourceError: As ``Executor``.
     """
     segments, found = fused_segments(bundle.manifest, precision), None
     if backend.engine_host is not None or engines is not None:
@@ -76,8 +77,8 @@ def open_executor(
         slots = min(slots, slots_within(limits.in_flight_mb, bytes_per_video(segments) * (limits.streams or 1)))
     batch = min(batch, slots)
     buckets = [batch_sizes(batch, padded=backend.name not in ON_CPU)] * len(segments)
-    load = None if found is None else replace(found, batch=batch).plan
-    return BatchExecutor(bundle, backend, precision, load, slots, buckets)
+    programs = CELLS if found is None else replace(found, batch=batch).plan
+    return Executor(bundle, backend, precision, programs, slots, buckets)
 
 
 def batch_sizes(batch: int, padded: bool) -> Sequence[int]:
@@ -87,7 +88,7 @@ def batch_sizes(batch: int, padded: bool) -> Sequence[int]:
     return [*(1 << power for power in range((batch - 1).bit_length())), batch]
 
 
-def cost_by_macs(executor: BatchExecutor) -> Cost:
+def cost_by_macs(executor: Executor) -> Cost:
     """Return t_k(n) in proportion to multiply-adds, from calls of segment 1 with one video: enough where time is work.
 
     So a few videos of a big network are not kept waiting for the measurement of every segment.

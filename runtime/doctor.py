@@ -18,7 +18,7 @@ from ..grid.bundle import Bundle
 from ..grid.errors import BackendError, DecoderFaultError, DeviceError, DynvidError
 from ..grid.manifest import Variant
 from ..grid.tensors import TensorSpec
-from .backends.base import NAMES, ON_CPU, Backend, Call, in_turn, open_backend
+from .backends.base import NAMES, ON_CPU, Backend, Call, open_backend
 from .backends.tensorrt_api import Api, open_api
 from .device import BINDINGS, INSTALL, open_device
 from .executor import Executor
@@ -135,8 +135,12 @@ def compare_speed(names: Sequence[str], bundle: Bundle | None = None) -> dict[st
 def _static(backend: Backend, bundle: Bundle | None) -> Call:
     """Return a call of the bundle's static network, or of ``_CONVOLUTIONS``, on zeros."""
     if bundle is not None:
-        (segment,) = Executor(bundle, backend, "fp32", bundle.manifest.route.full).segments
-        return in_turn((segment.blocks, segment.head))
+        executor = Executor(bundle, backend, route=bundle.manifest.route.full)
+
+        def call() -> None:
+            executor.time_once(1, 1)
+
+        return call
     shape = (1, 64, 56, 56)
     x, y = TensorSpec("x", "float32", shape), TensorSpec("y", "float32", shape)
     program = backend.load(_CONVOLUTIONS, Variant("", "", len(_CONVOLUTIONS), (x,), (y,)), "four convolutions")

@@ -9,7 +9,7 @@ from typing import cast
 
 from ..grid.errors import BackendError, DeadlineError, ResourceError
 from .answer import Answer, VideoInFlight
-from .batch_executor import BatchExecutor
+from .executor import Executor
 from .exit_rule import ExitRule
 from .read_ahead import Part, ReadAhead, Reading
 from .scheduler import Scheduler, Stats
@@ -40,7 +40,7 @@ class Drive:
     """
 
     def __init__(
-        self, executor: BatchExecutor, rule: ExitRule, new_scheduler: Callable[[], Scheduler], reader: ReadAhead
+        self, executor: Executor, rule: ExitRule, new_scheduler: Callable[[], Scheduler], reader: ReadAhead
     ) -> None:
         self._executor, self.rule, self._new_scheduler, self._reader = executor, rule, new_scheduler, reader
         self._scheduler = new_scheduler()

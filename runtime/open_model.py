@@ -11,9 +11,9 @@ from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.thresholds import Thresholds, read_thresholds
 from .backends.base import ON_CPU, open_backend
-from .batch_executor import BatchExecutor
 from .capacity import Limits, cost_by_macs, open_executor
 from .engines import fitting_backend
+from .executor import Executor
 from .model import Model
 from .policies import Mode
 from .replicas import Replicas
@@ -79,12 +79,12 @@ def open_model(
     # streams share a CPU's backend; a GPU belongs to the thread that opened it, so each stream opens its own
     shared = open_backend(name, threads) if name in ON_CPU else None
 
-    def executor() -> BatchExecutor:
+    def executor() -> Executor:
         held = open_backend(name, threads, gpu) if shared is None else shared
         return open_executor(opened, held, precision, folder, limits)
 
     chosen = (thresholds.thresholds, thresholds.temperatures) if thresholds else (None, None)
-    measure = BatchExecutor.measured_cost if shared is None else cost_by_macs
+    measure = Executor.measured_cost if shared is None else cost_by_macs
     replicas = Replicas(lambda: Stream(executor, *chosen, mode=mode, decoders=decoders, measure=measure), streams)
     return Model(opened, name, precision, thresholds, replicas, _runs(opened, replicas, precision, folder), max_pending)
 

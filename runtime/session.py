@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle
 from ..grid.errors import FramesError
+from ..grid.fusion import FusedSegment
 from ..grid.manifest import Precision
 from ..grid.route import Route
-from .backends.base import Backend, Value
-from .executor import Executor
+from .backends.base import Backend
+from .composed import CELLS, Cells
+from .executor import Checkpoint, Executor
 from .exit_rule import ExitRule
 from .frames import FrameSource
-from .fused_executor import FusedExecutor
 from .tally import ExitTally
 
 Status = Literal["ok", "numeric_error"]
@@ -91,30 +92,8 @@ class ArraySource:
         self.close()
 
 
-class RouteExecutor(Protocol):
-    """Runs one video along a route, segment by segment: from the cells, or from fused segments."""
-
-    bundle: Bundle
-    backend: Backend
-    precision: Precision
-    route: Route
-
-    @property
-    def segments(self) -> Sequence[Any]:
-        """The prepared segments, each with ``start``, ``stop`` and ``frames``."""
-        ...
-
-    def run_spans(self, segment: Any) -> None:
-        """Run the blocks of a segment, whose frames have been written."""
-        ...
-
-    def answer(self, segment: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return logits and probabilities, each [1, classes], valid until the next video."""
-        ...
-
-
 class Session:
-    """A bundle on a backend, ready to classify. Threads may share it: they take turns, for all videos use the same tensors.
+    """A bundle on a backend, ready to classify. Threads may share it: they take turns.
 
     Args:
         bundle: the bundle.
@@ -123,8 +102,7 @@ class Session:
         precision: of the subgraphs.
         route: another route over the bundle's blocks and heads; None for the bundle's own.
         temperatures: one a checkpoint, as the thresholds were chosen with; None: confidences as they are.
-        load: returns what the backend runs, where that is not the bundle's graphs: for fused segments along the bundle's own
-            route and its full one, for subgraphs along another.
+        programs: what the backend runs, as ``Executor``.
 
     Attributes:
         tally: exits and confidences of the videos classified so far; numeric errors are left out.
@@ -142,13 +120,9 @@ class Session:
         precision: Precision = "fp32",
         route: Route | None = None,
         temperatures: Sequence[float] | None = None,
-        load: Callable[[Any], bytes] | None = None,
+        programs: Callable[[FusedSegment], bytes] | Cells = CELLS,
     ) -> None:
-        self.executor: RouteExecutor
-        if load is not None and (route is None or route.cells == bundle.manifest.route.full.cells):
-            self.executor = FusedExecutor(bundle, backend, precision, load, route=route)
-        else:
-            self.executor = Executor(bundle, backend, precision, route, load)
+        self.executor = Executor(bundle, backend, precision, programs, route=route)
         self.route = self.executor.route
         checkpoints = len(self.route.cells)
         self.rule = ExitRule(self.route, thresholds, temperatures)
@@ -156,7 +130,6 @@ class Session:
         costs = bundle.manifest.costs
         self._macs = [costs.checkpoint(self.route, k) for k in range(1, checkpoints + 1)]
         self._full_macs = costs.checkpoint(self.route.full, 1)
-        self._order = bundle.manifest.grid.frame_order
         self._turn = threading.Lock()
 
     def classify(self, source: FrameSource, trace: bool = False) -> Prediction:
@@ -172,33 +145,25 @@ class Session:
             VideoError: If a frame that is needed cannot be decoded.
             BackendError: If the backend fails.
         """
-        with self._turn:
-            return self._classify(source, trace)
+        with self._turn, closing(self.executor.walk([source])) as walk:
+            return self._follow(walk, source, trace)
 
-    def _classify(self, source: FrameSource, trace: bool) -> Prediction:
-        decided, logits, answers, segment_ms = None, [], [], []
+    def _follow(self, walk: Iterator[Checkpoint], source: FrameSource, trace: bool) -> Prediction:
+        decided, passed = None, list[Checkpoint]()
         manifest = self.executor.bundle.manifest
-        for index, segment in enumerate(self.executor.segments, 1):
-            if segment.frames is not None:
-                frames = source.read(self._order[segment.start : segment.stop])
-                self._write(segment.frames, frames)
-            started = time.perf_counter()
-            self.executor.run_spans(segment)
-            z, probabilities = (rows[0] for rows in self.executor.answer(segment))
-            verdict = self.rule.judge(index, z, probabilities)
-            segment_ms.append((time.perf_counter() - started) * 1e3)
-            logits.append(z.copy())
-            answers.append(probabilities.copy())
+        for at in walk:
+            passed.append(at)
+            verdict = self.rule.judge(at.index, at.logits[0], at.probabilities[0])
             if decided is None and verdict.leaves:
                 decided = Prediction(
                     status="numeric_error" if verdict.confidence is None else "ok",
                     label=None if verdict.class_index is None else manifest.label(verdict.class_index),
                     class_index=verdict.class_index,
                     confidence=verdict.confidence,
-                    checkpoint=index,
-                    gmacs=self._macs[index - 1] / 1e9,
-                    fraction=self._macs[index - 1] / self._full_macs,
-                    latency_ms=sum(segment_ms),
+                    checkpoint=at.index,
+                    gmacs=self._macs[at.index - 1] / 1e9,
+                    fraction=self._macs[at.index - 1] / self._full_macs,
+                    latency_ms=sum(one.compute_ms for one in passed),
                     decode_ms=source.decode_ms,
                     frames_decoded=source.frames_decoded,
                     frames_total=source.frames_total,
@@ -209,11 +174,13 @@ class Session:
                     segment_ms=(),
                 )
                 if verdict.confidence is not None:
-                    self.tally.add(index, verdict.confidence)
-                if not trace:
-                    break
+                    self.tally.add(at.index, verdict.confidence)
+            if decided is not None and not trace:
+                break
         assert decided is not None  # the last checkpoint always answers
-        return replace(decided, logits=tuple(logits), probabilities=tuple(answers), segment_ms=tuple(segment_ms))
-
-    def _write(self, tensor: Value, frames: NDArray[np.float32]) -> None:
-        self.executor.backend.write(tensor, frames[None])
+        return replace(
+            decided,
+            logits=tuple(one.logits[0] for one in passed),
+            probabilities=tuple(one.probabilities[0] for one in passed),
+            segment_ms=tuple(one.compute_ms for one in passed),
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..grid.fusion import FusedSegment
 from ..grid.tensors import DType, TensorSpec
@@ -87,6 +88,21 @@ class StateStore:
         self.writing(buffers, rows)
         for key, buffer in buffers.items():
             self._backend.put(buffer, self.arrays[key], rows)
+
+    def read(self, index: int, slots: Sequence[Slot]) -> dict[str, NDArray[np.generic]]:
+        """Return what segment ``index`` (1-based) handed on when it last ran, by port, [videos, ...]."""
+        rows = self.rows(slots)
+        return {port: self._backend.read(self.arrays[key])[rows] for port, key in self.writes[index - 1].items()}
+
+    def holds(self, name: str) -> bool:
+        """Return whether segments hand a state or feature of this name on."""
+        return any(key[0] == name for key in self.arrays)
+
+    def zero(self, name: str) -> None:
+        """Fill what is handed on under a name with zeros, of every video: a proof must notice."""
+        for key, value in self.arrays.items():
+            if key[0] == name:
+                self._backend.write(value, np.zeros(value.shape, key[2]))
 
     def _poison(self, row: int) -> None:
         for key in self._written[row]:

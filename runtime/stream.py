@@ -17,10 +17,10 @@ from pathlib import Path
 
 from ..grid.errors import UsageError
 from .answer import Answer, VideoInFlight
-from .batch_executor import BatchExecutor
 from .call_times import Cost
 from .decoder import Decoder
 from .drive import Drive
+from .executor import Executor
 from .exit_rule import ExitRule
 from .frames import FrameSource
 from .intake import Intake
@@ -55,12 +55,12 @@ class Stream(Intake):
         DynvidError: As ``open_executor``.
     """
 
-    executor: BatchExecutor
+    executor: Executor
     reader: ReadAhead
 
     def __init__(
         self,
-        open_executor: Callable[[], BatchExecutor],
+        open_executor: Callable[[], Executor],
         thresholds: Sequence[float | None] | None = None,
         temperatures: Sequence[float] | None = None,
         *,
@@ -70,7 +70,7 @@ class Stream(Intake):
         decoders: int = 2,
         ahead: int | None = None,
         open_decoder: Callable[[], Decoder] = Decoder,
-        measure: Callable[[BatchExecutor], Cost] = BatchExecutor.measured_cost,
+        measure: Callable[[Executor], Cost] = Executor.measured_cost,
     ) -> None:
         self._mode: Mode = mode
         self._fault: BaseException | None = None
@@ -169,9 +169,7 @@ class Stream(Intake):
             self._drive.stopped = True
             self.reader.changed.notify_all()
 
-    def _own(
-        self, open_executor: Callable[[], BatchExecutor], open_drive: Callable[[], None], opened: Future[None]
-    ) -> None:
+    def _own(self, open_executor: Callable[[], Executor], open_drive: Callable[[], None], opened: Future[None]) -> None:
         try:
             with ExitStack() as stack:
                 self.executor = open_executor()

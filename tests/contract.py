@@ -3,8 +3,8 @@
 Each statement is a function of a ``Case`` and fails with an AssertionError or the backend's own error.
 """
 
+import statistics
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import BackendError
 from dynvid.grid.fusion import fused_segments
 from dynvid.runtime.engines import open_engines
-from dynvid.runtime.fused_executor import FusedExecutor
+from dynvid.runtime.executor import Executor
 from dynvid.runtime.session import ArraySource, Session
 
 BATCH = 3
@@ -147,23 +147,21 @@ def cells(case, backend, bundle, clips, precision="fp32"):
 
 
 def fused(case, backend, bundle, precision="fp32", batch=1, full=False):
-    """Return a fused executor."""
+    """Return an executor of fused segments, whose calls are for ``batch`` videos."""
     load = case.content.load(bundle, backend, precision, batch)
-    return FusedExecutor(bundle, backend, precision, load, batch, bundle.manifest.route.full if full else None)
+    route = bundle.manifest.route.full if full else bundle.manifest.route
+    return Executor(bundle, backend, precision, load, batch, [[batch]] * len(route.cells), route)
 
 
-def run(executor, clips, calls=None):
-    """Return the logits of a fused executor, [clips, checkpoints, classes]; as many clips as it runs at once.
+def run(executor, clips):
+    """Return the logits of an executor, [clips, checkpoints, classes]; as many clips as it runs at once."""
 
-    ``calls``: one a segment, instead of the segments' own.
-    """
-    order, found = list(executor.bundle.manifest.grid.frame_order), []
-    for index, segment in enumerate(executor.segments):
-        if segment.frames is not None:
-            executor.backend.write(segment.frames, clips[:, order][:, segment.start : segment.stop])
-        (segment.call if calls is None else calls[index])()
-        found.append(executor.backend.read(segment.outputs["logits"]).copy())
-    return np.stack(found, axis=1)
+    class Frames(ArraySource):
+        def __init__(self, clip):
+            super().__init__(np.zeros_like(clip))
+            self._frames = clip  # NaN, too
+
+    return np.stack([at.logits for at in executor.walk([Frames(clip) for clip in clips])], axis=1)
 
 
 def error(expected, found):
@@ -256,8 +254,7 @@ def recorded_calls_change_nothing(case, bundle, precision="fp32"):
     for cuda_graphs in (False, True):
         backend = case.open(cuda_graphs=cuda_graphs)
         executor = fused(case, backend, bundle, precision, BATCH)
-        calls = [backend.record([segment.call]) for segment in executor.segments]
-        found[cuda_graphs] = [run(executor, batch, calls) for batch in batches]
+        found[cuda_graphs] = [run(executor, batch) for batch in batches]
         backend.close()
     np.testing.assert_array_equal(found[True], found[False])
     assert not np.array_equal(found[True][0], found[True][1])
@@ -326,17 +323,10 @@ def segment_ms(case, bundle, precision="fp32", batch=1, cuda_graphs=True, repeat
     """Return the median time of every fused segment with one read of its answer, in ms."""
     backend = case.open(cuda_graphs=cuda_graphs)
     executor = fused(case, backend, bundle, precision, batch)
-    calls = [backend.record([segment.call]) for segment in executor.segments]
-    clips, found = clips_of(bundle, batch), []
     for _ in range(3):
-        run(executor, clips, calls)
-    for call, segment in zip(calls, executor.segments, strict=True):
-        times = []
-        for _ in range(repeats):
-            started = time.perf_counter()
-            call()
-            backend.fetch([segment.outputs["logits"]])
-            times.append((time.perf_counter() - started) * 1e3)
-        found.append(float(np.median(times)))
+        run(executor, clips_of(bundle, batch))
+    found = []
+    for index in range(1, len(executor.segments) + 1):
+        found.append(statistics.median(executor.time_once(index, batch) for _ in range(repeats)) * 1e3)
     backend.close()
     return found

@@ -54,7 +54,9 @@ def measure(folder: Path, clips: int, backend: str) -> dict:
     found: dict[tuple[str, str], Scores] = {}
     for root, precision in ((plain, "fp32"), (int8, "int8")):
         bundle, runs = Bundle.open(root), open_backend(backend, 1)
-        session = Session(bundle, runs, precision=precision, load=open_engines(bundle, runs, precision=precision).plan)
+        session = Session(
+            bundle, runs, precision=precision, programs=open_engines(bundle, runs, precision=precision).plan
+        )
         for name, path in lists.items():
             keep = folder / f"{precision}.{backend}.{name}.npz"
             with Decoder() as decoder:

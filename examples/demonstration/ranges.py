@@ -10,11 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from dynvid.calibration.range_pass import WatchedExecutor, find_ranges
+from dynvid.calibration.range_pass import find_ranges
 from dynvid.exporter.watch import watch
 from dynvid.grid.bundle import Bundle
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.decoder import Decoder
+from dynvid.runtime.executor import Executor
 from dynvid.runtime.video_list import read_list
 
 COUNTS = (100, 500, 1000, 2000)
@@ -22,7 +23,7 @@ COUNTS = (100, 500, 1000, 2000)
 
 def measure(bundle: Path, clips: Path, count: int) -> None:
     watched, started = watch(Bundle.open(bundle)), time.monotonic()
-    executor = WatchedExecutor(watched.bundle, open_backend("onnxruntime", 1), watched.tensors)
+    executor = Executor(watched.bundle, open_backend("onnxruntime", 1))
     with Decoder() as decoder, tempfile.TemporaryDirectory() as folder:
         keep = Path(folder) / "ranges.json"
         find_ranges(executor, watched.tensors, read_list(clips)[:count], keep, decoder, lambda _: None)

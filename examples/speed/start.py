@@ -21,6 +21,7 @@ def child(bundle_path: str, kind: str, threads: int) -> None:
     from dynvid.grid.bundle import Bundle
     from dynvid.runtime.backends.base import open_backend
     from dynvid.runtime.capacity import Limits, open_executor
+    from dynvid.runtime.composed import CELLS
     from dynvid.runtime.engines import open_engines
     from dynvid.runtime.session import ArraySource, Session
     from dynvid.runtime.stream import Stream
@@ -42,7 +43,7 @@ def child(bundle_path: str, kind: str, threads: int) -> None:
             list(stream.classify([ArraySource(clip) for _ in range(8)]))
     else:
         route = manifest.route.full if kind == "static" else None
-        session = Session(bundle, backend, load=None if kind == "cells" else engines.plan, route=route)
+        session = Session(bundle, backend, programs=CELLS if kind == "cells" else engines.plan, route=route)
         loaded = time.perf_counter() - loading
         session.classify(ArraySource(clip))
         first = time.time()

@@ -13,13 +13,14 @@ import onnxruntime
 import pytest
 
 from dynvid.calibration import range_pass
-from dynvid.calibration.range_pass import LEAST_VIDEOS, QUANTILE, LargestValues, WatchedExecutor, find_ranges
+from dynvid.calibration.range_pass import LEAST_VIDEOS, QUANTILE, LargestValues, find_ranges
 from dynvid.calibration.ranges import Ranges, read_ranges
 from dynvid.exporter.watch import watch
 from dynvid.grid.errors import RangesError, StaleRangesError, TooFewVideosError
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.ort import session_options
 from dynvid.runtime.decoder import Decoder
+from dynvid.runtime.executor import Executor
 from dynvid.runtime.video_list import ListedVideo
 
 
@@ -30,7 +31,7 @@ def watched(tiny_bundle):
 
 @pytest.fixture(scope="module")
 def executor(watched):
-    return WatchedExecutor(watched.bundle, open_backend("onnxruntime"), watched.tensors)
+    return Executor(watched.bundle, open_backend("onnxruntime"))
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +160,11 @@ from dynvid.exporter.watch import watch
 from dynvid.grid.bundle import Bundle
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.decoder import Decoder
+from dynvid.runtime.executor import Executor
 from dynvid.runtime.video_list import read_list
 
 watched = watch(Bundle.open(Path({str(tiny_bundle.root)!r})))
-executor = range_pass.WatchedExecutor(watched.bundle, open_backend("onnxruntime"), watched.tensors)
+executor = Executor(watched.bundle, open_backend("onnxruntime"))
 with Decoder() as decoder:
     range_pass.find_ranges(executor, watched.tensors, read_list(Path({str(tmp_path / "list.csv")!r})),
                            Path({str(tmp_path / "killed.json")!r}), decoder, lambda _: time.sleep(0.02))

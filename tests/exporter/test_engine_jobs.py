@@ -9,7 +9,7 @@ from dynvid.grid.bundle import Bundle
 from dynvid.grid.errors import CensusError, LintError, UsageError
 from dynvid.grid.fusion import FUSION
 from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.session import Session
+from dynvid.runtime.executor import Executor
 
 # TINY: four sets of two frames, three blocks, checkpoints (1,0) (1,1) (2,2) (3,2)
 NAMES = [
@@ -49,10 +49,9 @@ def test_every_call_of_the_executor_lies_in_the_profiles(tiny_bundle):
     profiles = {name: job.profiles[0] for name, job in by_name(tiny_bundle, "fp32").items()}
     for route in (tiny_bundle.manifest.route, tiny_bundle.manifest.route.full):
         backend = open_backend("null")
-        executor = Session(tiny_bundle, backend, route=route).executor
-        for segment in executor.segments:
-            executor.run_spans(segment)
-            executor.answer(segment)
+        executor = Executor(tiny_bundle, backend, route=route)
+        for index in range(1, len(executor.segments) + 1):
+            executor.time_once(index, 1)
         assert backend.launches
         for name, frames in backend.launches:
             assert profiles[name].holds(1, (frames,)), (name, frames)

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from samples import TINY, write_noise
 from tensorrt_stub.stub import Stub, write_package
 
-from dynvid.calibration.range_pass import WatchedExecutor
+from dynvid.calibration.range_pass import largest
 from dynvid.calibration.ranges import FORMAT, VERSION, Ranges
 from dynvid.calibration.scores import Scores
 from dynvid.cli import cli
@@ -45,7 +45,9 @@ from dynvid.runtime.backends import ort as ort_module
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.optimised_graph import unpack
 from dynvid.runtime.backends.ort import session_options
+from dynvid.runtime.composed import CELLS
 from dynvid.runtime.engines import open_engines
+from dynvid.runtime.executor import Executor
 from dynvid.runtime.session import ArraySource, Session
 
 NEEDS_VNNI = pytest.mark.skipif(
@@ -59,17 +61,11 @@ def measured(root):
     """Return the largest activations of a bundle on the proof's clips."""
     bundle = Bundle.open(root)
     watched, manifest = watch(bundle), bundle.manifest
-    executor = WatchedExecutor(watched.bundle, open_backend("onnxruntime"), watched.tensors)
+    executor = Executor(watched.bundle, open_backend("onnxruntime"))
     found = {name: np.zeros(len(tensors), np.float32) for name, tensors in watched.tensors.items()}
     for clip in proof_clips(3, manifest.grid.num_frames, manifest.preprocessing):
-        for index, segment in enumerate(executor.segments, 1):
-            if segment.frames is not None:
-                executor.backend.write(
-                    segment.frames, clip[list(manifest.grid.frame_order)][segment.start : segment.stop][None]
-                )
-            executor.run_spans(segment)
-            executor.answer(segment)
-            for name, values in executor.largest(index).items():
+        for at in executor.walk([ArraySource(clip)]):
+            for name, values in largest(executor, at.index, watched.tensors).items():
                 found[name] = np.maximum(found[name], values)
     return {name: dict(zip(watched.tensors[name], found[name].tolist(), strict=True)) for name in found}
 
@@ -255,7 +251,7 @@ def test_engines_answer_what_the_cells_answer(backend, int8_bundle, tmp_path, mo
     assert all(row.engine.dtype_census["convolution"].keys() == {"int8"} for row in rows)
     runs = open_backend(backend)
     engines = open_engines(int8_bundle, runs, tmp_path, "int8")
-    session = Session(int8_bundle, runs, precision="int8", load=engines.plan)
+    session = Session(int8_bundle, runs, precision="int8", programs=engines.plan)
     cells = Session(int8_bundle, open_backend("onnxruntime"), precision="int8")
     manifest = int8_bundle.manifest
     for clip in proof_clips(3, manifest.grid.num_frames, manifest.preprocessing):
@@ -270,11 +266,11 @@ def test_engines_answer_what_the_cells_answer(backend, int8_bundle, tmp_path, mo
 def test_nan_and_infinity_are_not_quantised_away(backend, engines, int8_bundle, tmp_path, monkeypatch):
     """Quantising makes a number of NaN; a video with one in its first frame must still end as a numeric error."""
     monkeypatch.setattr(build_module, "is_faster", lambda *_: (True, 1.0, 2.0))
-    runs, load = open_backend(backend), None
+    runs, programs = open_backend(backend), CELLS
     if engines:
         build_engines(int8_bundle, tmp_path, backend, "int8")
-        load = open_engines(int8_bundle, runs, tmp_path, "int8").plan
-    session = Session(int8_bundle, runs, precision="int8", load=load)
+        programs = open_engines(int8_bundle, runs, tmp_path, "int8").plan
+    session = Session(int8_bundle, runs, precision="int8", programs=programs)
     manifest = int8_bundle.manifest
     (clip,) = proof_clips(1, manifest.grid.num_frames, manifest.preprocessing)
     for poison in (np.nan, np.inf):
@@ -310,7 +306,7 @@ def test_what_is_not_faster_in_int8_stays_in_fp32_and_runs_beside_the_rest(int8_
     assert any("segment1 int8: 1 ms in INT8, 1 ms in fp32" in line for line in lines)
     backend = open_backend("onnxruntime")
     session = Session(
-        int8_bundle, backend, precision="int8", load=open_engines(int8_bundle, backend, tmp_path, "int8").plan
+        int8_bundle, backend, precision="int8", programs=open_engines(int8_bundle, backend, tmp_path, "int8").plan
     )
     manifest = int8_bundle.manifest
     (clip,) = proof_clips(1, manifest.grid.num_frames, manifest.preprocessing)

@@ -15,8 +15,8 @@ from dynvid.grid.route import Route, preset
 from dynvid.grid.topology import Cell
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.null import NullBackend
-from dynvid.runtime.batch_executor import BatchExecutor
-from dynvid.runtime.composed import compose
+from dynvid.runtime.composed import Cells, compose
+from dynvid.runtime.executor import Executor
 from dynvid.runtime.session import ArraySource, Session
 
 ROUTES = ["depth", "input", "full", "0,0 0,1 3,1 3,2", "1,1 1,2 2,2 3,2", "0,2 3,2"]
@@ -24,7 +24,7 @@ ROUTES = ["depth", "input", "full", "0,0 0,1 3,1 3,2", "1,1 1,2 2,2 3,2", "0,2 3
 
 def executor_of(bundle, route=None, slots=1, batch=1, backend="onnxruntime"):
     count = len((route or bundle.manifest.route).cells)
-    return BatchExecutor(bundle, open_backend(backend), "fp32", None, slots, [range(1, batch + 1)] * count, route)
+    return Executor(bundle, open_backend(backend), "fp32", Cells(), slots, [range(1, batch + 1)] * count, route)
 
 
 def logits_of(executor, clips):
@@ -102,7 +102,7 @@ def test_composed_and_fused_agree_port_by_port(tiny_bundle, clips):
     """The fused graphs as they are, and the cells for any number of frames, are optimised alike: bits can be compared."""
     backend = open_backend("onnxruntime")
     segments = fused_segments(tiny_bundle.manifest, "fp32")
-    composed = compose(tiny_bundle, backend, "fp32", tiny_bundle.manifest.route, segments, specialised=False)
+    composed = compose(tiny_bundle, backend, "fp32", tiny_bundle.manifest.route, segments, Cells(specialised=False))
     order, handed_on = list(tiny_bundle.manifest.grid.frame_order), {}
     for segment, program in zip(segments, composed, strict=True):
         inputs = {spec.name: handed_on.get(spec.name.removeprefix("in.")) for spec in segment.inputs}
@@ -120,7 +120,7 @@ def test_composed_and_fused_agree_port_by_port(tiny_bundle, clips):
 def test_the_calls_are_those_of_the_spans_and_heads(tiny_bundle):
     backend = NullBackend()
     route = tiny_bundle.manifest.route
-    executor = BatchExecutor(tiny_bundle, backend, "fp32", None, 1, [[1]] * len(route.cells))
+    executor = Executor(tiny_bundle, backend, "fp32", Cells(), 1, [[1]] * len(route.cells))
     slot = executor.store.slots.acquire()
     manifest = tiny_bundle.manifest
     for index, segment in enumerate(executor.segments, 1):
@@ -135,7 +135,7 @@ def test_a_backend_without_rows_takes_one_video_a_call(tiny_bundle):
         def row(self, value, index):
             return None
 
-    executor = BatchExecutor(tiny_bundle, NoRows(), "fp32", None, 2, [[2]] * 4)
+    executor = Executor(tiny_bundle, NoRows(), "fp32", Cells(), 2, [[2]] * 4)
     with pytest.raises(BackendError, match="one video a call, expected no 2"):
         executor.time_once(1, 2)
 

@@ -73,20 +73,12 @@ def test_a_video_leaves_nothing_for_the_next(tiny_bundle, tiny_network):
     expected = [z.tobytes() for z in session.classify(ArraySource(second), trace=True).logits]
     session.classify(ArraySource(first))
     executor = session.executor
-    for value in (*executor._features.values(), *(v for pair in executor.states.values() for v in pair)):
+    inside = executor._programs[0]._cells._scratch.values()
+    assert inside
+    for value in (*inside, *executor.store.arrays.values(), *executor._inputs.values(), *executor._outputs.values()):
         value.fill(np.nan)
     found = session.classify(ArraySource(second), trace=True)
     assert [z.tobytes() for z in found.logits] == expected
-
-
-def test_feature_memory_is_what_the_widest_segment_needs(tiny_bundle):
-    # route 1,0 1,1 2,2 3,2 with 2 frames a set: the most sets of a block that wait at once, times 2
-    executor = Executor(tiny_bundle, open_backend("null"))
-    frames = {name: value.shape[1] for name, value in executor._features.items()}
-    assert frames["frames"] == 4
-    assert frames["block0.feature0"] == 4
-    assert frames["block1.feature0"] == 6  # sets 0 and 1 wait while set 2 is added
-    assert frames["block2.feature0"] == 6
 
 
 @pytest.mark.parametrize("name", ["joint", "depth", "input", "full"])

@@ -14,7 +14,7 @@ from dynvid.exporter.fuse import fuse
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.grid.fusion import fused_segments
 from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.batch_executor import BatchExecutor
+from dynvid.runtime.executor import Executor
 from dynvid.runtime.scheduler import Scheduler
 from dynvid.runtime.session import ArraySource, Session
 from dynvid.runtime.tickets import Launch
@@ -42,9 +42,7 @@ class Bench:
 
     def executor(self, slots, buckets):
         sizes = [list(buckets)] * self.segments
-        return BatchExecutor(
-            self.bundle, open_backend("onnxruntime"), "fp32", lambda s: self.graphs[s.name], slots, sizes
-        )
+        return Executor(self.bundle, open_backend("onnxruntime"), "fp32", lambda s: self.graphs[s.name], slots, sizes)
 
     def frames(self, executor, clips, index):
         segment = executor.segments[index - 1]

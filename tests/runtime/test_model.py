@@ -317,10 +317,10 @@ def test_a_gpu_prepares_few_sizes():
 
 
 def test_calls_never_hold_more_than_the_batch(bundle, listed, monkeypatch):
-    from dynvid.runtime.batch_executor import BatchExecutor
+    from dynvid.runtime.executor import Executor
 
-    sizes, run = [], BatchExecutor.run
-    monkeypatch.setattr(BatchExecutor, "run", lambda s, k, slots, f: (sizes.append(len(slots)), run(s, k, slots, f))[1])
+    sizes, run = [], Executor.run
+    monkeypatch.setattr(Executor, "run", lambda s, k, slots, f: (sizes.append(len(slots)), run(s, k, slots, f))[1])
     for batch in (1, 3):
         sizes.clear()
         videos = [listed.parent / f"{i}.npy" for i in range(12)]

@@ -9,7 +9,7 @@ from dynvid.exporter.fuse import fuse
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.grid.errors import BackendError, UsageError
 from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.batch_executor import BatchExecutor
+from dynvid.runtime.executor import Executor
 from dynvid.runtime.replicas import Replicas
 from dynvid.runtime.session import ArraySource, Session
 from dynvid.runtime.stream import Stream
@@ -30,7 +30,7 @@ def open_stream(tiny_bundle):
 
     def executor():
         buckets = [[1, 2]] * len(tiny_bundle.manifest.route.cells)
-        return BatchExecutor(tiny_bundle, open_backend("onnxruntime"), "fp32", load, 8, buckets)
+        return Executor(tiny_bundle, open_backend("onnxruntime"), "fp32", load, 8, buckets)
 
     return lambda: Stream(executor, decoders=1)
 

@@ -29,9 +29,9 @@ from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.ort import OnnxRuntimeBackend
 from dynvid.runtime.backends.tensorrt_api import open_api
 from dynvid.runtime.backends.trt import TensorRTBackend
-from dynvid.runtime.batch_executor import BatchExecutor
 from dynvid.runtime.decoder import Decoder
 from dynvid.runtime.engines import open_engines
+from dynvid.runtime.executor import Executor
 from dynvid.runtime.frames import FrameArray
 from dynvid.runtime.session import ArraySource, Session
 from dynvid.runtime.slots import SlotError
@@ -126,7 +126,7 @@ def opened(tiny_bundle, graphs):
         def executor():
             held = HookedBackend() if backend is None else backend
             sizes = [list(buckets)] * (1 if full else 4)
-            return BatchExecutor(
+            return Executor(
                 tiny_bundle,
                 held,
                 "fp32",
@@ -732,7 +732,7 @@ def test_a_gpu_belongs_to_the_streams_own_thread(tiny_bundle, tmp_path, monkeypa
     def executor():
         backend = TensorRTBackend(open_api("tensorrt"), device)
         load = open_engines(tiny_bundle, backend, tmp_path, "fp32", BATCH).plan
-        return BatchExecutor(tiny_bundle, backend, "fp32", load, 6, [[1, BATCH]] * 4)
+        return Executor(tiny_bundle, backend, "fp32", load, 6, [[1, BATCH]] * 4)
 
     with Stream(executor, thresholds) as stream:
         found = dict(stream.classify(sources := [Source(clip) for clip in clips]))
@@ -894,13 +894,13 @@ def test_ctrl_c_and_errors_leave_no_child(files, tiny_bundle, way):
         from dynvid.exporter.fuse import fuse
         from dynvid.grid.bundle import Bundle
         from dynvid.runtime.backends.base import open_backend
-        from dynvid.runtime.batch_executor import BatchExecutor
+        from dynvid.runtime.executor import Executor
         from dynvid.runtime.decoder import Decoder
         from dynvid.runtime.stream import Stream
         bundle, decoders = Bundle.open(Path({str(tiny_bundle.root)!r})), []
         def executor():
             backend = open_backend("onnxruntime", 1)
-            return BatchExecutor(bundle, backend, "fp32", lambda s: fuse(bundle, s, "fp32"), 4, [[1, 2]] * 4)
+            return Executor(bundle, backend, "fp32", lambda s: fuse(bundle, s, "fp32"), 4, [[1, 2]] * 4)
         def decoder():
             decoders.append(Decoder())
             return decoders[-1]
@@ -924,12 +924,12 @@ def test_a_stream_that_nobody_closed_ends_with_its_process(files, tiny_bundle):
         from dynvid.exporter.fuse import fuse
         from dynvid.grid.bundle import Bundle
         from dynvid.runtime.backends.base import open_backend
-        from dynvid.runtime.batch_executor import BatchExecutor
+        from dynvid.runtime.executor import Executor
         from dynvid.runtime.stream import Stream
         bundle = Bundle.open(Path({str(tiny_bundle.root)!r}))
         def executor():
             backend = open_backend("onnxruntime", 1)
-            return BatchExecutor(bundle, backend, "fp32", lambda s: fuse(bundle, s, "fp32"), 4, [[1, 2]] * 4)
+            return Executor(bundle, backend, "fp32", lambda s: fuse(bundle, s, "fp32"), 4, [[1, 2]] * 4)
         stream = Stream(executor, cost=lambda k, n: n * 1e-3)
         futures = [stream.submit(Path({str(files[0])!r})) for _ in range(9)]
         print(futures[0].result().checkpoint)

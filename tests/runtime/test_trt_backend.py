@@ -127,11 +127,16 @@ def test_the_contract_holds_on_the_cpu(tiny_network, tiny_bundle):
 # what is the backend's own
 
 
+def calls_of(executor, batch=1):
+    """Return the call of every segment, prepared now."""
+    return [executor._prepare(index, batch).call for index in range(1, len(executor.segments) + 1)]
+
+
 def test_a_segment_is_one_graph_launch_after_one_warm_up(fake, case, tiny_bundle):
     backend = fake.open()
     device = fake.devices[-1]
     before = fake.stub.calls.count("execute_async_v3")
-    calls = [segment.recorded for segment in contract.fused(case, backend, tiny_bundle).segments]
+    calls = calls_of(contract.fused(case, backend, tiny_bundle))
     assert fake.stub.calls.count("execute_async_v3") - before == 2 * len(calls)  # the warm-up and the capture
     del device.calls[:]
     for call in calls:
@@ -142,8 +147,7 @@ def test_a_segment_is_one_graph_launch_after_one_warm_up(fake, case, tiny_bundle
 
 def test_without_graphs_in_the_binding_recorded_calls_are_plain_ones(fake, case, tiny_bundle):
     backend = fake.open(supports_graphs=False)
-    executor = contract.fused(case, backend, tiny_bundle)
-    call = backend.record([executor.segments[0].call])
+    call = calls_of(contract.fused(case, backend, tiny_bundle))[0]
     before = fake.stub.calls.count("execute_async_v3")
     call()
     assert not backend.cuda_graphs and fake.stub.calls.count("execute_async_v3") == before + 1
@@ -163,10 +167,10 @@ def test_what_cannot_be_captured_is_an_error_and_leaves_the_stream_usable(fake, 
 
 def test_contexts_share_scratch_blocks(case, tiny_bundle):
     backend = case.open()
-    executors = [contract.fused(case, backend, tiny_bundle, batch=batch) for batch in (1, BATCH)]
-    for executor in executors:
-        for segment in executor.segments:
-            segment.call()
+    executors = {batch: contract.fused(case, backend, tiny_bundle, batch=batch) for batch in (1, BATCH)}
+    for batch, executor in executors.items():
+        for call in calls_of(executor, batch):
+            call()
     scratch = {(c.scratch.address, c.scratch.num_bytes) for p in backend._programs for c in p._contexts.values()}
     # the graphs of the smaller profile keep the block that they were captured with
     assert sorted(num_bytes for _, num_bytes in scratch) == [4096, 2 * 4096]
@@ -175,13 +179,12 @@ def test_contexts_share_scratch_blocks(case, tiny_bundle):
 def test_scratch_that_became_too_small_stays_with_the_graphs_that_have_it(case, tiny_bundle):
     backend, clips = case.open(), contract.clips_of(tiny_bundle, BATCH)
     small = contract.fused(case, backend, tiny_bundle)
-    calls = [backend.record([segment.call]) for segment in small.segments]
-    expected = contract.run(small, clips[:1], calls)
+    expected = contract.run(small, clips[:1])
     large = contract.fused(case, backend, tiny_bundle, batch=BATCH)
     contract.run(large, clips)
     gc.collect()
     backend.zeros((1,), "float32")
-    np.testing.assert_array_equal(contract.run(small, clips[:1], calls), expected)
+    np.testing.assert_array_equal(contract.run(small, clips[:1]), expected)
 
 
 def test_a_call_binds_its_tensors_again_only_after_another_call_of_the_same_shapes(fake, case, tiny_bundle):
@@ -190,7 +193,7 @@ def test_a_call_binds_its_tensors_again_only_after_another_call_of_the_same_shap
     context = fake.stub.module.IExecutionContext
     address = context.set_tensor_address
     context.set_tensor_address = lambda me, name, memory: bound.append(name) or address(me, name, memory)
-    call = executor.segments[0].call
+    call = calls_of(executor)[0]
     for _ in range(3):
         call()
     assert len(bound) == len(set(bound)) > 3
@@ -200,11 +203,11 @@ def test_each_batch_runs_in_the_profile_that_expects_it(fake, case, tiny_bundle)
     backend = case.open()
     for batch, profile in ((1, 0), (BATCH, 1), (2, 1)):
         executor = contract.fused(case, backend, tiny_bundle, batch=batch)
-        for segment in executor.segments:
-            segment.call()
+        for call in calls_of(executor, batch):
+            call()
         profiles = {key[0] for program in backend._programs for key in program._contexts}
         assert profiles == {profile}
-        del executor, segment
+        del executor, call
         gc.collect()
 
 
@@ -282,7 +285,7 @@ def test_a_batch_beyond_the_profiles_is_refused_by_name(case, tiny_bundle):
         match=r"segment1 has no profile .*profile 0 has \[1, 4, 3, 32, 32\] to \[1, 4, 3, 32, 32\], not "
         r"\[9, 4, 3, 32, 32\], for frames; profile 1 .*--max-batch",
     ):
-        contract.FusedExecutor(tiny_bundle, backend, "fp32", plan, batch=9)
+        contract.Executor(tiny_bundle, backend, "fp32", plan, 9, [[9]] * 4).time_once(1, 9)
 
 
 @pytest.mark.parametrize("which", ["shape", "dtype", "alias", "port", "output"])
@@ -334,7 +337,7 @@ def test_what_tensorrt_says_is_in_the_error(fake, case, tiny_bundle, monkeypatch
     with pytest.raises(
         BackendError, match=r"failed on frames \[1, 4, 3, 32, 32\] in segment1: enqueueV3: an illegal memory access"
     ):
-        executor.segments[0].call()
+        calls_of(executor)[0]()
     with pytest.raises(BackendError, match="cannot load the engine of junk: .*magicTag"):
         executor.backend.load(b"junk", executor.segments[0], "junk")
 
@@ -367,10 +370,10 @@ def test_memory_of_tensors_that_are_gone_is_used_again(fake, case):
 
 def test_calls_after_close_are_errors_and_everything_is_given_back(fake, executor):
     backend = executor.backend
-    call = backend.record([executor.segments[0].call])
+    call = calls_of(executor, BATCH)[0]
     backend.close()
     assert fake.devices[0].closed
-    for use in (call, executor.segments[0].call):
+    for use in (call, lambda: executor.time_once(1, BATCH)):
         with pytest.raises(BackendError, match="is closed"):
             use()
 

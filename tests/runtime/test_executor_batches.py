@@ -18,8 +18,8 @@ from dynvid.runtime.backends.null import NullBackend
 from dynvid.runtime.backends.ort import OnnxRuntimeBackend
 from dynvid.runtime.backends.tensorrt_api import open_api
 from dynvid.runtime.backends.trt import TensorRTBackend
-from dynvid.runtime.batch_executor import BatchExecutor
 from dynvid.runtime.engines import open_engines
+from dynvid.runtime.executor import Executor
 from dynvid.runtime.session import ArraySource, Session
 from dynvid.runtime.slots import SlotError, Slots, slots_within
 from dynvid.runtime.state_store import StateStore, bytes_per_video
@@ -51,7 +51,7 @@ def expected(tiny_bundle, clips):
 def opened(tiny_bundle, graphs):
     def open_(buckets=(1, 2, 3, 4, 5), slots=5, backend=None):
         backend = open_backend("onnxruntime") if backend is None else backend
-        return BatchExecutor(tiny_bundle, backend, "fp32", lambda s: graphs[s.name], slots, [list(buckets)] * SEGMENTS)
+        return Executor(tiny_bundle, backend, "fp32", lambda s: graphs[s.name], slots, [list(buckets)] * SEGMENTS)
 
     return open_
 
@@ -212,7 +212,7 @@ def test_padding_repeats_the_first_video_and_is_never_nan(tiny_bundle, graphs, c
             program.prepare = prepare
             return program
 
-    executor = BatchExecutor(tiny_bundle, Watched(), "fp32", lambda s: graphs[s.name], 3, [[4]] * SEGMENTS)
+    executor = Executor(tiny_bundle, Watched(), "fp32", lambda s: graphs[s.name], 3, [[4]] * SEGMENTS)
     slots = [executor.store.slots.acquire() for _ in range(2)][::-1]  # the first video is not in row 0
     for index in range(1, 5):
         run(executor, index, slots, clips[:2])
@@ -286,13 +286,13 @@ def test_buckets_must_ascend(opened, buckets):
 
 def test_one_list_of_buckets_a_segment(tiny_bundle):
     with pytest.raises(UsageError, match="buckets of 1 segments: expected 4"):
-        BatchExecutor(tiny_bundle, NullBackend(), "fp32", lambda _: b"", 1, [[1]])
+        Executor(tiny_bundle, NullBackend(), "fp32", lambda _: b"", 1, [[1]])
 
 
 def test_a_precision_that_the_bundle_lacks_is_refused(tiny_bundle):
     only = dataclasses.replace(tiny_bundle, manifest=dataclasses.replace(tiny_bundle.manifest, precisions=("fp32",)))
     with pytest.raises(UsageError, match="holds fp32. Export again with --precision fp16"):
-        BatchExecutor(only, NullBackend(), "fp16", lambda _: b"", 1, [[1]] * SEGMENTS)
+        Executor(only, NullBackend(), "fp16", lambda _: b"", 1, [[1]] * SEGMENTS)
 
 
 def test_the_memory_of_a_video_is_known_before_anything_runs(opened, tiny_bundle):
@@ -305,7 +305,7 @@ def test_the_memory_of_a_video_is_known_before_anything_runs(opened, tiny_bundle
 
 
 def test_half_precision_runs_too(tiny_bundle, clips):
-    executor = BatchExecutor(
+    executor = Executor(
         tiny_bundle, open_backend("onnxruntime"), "fp16", lambda s: fuse(tiny_bundle, s, "fp16"), 2, [[1, 2]] * SEGMENTS
     )
     assert {array.dtype for array in executor.store.arrays.values()} >= {np.dtype("float16")}
@@ -319,7 +319,7 @@ def test_half_precision_runs_too(tiny_bundle, clips):
 
 def test_the_static_network_is_one_segment_that_hands_nothing_on(tiny_bundle, clips, expected):
     graph = fuse(tiny_bundle, fused_full(tiny_bundle.manifest, "fp32"), "fp32")
-    executor = BatchExecutor(
+    executor = Executor(
         tiny_bundle, open_backend("onnxruntime"), "fp32", lambda _: graph, 5, [[5]], tiny_bundle.manifest.route.full
     )
     assert not executor.store.arrays and executor.route == tiny_bundle.manifest.route.full
@@ -373,7 +373,7 @@ def test_on_the_late_stream_of_a_gpu(tiny_bundle, tmp_path, monkeypatch, clips, 
     build_here(tiny_bundle, tmp_path, "fp32", api, ("sm86",))
     backend = TensorRTBackend(api, device, cuda_graphs)
     load = open_engines(tiny_bundle, backend, tmp_path, "fp32", BATCH).plan
-    executor = BatchExecutor(tiny_bundle, backend, "fp32", load, 4, [[1, 2, BATCH]] * SEGMENTS)
+    executor = Executor(tiny_bundle, backend, "fp32", load, 4, [[1, 2, BATCH]] * SEGMENTS)
     arrays = executor.store.arrays.values()
     assert all(np.isnan(backend.read(array)).all() for array in arrays)
     slots = [executor.store.slots.acquire() for _ in range(4)]
