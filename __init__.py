@@ -7,9 +7,24 @@ when they are first used: this module loads neither torch, onnx, onnxruntime nor
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import build_engines, doctor, export, load, verify
+    from .api import (
+        bench,
+        build_engines,
+        calibrate,
+        doctor,
+        drift,
+        export,
+        load,
+        plan,
+        quantize,
+        time,
+        train,
+        verify,
+    )  # fmt: skip
 
-__all__ = ["build_engines", "doctor", "export", "load", "verify"]
+__all__ = [
+    "bench", "build_engines", "calibrate", "doctor", "drift", "export", "load", "plan", "quantize", "time", "train", "verify"
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -1,23 +1,86 @@
-"""What the front door opens: one function a command, and ``load``. Each imports what it needs when it is called."""
+"""What the front door opens: one function a command, and ``load``. Each imports what it needs when it is called.
+
+One file, though a long one: it is the reference of the Python interface.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from .grid.errors import InputRefusedError, UsageError
+from .grid.packages import packages
 from .runtime.open_model import open_model as load
 
 if TYPE_CHECKING:
+    from .benchmarks.contestants import Loads
+    from .benchmarks.report import Report as BenchReport
+    from .benchmarks.timing import Timing
+    from .calibration.calibrate import Calibration
+    from .calibration.drift import Drift
+    from .calibration.scores import Scores
     from .exporter.build_engines import Row
     from .grid.bundle import Bundle
-    from .grid.manifest import Precision
+    from .grid.fusion import FusedSegment
+    from .grid.manifest import Precision, Subgraph
+    from .runtime.backends.base import Backend
 
-__all__ = ["build_engines", "doctor", "export", "load", "verify"]
+__all__ = [
+    "bench", "build_engines", "calibrate", "doctor", "drift", "export", "load", "plan", "quantize", "time", "train", "verify"
+]  # fmt: skip
 
 StrPath = str | os.PathLike[str]
 Report = Callable[[str], None]
+
+
+def plan(
+    source: StrPath,
+    *,
+    route: str | None = None,
+    classes: int | None = None,
+    frames: int | None = None,
+    head: str | None = None,
+) -> dict[str, Any]:
+    """Return grid, segments, spans, parameters and cost in GMACs of a network's route; builds nothing.
+
+    Args:
+        source: a registered network such as resnet50, or the path of a training checkpoint or a bundle.
+        route: joint, depth, input, full, or cells such as ``1,0 3,2 7,4``; None: as it is, for a network joint.
+        classes: of a network (400), or expected of a training checkpoint.
+        frames: sampled frames l of a network or of a public layout (16).
+        head: conv or linear, of a network (conv).
+
+    Returns:
+        What ``dynvid plan --json`` prints.
+
+    Raises:
+        UsageError, RouteError, NetworkError: If these do not go together.
+        TrainingCheckpointError, ManifestError: If a file is none that dynvid knows.
+    """
+    from .models.source import plan_of
+
+    return plan_of(os.fspath(source), route, classes, frames, head)
+
+
+def train(config: StrPath, output: StrPath, *, report: Callable[[Mapping[str, Any]], None] = lambda _: None) -> Path:
+    """Train a network by the paper's recipe (section 4); return the path of the training checkpoint.
+
+    Args:
+        config: a TOML file.
+        output: folder of the run; the same call goes on with it.
+        report: gets each line of the log.
+
+    Raises:
+        UsageError: If the configuration does not fit, or the run was begun with another.
+        ListError, VideoError: If the data cannot be read.
+    """
+    with packages("export"):
+        from .training.recipe import train as run_training
+
+    return run_training(Path(config), Path(output), report)
 
 
 def export(
@@ -57,9 +120,10 @@ def export(
         IllConditionedError, ProofError, LintError: If no export can be proved; nothing is written then.
         ResourceError, InputRefusedError: If the bundle cannot be written.
     """
-    from .exporter.export import export as run_export
-    from .exporter.export import read_clips, sha256_of
-    from .models.layouts import load_training_checkpoint
+    with packages("export"):
+        from .exporter.export import export as run_export
+        from .exporter.export import read_clips, sha256_of
+        from .models.layouts import load_training_checkpoint
 
     loaded = load_training_checkpoint(
         Path(training_checkpoint), layout=layout, network=network, route=route, shift=shift, num_frames=frames
@@ -91,8 +155,10 @@ def verify(
         ManifestError, HashError, LintError: If the bundle is not as it was exported.
         ProofError: If it does not compute what the network computes.
     """
-    from .exporter.export import prove_again, verify_structure
     from .grid.bundle import Bundle
+
+    with packages("export"):
+        from .exporter.export import prove_again, verify_structure
 
     opened = Bundle.open(Path(bundle))
     opened.verify()
@@ -132,11 +198,15 @@ def build_engines(
         UsageError, CensusError: As the arguments and the bundle allow.
         EnvironmentFaultError: If this backend's engines cannot be built here at all.
     """
-    from .exporter.build_engines import build_engines as run_build
-    from .exporter.engine_maker import preparation
-    from .exporter.fuse_proof import prove_segments
     from .grid.bundle import Bundle
     from .grid.engines import engines_folder
+
+    with packages("export"):
+        import onnx  # noqa: F401
+
+        from .exporter.build_engines import build_engines as run_build
+        from .exporter.engine_maker import preparation
+        from .exporter.fuse_proof import prove_segments
 
     opened = Bundle.open(Path(bundle))
     return run_build(
@@ -153,6 +223,316 @@ def build_engines(
     )
 
 
+def calibrate(
+    bundle: StrPath | None = None,
+    training_checkpoint: StrPath | None = None,
+    *,
+    data: StrPath | None = None,
+    scores: StrPath | None = None,
+    q: float | None = None,
+    budget: float | None = None,
+    max_drop: float | None = None,
+    confidence: float | None = None,
+    cost: str = "macs",
+    cost_table: StrPath | None = None,
+    temperature: bool = False,
+    split: float = 0.5,
+    seed: int = 0,
+    precision: Precision | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    report: Report = lambda _: None,
+) -> Calibration:
+    """Return thresholds chosen on labelled videos: by q, a budget, a drop of accuracy, or a promise about it.
+
+    Args:
+        bundle: the folder; None: with ``scores`` alone.
+        training_checkpoint: that the bundle was exported from; only checked.
+        data: LIST of videos.
+        scores: with ``data``: where scores are kept. Without: an .npz with ``probabilities`` [checkpoints, videos, classes],
+            and if known ``labels`` [videos] and ``macs`` [checkpoints].
+        q: ratio of one exit's share to the share before (paper, section 4).
+        budget: mean cost a video: GMACs, or milliseconds where ``cost`` is ms.
+        max_drop: largest loss of accuracy, of agreement without labels; with ``confidence`` promised with that probability.
+            Of ``q``, ``budget`` and ``max_drop`` one; none: the critical point, within 0.01.
+        confidence: see ``max_drop``.
+        cost: macs or ms: what is saved.
+        cost_table: what ``time`` wrote; None: times are measured now.
+        temperature: fit one temperature a checkpoint; needs labels.
+        split: share of the videos that calibrate; 1: all.
+        seed: of the split.
+        precision: of the subgraphs whose answers are scored; None: fp32.
+        backend: what computes; auto as in ``load``.
+        threads: CPU threads to compute with; None: one a core.
+        report: gets a line about each step.
+
+    Returns:
+        The calibration; ``save`` writes its T.json, ``report`` is what ``dynvid calibrate --json`` prints.
+
+    Raises:
+        UsageError: If the arguments do not go together, or the budget cannot be kept.
+        InputRefusedError: If the list, a score or a table cannot be used.
+        TooFewVideosError, GuaranteeError: If a promise cannot be given.
+        IntegrityError, BackendError: As ``load``.
+    """
+    from .calibration.calibrate import Request
+    from .calibration.calibrate import calibrate as run_calibration
+    from .calibration.scores import read_scores
+    from .calibration.scoring import kept_scores
+    from .calibration.sweep import costs_of
+    from .grid.bundle import Bundle
+
+    if data is None and scores is None:
+        raise UsageError("calibrate needs BUNDLE and --data LIST, or --scores FILE.npz")
+    if bundle is None and (data is not None or cost == "ms"):
+        raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
+    if precision is not None and data is None:
+        raise UsageError(f"--precision {precision} without --data: leave it out, scores say theirs")
+    request = Request(q, budget, max_drop, confidence, "ms" if cost == "ms" else "gmacs", temperature, split, seed)
+    if bundle is None:
+        assert scores is not None
+        opened, found = None, read_scores(Path(scores))
+    else:
+        opened = Bundle.open(Path(bundle))
+        if training_checkpoint is not None:
+            _require_source(opened, Path(training_checkpoint))
+        if data is None:
+            assert scores is not None
+            found = kept_scores(Path(scores), opened)
+        else:
+            keep = None if scores is None else Path(scores)
+            found = _scores(opened, Path(data), keep, backend, precision or "fp32", threads, report)
+    scored_in: Precision = found.belongs_to.get("precision", "fp32")
+    ms = None
+    if opened is not None and cost == "ms":
+        ms = _checkpoint_ms(opened, cost_table, backend, scored_in, threads, report)
+    costs = costs_of(found.macs, ms, len(found.probabilities))
+    if request.unit not in costs:
+        request = replace(request, unit="exits")
+    report("choosing thresholds")
+    result = run_calibration(found, costs, request)
+    return replace(result, bundle_sha256=None if opened is None else opened.sha256, precision=scored_in)
+
+
+def quantize(
+    bundle: StrPath,
+    training_checkpoint: StrPath,
+    data: StrPath,
+    *,
+    output: StrPath | None = None,
+    save_thresholds: StrPath | None = None,
+    ranges: StrPath | None = None,
+    scores: StrPath | None = None,
+    thresholds: StrPath | None = None,
+    q: float | None = None,
+    max_drop: float | None = None,
+    min_agreement: float | None = None,
+    threads: int | None = None,
+    report: Report = lambda _: None,
+) -> tuple[Bundle, Calibration]:
+    """Write a bundle that also holds INT8 twins, proved; return it, and thresholds that were chosen for INT8.
+
+    Args:
+        bundle: the folder of the fp32 bundle; stays as it is.
+        training_checkpoint: that it was exported from.
+        data: LIST of videos, on which ranges, losses and drops are measured; at least 32, better 500.
+        output: the new bundle; None: ``BUNDLE.int8``.
+        save_thresholds: T.json to write, for ``classify --precision int8``.
+        ranges: where ranges are kept; None: ``BUNDLE.ranges.json``.
+        scores: where the fp32 scores are kept; None: beside the bundle.
+        thresholds: T.json that videos leave by while ranges are found; None: they run to the end.
+        q: for the thresholds; None: the critical point.
+        max_drop: largest loss of accuracy of INT8 at any checkpoint, and of the thresholds; None: 0.01 for each.
+        min_agreement: least share of videos that leave where fp32's do; None: 0.975.
+        threads: of onnxruntime; None: one a core.
+        report: gets a line about each step.
+
+    Raises:
+        UsageError: If ``output`` is the bundle itself, or the thresholds have temperatures.
+        InputRefusedError: If it was exported from another training checkpoint, or the list cannot be used.
+        ProofError: If the bounds do not hold, or INT8 couples videos.
+        ResourceError: If the bundle cannot be written.
+    """
+    from .calibration.calibrate import Request
+    from .calibration.calibrate import calibrate as run_calibration
+    from .calibration.sweep import costs_of
+    from .grid.bundle import Bundle
+
+    with packages("export"):
+        from .exporter.int8 import MIN_AGREEMENT, calibrate_int8
+    opened = Bundle.open(Path(bundle))
+    _require_source(opened, Path(training_checkpoint))
+    request = Request(q=q, max_drop=max_drop if q is None else None)
+    made, found = calibrate_int8(
+        opened, Path(training_checkpoint), Path(data), Path(f"{opened.root}.int8" if output is None else output),
+        Path(f"{opened.root}.ranges.json" if ranges is None else ranges), None if scores is None else Path(scores), threads,
+        None if thresholds is None else Path(thresholds), max_drop, MIN_AGREEMENT if min_agreement is None else min_agreement,
+        report,
+    )  # fmt: skip
+    report("choosing thresholds")
+    result = run_calibration(found, costs_of(found.macs, None, len(found.probabilities)), request)
+    result = replace(result, bundle_sha256=made.sha256, precision="int8")
+    if save_thresholds is not None:
+        result.save(save_thresholds)
+    return made, result
+
+
+def drift(bundle: StrPath, thresholds: StrPath, results: StrPath) -> Drift:
+    """Return how far videos leave from where those of calibration left.
+
+    Args:
+        bundle: the folder.
+        thresholds: T.json that the videos left by.
+        results: JSON Lines file of ``classify_list`` or ``dynvid classify -o``.
+
+    Raises:
+        ThresholdsError, StaleThresholdsError: If the thresholds are not the bundle's, or do not say what is expected.
+        ResultsError: If the results cannot be read.
+    """
+    from .calibration.drift import check_results
+    from .grid.bundle import Bundle
+    from .grid.thresholds import read_thresholds
+
+    opened = Bundle.open(Path(bundle))
+    expected = read_thresholds(Path(thresholds), opened.sha256, len(opened.manifest.route_cells))
+    return check_results(Path(results), expected, os.fspath(thresholds))
+
+
+def time(
+    bundle: StrPath,
+    *,
+    backend: str = "auto",
+    engines: StrPath | None = None,
+    precision: Precision = "fp32",
+    threads: int | None = None,
+    rounds: int = 100,
+    report: Report = lambda _: None,
+) -> Timing:
+    """Return how long each segment of the route takes here for one video, in milliseconds, and the static network.
+
+    Medians, interleaved, after a warm-up; run as ``classify`` runs it: from engines where some were built, else from cells.
+
+    Args:
+        bundle: the folder.
+        backend: what computes; auto as in ``load``.
+        engines: their folder; None: ``BUNDLE.engines``.
+        precision: of the graphs.
+        threads: CPU threads to compute with; None: one a core.
+        rounds: measured runs, at least 5.
+        report: gets a line about each step.
+
+    Returns:
+        The times; ``write`` keeps them for ``calibrate`` and ``dynvid simulate``.
+
+    Raises:
+        UsageError: If there are too few rounds.
+        IntegrityError, BackendError: As ``load``.
+    """
+    from .benchmarks.timing import measure
+    from .grid.bundle import Bundle
+    from .runtime.backends.base import open_backend
+    from .runtime.engines import fitting_backend
+
+    opened, folder = Bundle.open(Path(bundle)), None if engines is None else Path(engines)
+    name = fitting_backend(opened, precision, folder) if backend == "auto" else backend
+    report("measuring the segments")
+    return measure(opened, open_backend(name, threads), threads, rounds, precision=precision, engines=folder)
+
+
+def bench(
+    bundle: StrPath,
+    output: StrPath,
+    training_checkpoint: StrPath | None = None,
+    *,
+    data: StrPath | None = None,
+    clips: int = 48,
+    thresholds: StrPath | None = None,
+    qs: Sequence[float] = (1.2, 0.7, 1.0, 1.5, 2.0),
+    batch: int = 4,
+    streams: int = 1,
+    backend: str = "onnxruntime",
+    engines: StrPath | None = None,
+    precision: Precision = "fp32",
+    threads: int | None = None,
+    rounds: int | None = None,
+    seconds: float = 60.0,
+    stream_seconds: float = 20.0,
+    load_videos: int | None = None,
+    peers: Sequence[str] = (),
+    referee: bool = False,
+    referee_seconds: float = 60.0,
+    command: str = "dynvid.bench",
+    report: Report = lambda _: None,
+) -> BenchReport:
+    """Measure latency against average FLOPs, the static network beside it, and write the report.
+
+    Args:
+        bundle: the folder.
+        output: folder of the report: table, JSON, CSV, a page with plots, and a trace.
+        training_checkpoint: for the peers torch and torch-compile.
+        data: LIST of videos; None: clips of noise.
+        clips: how many, all in memory.
+        thresholds: T.json, the main operating point; None: the first of ``qs`` is.
+        qs: ratios of the exits' shares, an operating point each.
+        batch: most videos of one call.
+        streams: that share many videos at once.
+        backend: what computes.
+        engines: their folder; None: ``BUNDLE.engines``; on a CPU they are built first.
+        precision: of the graphs.
+        threads: CPU threads to compute with; None: one a core.
+        rounds: passes over the clips; None: as many as fit into ``seconds``.
+        seconds: for single videos, and for the table t_k(n).
+        stream_seconds: for each run of many videos at once.
+        load_videos: of each run under load; None: as many as ``stream_seconds`` take.
+        peers: openvino, torch, torch-compile: the static network there.
+        referee: let MLPerf LoadGen judge, too.
+        referee_seconds: that it measures Offline and Server at least.
+        command: for the report: what was run.
+        report: gets a line about each step.
+
+    Raises:
+        UsageError: If the arguments do not go together.
+        DynvidError: As bundle, engines, backend and videos.
+    """
+    from .benchmarks.bench import Options
+    from .benchmarks.bench import bench as run_bench
+    from .benchmarks.clips import random_clips, read_clips
+    from .benchmarks.refereed import Referee
+    from .benchmarks.report_files import LOGS, require_report_folder, write_report
+    from .benchmarks.report_svg import require_plots
+    from .grid.bundle import Bundle
+    from .grid.thresholds import read_thresholds
+
+    if backend == "null":
+        raise UsageError("backend 'null' computes nothing, so there is nothing to measure: expected onnxruntime")
+    if precision == "int8" and peers:
+        raise UsageError(f"--peer {peers[0]} with --precision int8: peers run the fp32 network, leave --peer out")
+    opened, folder = Bundle.open(Path(bundle)), None if engines is None else Path(engines)
+    manifest, into = opened.manifest, Path(output)
+    opened.require(precision)
+    chosen = None
+    if thresholds is not None:
+        chosen = read_thresholds(Path(thresholds), opened.sha256, len(manifest.route_cells), precision)
+    require_plots()
+    require_report_folder(into)
+    options = Options(
+        tuple(qs), chosen, precision, threads, batch, streams, rounds, seconds, stream_seconds, load_videos, tuple(peers),
+        None if training_checkpoint is None else Path(training_checkpoint),
+        Referee(into / LOGS, folder, referee_seconds, streams) if referee else None, command,
+    )  # fmt: skip
+    measured_on = random_clips(manifest, clips) if data is None else read_clips(Path(data), manifest, clips, report)
+    found = run_bench(
+        opened,
+        backend,
+        lambda opened_backend: _loads(opened, opened_backend, precision, folder, batch, report),
+        measured_on,
+        options,
+        report,
+    )
+    write_report(found, into)
+    return found
+
+
 def doctor(bundle: StrPath | None = None) -> dict[str, Any]:
     """Return what is installed, which backends really work here, and what to do about the others.
 
@@ -166,3 +546,108 @@ def doctor(bundle: StrPath | None = None) -> dict[str, Any]:
     from .runtime.doctor import examine
 
     return examine(None if bundle is None else Bundle.open(Path(bundle)))
+
+
+def _loads(
+    bundle: Bundle,
+    backend: Backend,
+    precision: Precision,
+    folder: Path | None,
+    batch: int,
+    report: Report,
+) -> Loads:
+    """Return where the graphs come from: engines, made first where that takes no GPU, and fused here for the rest.
+
+    Raises:
+        DynvidError: If an engine cannot be made, or is missing or stale where none can be made here.
+    """
+    import importlib.util
+
+    from .benchmarks.contestants import Loads
+    from .grid.engines import engines_folder
+    from .runtime.backends.base import ON_CPU
+    from .runtime.engines import open_engines
+
+    engines = open_engines(bundle, backend, folder, precision, batch)
+    plan, flavour, on_cpu = engines.plan, engines.host.flavour, backend.name in ON_CPU
+    if importlib.util.find_spec("onnx") is None:
+        return Loads(None if on_cpu else plan, plan, None, None)
+    from .exporter.build_engines import build_engines as run_build
+    from .exporter.engine_maker import for_openvino, preparation
+    from .exporter.fuse import fuse
+    from .exporter.fuse_proof import prove_segments
+
+    def graph(segment: FusedSegment) -> bytes:
+        return fuse(bundle, segment, precision)
+
+    if not on_cpu:
+        return Loads(plan, plan, None, graph)
+    cache, prepare = engines_folder(bundle.root) if folder is None else folder, preparation(flavour)
+    rows = run_build(
+        bundle,
+        cache,
+        flavour,
+        precision,
+        prove=lambda: prove_segments(bundle, precision, report, prepare),
+        report=report,
+    )
+    for row in rows:
+        if row.error is not None:
+            raise row.error
+
+    def cell(subgraph: Subgraph | FusedSegment) -> bytes:
+        return for_openvino(bundle.read(cast("Subgraph", subgraph).variant(precision)))
+
+    return Loads(cell if precision == "int8" else None, plan, lambda segment: prepare(graph(segment)), graph)
+
+
+def _scores(
+    bundle: Bundle,
+    data: Path,
+    keep: Path | None,
+    backend: str,
+    precision: Precision,
+    threads: int | None,
+    report: Report,
+) -> Scores:
+    """Return the scores of a bundle, run as ``load`` runs it."""
+    from .calibration.scoring import score_videos
+    from .runtime.backends.base import open_backend
+    from .runtime.capacity import Limits, open_executor
+    from .runtime.decoder import Decoder
+    from .runtime.engines import fitting_backend
+    from .runtime.session import Session
+    from .runtime.video_list import read_list
+
+    videos = read_list(data)
+    name = fitting_backend(bundle, precision) if backend == "auto" else backend
+    executor = open_executor(bundle, open_backend(name, threads), precision, limits=Limits(batch=1))
+    with Decoder() as decoder:
+        return score_videos(Session(executor), videos, keep, decoder, report)
+
+
+def _checkpoint_ms(
+    bundle: Bundle, table: StrPath | None, backend: str, precision: Precision, threads: int | None, report: Report
+) -> list[float]:
+    """Return the milliseconds until each checkpoint answers, of a table or measured now."""
+    from .benchmarks.timing import read_timing
+
+    if table is not None:
+        return read_timing(Path(table), bundle).checkpoint_ms()
+    return time(bundle.root, backend=backend, precision=precision, threads=threads, report=report).checkpoint_ms()
+
+
+def _require_source(bundle: Bundle, training_checkpoint: Path) -> None:
+    """Check that the bundle was exported from this file: its proved fp32 subgraphs then are the reference."""
+    import hashlib
+
+    try:
+        with training_checkpoint.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputRefusedError(f"{str(training_checkpoint)!r} cannot be read ({error.strerror})") from None
+    if found != bundle.manifest.source_sha256:
+        raise InputRefusedError(
+            f"{str(training_checkpoint)!r} (sha256 {found[:8]}…) is not what bundle {str(bundle.root)!r} was exported from "
+            f"({bundle.manifest.source_sha256[:8]}…): export it, or give the other one"
+        )

@@ -10,21 +10,36 @@ from .commands.bench import bench
 from .commands.build_engines import build_engines
 from .commands.calibrate import calibrate
 from .commands.classify import classify
+from .commands.conformance import conformance
 from .commands.doctor import doctor
+from .commands.drift import drift
 from .commands.export import export
 from .commands.plan import plan
+from .commands.quantize import quantize
+from .commands.simulate import simulate
+from .commands.time import time
 from .commands.train import train
 from .commands.verify import verify
 from .grid.errors import DynvidError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class InOrder(click.Group):
+    """Lists its commands in the order in which they are used."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the names."""
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dynvid")
 def cli() -> None:
     """Deploy dynamic-inference video networks: split, prove, and run along the checkpoint route."""
 
 
-for command in (plan, train, export, verify, build_engines, classify, bench, calibrate, doctor):
+for command in (
+    plan, train, export, verify, build_engines, calibrate, quantize, drift, classify, bench, time, simulate, conformance, doctor
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,29 +12,96 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Task
+
     from .calibration.describe import Section
     from .exporter.build_engines import Row
     from .grid.bundle import Bundle
 
 
+_COUNT = re.compile(r"\b(\d+)/(\d+)\b")
+_PLAIN_S = 5.0
+_WIDE = 10_000  # columns: no row is broken where nobody looks at it
+
+
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
-    """Show the step at work on a terminal's standard error; nothing elsewhere."""
+    """Show the step at work on standard error: what says N/M as a bar with rate and time left, all else as a line.
+
+    On a terminal it is gone afterwards. Elsewhere a line is printed every ``_PLAIN_S`` seconds, so that a log shows that work
+    goes on.
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
+    with _bars(console) if console.is_terminal else _lines() as show:
+        yield show
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[str], None]]:
+    said = begun = time.monotonic()
+
+    def show(line: str) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= _PLAIN_S:
+            said = now
+            click.echo(f"{now - begun:.0f} s: {line}", err=True)
+
+    yield show
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Callable[[str], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(TextColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.3g}/s" if task.speed and task.total else "")
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
+    with Progress(*columns, Rate(""), TimeRemainingColumn(), console=console, transient=True) as progress:
+        task, kind = progress.add_task("starting", total=None), ""
+
+        def show(line: str) -> None:
+            nonlocal task, kind
+            counted = _COUNT.search(line)
+            before, after = (line[: counted.start()], line[counted.end() :]) if counted else ("", "")
+            now = before or after  # what is counted
+            if now != kind:
+                progress.remove_task(task)
+                task, kind = progress.add_task("", total=None), now
+            if counted:
+                done, total = int(counted[1]), int(counted[2])
+                progress.update(task, description=(before.rstrip() + after).strip(), completed=done, total=total)
+            else:
+                progress.update(task, description=line)
+
+        yield show
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of aligned columns; on a terminal as wide as that, elsewhere each row a line."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in names:
+        shown.add_column(Text(name))
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    if console.is_terminal:
+        console.print(shown)
         return
-    with console.status("starting") as status:
-        yield status.update
-
-
-def table(names: list[str], rows: list[list[str]]) -> None:
-    """Print a table of aligned columns."""
-    widths = [max(len(line[i]) for line in [names, *rows]) for i in range(len(names))]
-    for line in [names, *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    with (plain := Console(width=_WIDE, color_system=None)).capture() as written:
+        plain.print(shown)
+    for line in written.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def print_engines(rows: Sequence[Row]) -> None:

@@ -65,9 +65,9 @@ class Field:
     def __init__(self, bundle: Bundle, backend: Backend, precision: Precision, loads: Loads, clips: Clips) -> None:
         manifest = bundle.manifest
         self._sources, full = clips.sources(manifest), manifest.route.full
-        self.along = Session(bundle, backend, precision=precision, programs=loads.route)
-        self.static = Session(bundle, backend, precision=precision, programs=loads.route, route=full)
-        copy = Session(bundle, backend, precision=precision, programs=loads.route, route=full)
+        self.along = Session.open(bundle, backend, precision=precision, programs=loads.route)
+        self.static = Session.open(bundle, backend, precision=precision, programs=loads.route, route=full)
+        copy = Session.open(bundle, backend, precision=precision, programs=loads.route, route=full)
         never = self.along.rule
         self.contestants = [
             Contestant(STATIC, self._by(self.static, self.static.rule)),

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from ..grid.bundle import Bundle
 from ..grid.cost import Costs
 from ..grid.errors import CostTableError, UsageError
 from ..grid.route import Route
 from ..grid.strict_json import StrictJsonError, loads, parse
-from .timing import Timing
+from .timing import Timing, read_timing
 
 FORMAT = "dynvid.cost_table/1"
 
@@ -100,7 +101,7 @@ def read_table(path: Path) -> CostTable:
 
 
 def from_timing(timing: Timing) -> CostTable:
-    """Return the measured table of ``benchmarks.timing``; a batch beyond those measured costs its videos' share.
+    """Return the table that ``dynvid time`` measured; a batch beyond those measured costs its videos' share.
 
     Raises:
         CostTableError: If a segment was not measured.
@@ -158,3 +159,22 @@ def parse_device(text: str) -> Times:
         return tuple((int(images), float(ms)) for images, ms in pairs)
     except ValueError:
         raise UsageError(f"device table {text!r}: expected images:milliseconds, such as '1:2.08 8:3.29'") from None
+
+
+def find_table(table: Path | None, times: Path | None, device: str | None, bundle: Path | None) -> CostTable:
+    """Return the table of a file, or of a bundle with its times or with those of a one-frame network on a device.
+
+    Raises:
+        UsageError: If none is given, or several.
+        CostTableError, StaleCostTableError, ManifestError: If it cannot be read, or belongs to another bundle.
+    """
+    if sum(source is not None for source in (table, times, device)) != 1 or (table is None) != (bundle is not None):
+        raise UsageError("no table of costs: give --table FILE alone, or BUNDLE with --times FILE or --device TABLE")
+    if table is not None:
+        return read_table(table)
+    assert bundle is not None
+    opened = Bundle.open(bundle)
+    if times is not None:
+        return from_timing(read_timing(times, opened))
+    assert device is not None
+    return spread(opened.manifest.costs, opened.manifest.route, parse_device(device), f"spread by MACs from {device}")

@@ -1,4 +1,4 @@
-"""The scheduler against a cost table instead of a device: ``python -m dynvid.benchmarks.simulator --help``.
+"""The scheduler against a cost table instead of a device: ``dynvid simulate``.
 
 One device runs one launch at a time and takes exactly what the table says; exits are drawn from given shares. It compares
 policies, finds the load that keeps a deadline, and plans machines.
@@ -8,21 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import click
 import numpy as np
 
-from ..grid.bundle import Bundle
-from ..grid.errors import DynvidError, UsageError
-from ..grid.strict_json import dumps
 from ..runtime.policies import Mode
 from ..runtime.scheduler import Scheduler
 from ..runtime.slots import Slots
 from ..runtime.tickets import Ended, Launch
-from .cost_tables import CostTable, from_timing, parse_device, read_table, spread
-from .served import Exits, Floats, Run, draw_exits, geometric_shares, parse_shares, poisson_arrivals
-from .timing import read_timing
+from .cost_tables import CostTable
+from .served import Exits, Floats, Run, poisson_arrivals
 
 
 def simulate(
@@ -164,79 +158,3 @@ def load_limit(
         else:
             high = rate
     return found
-
-
-def _read(table: Path | None, times: Path | None, device: str | None, bundle: Path | None) -> CostTable:
-    if sum(source is not None for source in (table, times, device)) != 1 or (table is None) != (bundle is not None):
-        raise UsageError("no table of costs: give --table FILE alone, or BUNDLE with --times FILE or --device TABLE")
-    if table is not None:
-        return read_table(table)
-    assert bundle is not None
-    opened = Bundle.open(bundle)
-    if times is not None:
-        return from_timing(read_timing(times, opened))
-    assert device is not None
-    return spread(opened.manifest.costs, opened.manifest.route, parse_device(device), f"spread by MACs from {device}")
-
-
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
-@click.option("--table", type=click.Path(path_type=Path), help="JSON with the times of every segment.")
-@click.option(
-    "--times", type=click.Path(path_type=Path), help="What 'python -m dynvid.benchmarks.timing BUNDLE' wrote."
-)
-@click.option("--device", help="Times of the whole one-frame network, spread by MACs: 'images:ms images:ms ..'.")
-@click.option("--batch", "batches", type=click.IntRange(1, 1024), multiple=True, default=(8,), show_default=True,
-              help="Most videos of one call; may be repeated.")  # fmt: skip
-@click.option("--q", type=float, default=1.2, show_default=True, help="Ratio of the shares of the exits.")
-@click.option("--shares", help="Shares of the exits instead, '0.1,0.2,..'.")
-@click.option("--videos", type=click.IntRange(100), default=20000, show_default=True, help="To simulate.")
-@click.option("--slots", type=click.IntRange(1), help="Most videos in flight.  [default: two batches a segment]")
-@click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="Find the load that answers 99 % in time.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Videos a second to plan devices for.")
-@click.option("--mode", type=click.Choice(["throughput", "latency", "deadline"]), default="throughput", show_default=True,
-              help="Of the scheduler under load.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of exits and arrivals.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(
-    bundle: Path | None, table: Path | None, times: Path | None, device: str | None, batches: tuple[int, ...], q: float,
-    shares: str | None, videos: int, slots: int | None, deadline_ms: float | None, rate: float | None,
-    mode: Mode, seed: int,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Simulate one device, and plan how many a load needs."""
-    from .machines import plan
-
-    try:
-        costs = _read(table, times, device, bundle)
-        given = (
-            geometric_shares(len(costs.segments), q) if shares is None else parse_shares(shares, len(costs.segments))
-        )
-        exits = draw_exits(given, videos, seed)
-        deadline_s = None if deadline_ms is None else deadline_ms / 1e3
-        plans = [
-            plan(costs, exits, b, slots=slots, deadline_s=deadline_s, rate=rate, mode=mode, seed=seed) for b in batches
-        ]
-    except DynvidError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(error.exit_code) from None
-    if as_json:
-        click.echo(dumps({"source": costs.source, "seed": seed, "plans": [p.to_json() for p in plans]}), nl=False)
-        return
-    click.echo(f"costs {costs.source}; {videos} videos")
-    for found in plans:
-        click.echo(f"batch {found.batch}")
-        for row in found.to_json()["offline"]:
-            click.echo(
-                f"  {row['policy']:24}{row['videos_per_s'] * 3600:12,.0f} videos/h{row['speed_up']:8.2f}x static"
-                f"{row['of_oracle']:8.1%} of the oracle"
-            )
-        if found.limit is not None:
-            click.echo(f"  keeps {deadline_ms:g} ms for 99 % up to {found.limit:.1f} videos/s")
-        if rate is not None:
-            need = "no number of devices keeps it" if found.devices is None else f"{found.devices} devices"
-            click.echo(f"  {rate:g} videos/s: {need}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
-"""How long each segment of a route takes: ``python -m dynvid.benchmarks.timing BUNDLE -o TIMES.json``.
+"""How long each segment of a route takes: what ``dynvid time BUNDLE -o TIMES.json`` measures.
 
-Segments are timed as they run, by the session, video after video, and in the same rounds as the static run (the ``full``
+Segments are timed as they run, video after video, and in the same rounds as the static run (the ``full``
 route), so that whatever disturbs the machine disturbs all of them alike. Medians, after a warm-up. The file is what
 ``dynvid calibrate --cost ms --cost-table`` reads.
 """
@@ -13,15 +13,17 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 
-import click
 import numpy as np
 
 from ..grid.bundle import Bundle
-from ..grid.errors import CostTableError, DynvidError, ResourceError, StaleCostTableError, UsageError
+from ..grid.errors import CostTableError, StaleCostTableError, UsageError
+from ..grid.files import whole_file
+from ..grid.manifest import Precision
 from ..grid.strict_json import StrictJsonError, dumps, loads, parse
-from ..runtime.backends.base import Backend, open_backend
-from ..runtime.session import ArraySource, Session
-from .machine import MOST_OTHERS, cpu_seconds, describe, others_share, versions
+from ..runtime.backends.base import Backend
+from ..runtime.capacity import Limits, open_executor
+from ..runtime.session import ArraySource
+from .machine import cpu_seconds, describe, others_share, versions
 
 FORMAT = "dynvid.timing/1"
 
@@ -50,6 +52,7 @@ class Timing:
         rounds, warmup: measured and not measured.
         machine, versions, date: where, with what, and when.
         others_cpu_share: CPU time of other processes over this one's while measuring; None where it is not known.
+        is_fused: whether engines ran, not cells.
     """
 
     format: str
@@ -65,6 +68,7 @@ class Timing:
     versions: dict[str, str]
     date: str
     others_cpu_share: float | None
+    is_fused: bool = False
 
     def checkpoint_ms(self, batch: int = 1) -> list[float]:
         """Return the milliseconds until each checkpoint answers, summed over the segments before."""
@@ -76,12 +80,8 @@ class Timing:
         Raises:
             ResourceError: If it cannot be written.
         """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(dumps(asdict(self)))
-            temporary.replace(path)
-        except OSError as error:
-            raise ResourceError(f"{str(path)!r} cannot be written ({error.strerror}): give another -o") from None
+        with whole_file(path, "times", "give another -o") as file:
+            file.write(dumps(asdict(self)))
 
 
 def read_timing(path: Path, bundle: Bundle) -> Timing:
@@ -95,16 +95,16 @@ def read_timing(path: Path, bundle: Bundle) -> Timing:
         found = parse(Timing, loads(path.read_bytes()))
     except OSError as error:
         raise CostTableError(
-            f"cost table {str(path)!r} cannot be read ({error.strerror}): give what 'python -m dynvid.benchmarks.timing' wrote"
+            f"cost table {str(path)!r} cannot be read ({error.strerror}): give what 'dynvid time' wrote"
         ) from None
     except StrictJsonError as error:
         raise CostTableError(
-            f"cost table {str(path)!r} is malformed: {error}. Give what 'python -m dynvid.benchmarks.timing' wrote."
+            f"cost table {str(path)!r} is malformed: {error}. Give what 'dynvid time' wrote."
         ) from None
     if found.bundle_sha256 != bundle.sha256:
         raise StaleCostTableError(
             f"cost table {str(path)!r} belongs to bundle {found.bundle_sha256[:8]}…, this one is {bundle.sha256[:8]}…: measure "
-            "this one with 'python -m dynvid.benchmarks.timing'"
+            "this one with 'dynvid time'"
         )
     alone = [s for s in found.segments if s.batch == 1]
     wanted = list(range(1, len(bundle.manifest.route_cells) + 1))
@@ -117,9 +117,15 @@ def read_timing(path: Path, bundle: Bundle) -> Timing:
 
 
 def measure(
-    bundle: Bundle, backend: Backend, threads: int | None = None, rounds: int = 100, warmup: int = 20
+    bundle: Bundle,
+    backend: Backend,
+    threads: int | None = None,
+    rounds: int = 100,
+    warmup: int = 20,
+    precision: Precision = "fp32",
+    engines: Path | None = None,
 ) -> Timing:
-    """Return the compute time of every segment of the bundle's route, fp32, one video at a time.
+    """Return the compute time of every segment of the bundle's route, one video at a time, run as ``classify`` runs it.
 
     Args:
         bundle: the bundle.
@@ -127,22 +133,24 @@ def measure(
         threads: that the backend was opened with; None: one a core.
         rounds: measured; each runs the whole route and then the static run.
         warmup: rounds before, not measured.
+        precision: of the graphs.
+        engines: their folder; None: ``BUNDLE.engines``, and cells where none were built.
 
     Raises:
         UsageError: If rounds or warm-up are too few.
-        HashError, BackendError: As ``Session``.
+        IntegrityError, BackendError: As ``open_executor``.
     """
     if rounds < 5 or warmup < 1:
         raise UsageError(f"{rounds} rounds after {warmup} of warm-up: expected at least 5 after 1")
     manifest = bundle.manifest
-    runs = [Session(bundle, backend), Session(bundle, backend, route=manifest.route.full)]
+    executors = [open_executor(bundle, backend, precision, engines, Limits(batch=1), full=f) for f in (False, True)]
     shape = (manifest.grid.num_frames, 3, manifest.preprocessing.crop, manifest.preprocessing.crop)
     rng = np.random.default_rng(0)
     clips = [ArraySource(rng.normal(size=shape).astype(np.float32)) for _ in range(8)]
     times = np.zeros((rounds, len(manifest.route.cells) + 1))
     busy = cpu_seconds()
     for number in range(-warmup, rounds):
-        row = [ms for run in runs for ms in run.classify(clips[number % len(clips)]).segment_ms]
+        row = [at.compute_ms for executor in executors for at in executor.walk([clips[number % len(clips)]])]
         if number >= 0:
             times[number] = row
     others = others_share(busy, cpu_seconds())
@@ -151,34 +159,6 @@ def measure(
         p25, median, p75 = np.percentile(column, [25, 50, 75]).tolist()
         entries.append(SegmentTime(index if index <= len(manifest.route.cells) else 0, 1, median, p25, p75))
     return Timing(
-        FORMAT, bundle.sha256, tuple(entries[:-1]), entries[-1], backend.name, "fp32", threads or len(os.sched_getaffinity(0)), rounds, warmup,
-        describe(), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others,
+        FORMAT, bundle.sha256, tuple(entries[:-1]), entries[-1], backend.name, precision, threads or len(os.sched_getaffinity(0)), rounds, warmup,
+        describe(), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others, executors[0].is_fused,
     )  # fmt: skip
-
-
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="JSON file to write.")
-@click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
-@click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
-@click.option("--rounds", type=int, default=100, show_default=True, help="Measured runs.")
-def main(bundle: Path, output: Path, backend: str, threads: int | None, rounds: int) -> None:
-    """Measure how long each segment of BUNDLE's route takes, one video at a time."""
-    try:
-        timing = measure(Bundle.open(bundle), open_backend(backend, threads), threads, rounds)
-        timing.write(output)
-    except DynvidError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(error.exit_code) from None
-    for entry in (*timing.segments, timing.static):
-        name = f"segment {entry.index}" if entry.index else "static run"
-        click.echo(f"{name}: {entry.median_ms:.3f} ms ({entry.p25_ms:.3f} to {entry.p75_ms:.3f})")
-    if timing.others_cpu_share is not None and timing.others_cpu_share > MOST_OTHERS:
-        click.echo(
-            f"Warning: other processes used {timing.others_cpu_share:.0%} of this one's CPU time: measure on a quiet machine",
-            err=True,
-        )
-
-
-if __name__ == "__main__":
-    main()

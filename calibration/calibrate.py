@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..grid.errors import UsageError
-from ..grid.thresholds import Tally
+from ..grid.manifest import Precision
+from ..grid.thresholds import Tally, Thresholds
 from ..runtime.tally import ExitTally
 from .answers import Answers, answers_of
 from .interval import of_mean
@@ -69,6 +72,8 @@ class Calibration:
         expected: tally of the held-out videos, or else of all: to find drift by.
         judged: what they do to the held-out videos, or else to all; ``curve``: one point for each q of the sweep.
         report: everything, under the names of ``calibrate --json``.
+        bundle_sha256: of the bundle that they are for; None: of scores from elsewhere.
+        precision: of the subgraphs whose answers they were chosen on.
     """
 
     exits: GeometricExits
@@ -77,6 +82,22 @@ class Calibration:
     judged: Outcome
     curve: list[Point]
     report: dict[str, Any]
+    bundle_sha256: str | None = None
+    precision: Precision = "fp32"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the thresholds as the T.json that ``classify`` reads.
+
+        Raises:
+            UsageError: If they are of scores from elsewhere, and so of no bundle.
+            OSError: If the file cannot be written.
+        """
+        if self.bundle_sha256 is None:
+            raise UsageError(f"thresholds {str(path)!r}: they are of scores without a bundle, give BUNDLE as well")
+        found = Thresholds(
+            self.bundle_sha256, self.exits.thresholds, self.exits.q, self.temperatures, self.expected, self.precision
+        )
+        found.write(Path(path))
 
 
 def calibrate(scores: Scores, costs: Costs, request: Request) -> Calibration:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..grid.errors import RangesError, ResourceError, StaleRangesError
+from ..grid.errors import RangesError, StaleRangesError
+from ..grid.files import whole_file
 from ..grid.sealed import SealError, VersionError, seal, unseal
 from ..grid.strict_json import StrictJsonError, parse
 
@@ -40,15 +40,8 @@ class Ranges:
         Raises:
             ResourceError: If it cannot be written.
         """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(seal(asdict(self), FORMAT, VERSION))
-            temporary.replace(path)
-        except OSError as error:
-            raise ResourceError(
-                f"ranges {str(path)!r} cannot be written ({error.strerror}): free some space, or give another --ranges"
-            ) from None
+        with whole_file(path, "ranges", "give another --ranges") as file:
+            file.write(seal(asdict(self), FORMAT, VERSION))
 
 
 def read_ranges(
@@ -60,7 +53,7 @@ def read_ranges(
         RangesError: If the file cannot be read, or is malformed.
         StaleRangesError: If they are of another bundle, other videos or thresholds, or have changed since they were written.
     """
-    again = "run 'dynvid calibrate --int8' with another --ranges, or remove the file"
+    again = "run 'dynvid quantize' with another --ranges, or remove the file"
     try:
         content, newer = unseal(path.read_bytes(), FORMAT, VERSION)
         found = parse(Ranges, content, ignore_unknown=newer)

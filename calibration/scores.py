@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.errors import ResourceError, ScoresError
+from ..grid.errors import ScoresError
+from ..grid.files import whole_file
 
 _TOLERANCE = 5e-3  # by which probabilities of one answer may miss a sum of 1: what fp16 arithmetic leaves
 _KEYS = ("probabilities", "labels", "macs", "videos", "failed", "belongs_to")
@@ -50,18 +50,8 @@ class Scores:
                 arrays[name] = getattr(self, name)
         arrays["videos"], arrays["failed"] = np.array(self.videos, "S64"), np.array(self.failed, "S64")
         arrays["belongs_to"] = np.array(json.dumps(self.belongs_to, sort_keys=True))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise ResourceError(
-                f"scores {str(path)!r} cannot be written ({error.strerror}): free some space, or give another --scores"
-            ) from None
+        with whole_file(path, "scores", "give another --scores") as file:
+            np.savez(file, **arrays)
 
 
 def read_scores(path: Path) -> Scores:

@@ -5,22 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from ..grid.errors import UsageError
 from ..terminal import print_sections, steps
 from . import PATH
 
 if TYPE_CHECKING:
-    from ..benchmarks.contestants import Loads
-    from ..grid.bundle import Bundle
-    from ..grid.fusion import FusedSegment
-    from ..grid.manifest import Precision, Subgraph
-    from ..runtime.backends.base import Backend
+    from ..grid.manifest import Precision
 
 
 @click.command()
@@ -64,87 +58,18 @@ def bench(
     peers: tuple[str, ...], referee: bool, referee_seconds: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure latency against average FLOPs of BUNDLE: table, JSON, CSV, a page with plots, and a trace."""
-    from ..benchmarks.bench import Options
-    from ..benchmarks.bench import bench as run_bench
-    from ..benchmarks.clips import random_clips, read_clips
-    from ..benchmarks.refereed import Referee
+    from ..api import bench as run_bench
     from ..benchmarks.report_console import describe
-    from ..benchmarks.report_files import LOGS, require_report_folder, write_report
-    from ..benchmarks.report_svg import require_plots
-    from ..grid.bundle import Bundle
-    from ..grid.thresholds import read_thresholds
 
-    if backend == "null":
-        raise UsageError("backend 'null' computes nothing, so there is nothing to measure: expected onnxruntime")
-    if precision == "int8" and peers:
-        raise UsageError(f"--peer {peers[0]} with --precision int8: peers run the fp32 network, leave --peer out")
-    opened, graphs = Bundle.open(bundle), cast("Precision", precision)
-    opened.require(graphs)
-    chosen = None
-    if thresholds is not None:
-        chosen = read_thresholds(thresholds, opened.sha256, len(opened.manifest.route_cells), graphs)
-    require_plots()
-    require_report_folder(output)
-    options = Options(
-        qs, chosen, graphs, threads, batch, streams, rounds, seconds, stream_seconds, load_videos, peers, training_checkpoint,
-        Referee(output / LOGS, engines, referee_seconds, streams) if referee else None, shlex.join(["dynvid", *sys.argv[1:]]),
-    )  # fmt: skip
     with steps() as step:
-        measured_on = (
-            random_clips(opened.manifest, clips) if data is None else read_clips(data, opened.manifest, clips, step)
-        )
-
-        def loads(found: Backend) -> Loads:
-            return _loads(opened, found, graphs, engines, batch, step)
-
-        report = run_bench(opened, backend, loads, measured_on, options, step)
-    write_report(report, output)
+        report = run_bench(
+            bundle, output, training_checkpoint, data=data, clips=clips, thresholds=thresholds, qs=qs, batch=batch, streams=streams,
+            backend=backend, engines=engines, precision=cast("Precision", precision), threads=threads, rounds=rounds,
+            seconds=seconds, stream_seconds=stream_seconds, load_videos=load_videos, peers=peers, referee=referee,
+            referee_seconds=referee_seconds, command=shlex.join(["dynvid", *sys.argv[1:]]), report=step,
+        )  # fmt: skip
     if as_json:
         click.echo(json.dumps(report.to_json()))
     else:
         print_sections(describe(report))
         click.echo(f"wrote {output}")
-
-
-def _loads(
-    bundle: Bundle, backend: Backend, precision: Precision, folder: Path | None, batch: int, step: Callable[[str], None]
-) -> Loads:
-    """Return where a benchmark's graphs come from: engines, made first where that takes no GPU, and fused here for the rest."""
-    import importlib.util
-
-    from ..benchmarks.contestants import Loads
-    from ..grid.engines import engines_folder
-    from ..runtime.backends.base import ON_CPU
-    from ..runtime.engines import open_engines
-
-    engines = open_engines(bundle, backend, folder, precision, batch)
-    plan, flavour, on_cpu = engines.plan, engines.host.flavour, backend.name in ON_CPU
-    if importlib.util.find_spec("onnx") is None:
-        return Loads(None if on_cpu else plan, plan, None, None)
-    from ..exporter.build_engines import build_engines as run_build
-    from ..exporter.engine_maker import for_openvino, preparation
-    from ..exporter.fuse import fuse
-    from ..exporter.fuse_proof import prove_segments
-
-    def graph(segment: FusedSegment) -> bytes:
-        return fuse(bundle, segment, precision)
-
-    if not on_cpu:
-        return Loads(plan, plan, None, graph)
-    cache, prepare = engines_folder(bundle.root) if folder is None else folder, preparation(flavour)
-    rows = run_build(
-        bundle,
-        cache,
-        flavour,
-        precision,
-        prove=lambda: prove_segments(bundle, precision, step, prepare),
-        report=step,
-    )
-    for row in rows:
-        if row.error is not None:
-            raise row.error
-
-    def cell(subgraph: Subgraph | FusedSegment) -> bytes:
-        return for_openvino(bundle.read(cast("Subgraph", subgraph).variant(precision)))
-
-    return Loads(cell if precision == "int8" else None, plan, lambda segment: prepare(graph(segment)), graph)

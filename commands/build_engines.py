@@ -12,7 +12,6 @@ import click
 from ..grid.errors import UsageError
 from ..terminal import print_engines, steps
 from . import PATH
-from .packages import packages
 
 if TYPE_CHECKING:
     from ..grid.manifest import Precision
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("build-engines")
 @click.argument("bundle", type=PATH)
 @click.option("--fp16", is_flag=True, help="Build the typed fp16 graphs; the fp32 ones by default.")
-@click.option("--int8", is_flag=True, help="Build the INT8 twins that 'dynvid calibrate --int8' wrote.")
+@click.option("--int8", is_flag=True, help="Build the INT8 twins that 'dynvid quantize' wrote.")
 @click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]), default="tensorrt-rtx",
               show_default=True, help="tensorrt builds on the GPU it is for; tensorrt-rtx builds anywhere; onnxruntime and openvino keep the fused segments for a CPU.")  # fmt: skip
 @click.option("--target", help="For tensorrt-rtx, such as sm86,sm89, or current; by default Ampere and later.")
@@ -35,10 +34,7 @@ def build_engines(
     engines: Path | None, workers: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of BUNDLE: one per segment of its route, one of the static network, for TensorRT one per unique subgraph."""
-    with packages("export"):
-        import onnx  # noqa: F401
     from ..api import build_engines as run_build
-    from ..exporter.build_engines import exit_code
 
     if fp16 and int8:
         raise UsageError("--fp16 and --int8: give one, each builds a set of its own")
@@ -63,6 +59,8 @@ def build_engines(
     for row in rows:
         if row.error is not None:
             click.echo(f"Error: {row.subgraph}: {row.error}", err=True)
+    from ..exporter.build_engines import exit_code
+
     if code := exit_code(rows):
         sys.exit(code)
 

@@ -8,7 +8,6 @@ import click
 
 from ..terminal import print_proof, steps
 from . import PATH
-from .packages import packages
 
 
 @click.command()
@@ -30,7 +29,7 @@ def export(
     """Split a training checkpoint along its route, export every unique subgraph, and prove the result."""
     from ..api import export as run_export
 
-    with steps() as step, packages("export"):
+    with steps() as step:
         bundle = run_export(
             training_checkpoint,
             root,

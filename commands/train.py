@@ -10,7 +10,6 @@ import click
 
 from ..terminal import steps
 from . import PATH
-from .packages import packages
 
 
 @click.command()
@@ -19,8 +18,7 @@ from .packages import packages
 @click.option("--json", "as_json", is_flag=True, help="Print log lines as JSON.")
 def train(config: Path, output: Path, as_json: bool) -> None:
     """Train a network by the paper's recipe, as the TOML file CONFIG says; resumable."""
-    with packages("export"):
-        from ..training.recipe import train as run_training
+    from ..api import train as run_training
 
     with steps() as step:
 
@@ -32,5 +30,5 @@ def train(config: Path, output: Path, as_json: bool) -> None:
             else:
                 click.echo("  ".join(f"{key} {value}" for key, value in line.items()))
 
-        result = run_training(config, output, report)
+        result = run_training(config, output, report=report)
     click.echo(json.dumps({"training_checkpoint": str(result)}) if as_json else f"wrote {result}")

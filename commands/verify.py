@@ -8,7 +8,6 @@ import click
 
 from ..terminal import print_proof, steps
 from . import PATH
-from .packages import packages
 
 
 @click.command()
@@ -26,8 +25,8 @@ def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> Non
         opened.verify()
         click.echo("hashes only: the structure is checked where 'dynvid[export,cpu]' is installed", err=True)
     else:
-        with packages("export"):
-            from ..api import verify as run_verify
-        with steps() as step, packages("export"):
+        from ..api import verify as run_verify
+
+        with steps() as step:
             proof = run_verify(bundle, training_checkpoint, report=step)
     print_proof(opened, proof, as_json)

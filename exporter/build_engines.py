@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -119,16 +120,17 @@ def build_engines(
         raise UsageError(f"engine {unknown[0]!r}: expected some of {', '.join(names)}")
     found = tuple(job for job in found if only is None or job.name in only)
     cache = EngineCache(folder, bundle.root)
-    proof = _Proof(prove)
+    proof, number = _Proof(prove), itertools.count(1)
 
     def run(job: EngineJob) -> Row:
+        status: Literal["built", "kept", "failed"] = "failed"
+        engine = fault = None
         try:
             status, engine = _ensure(job, bundle, cache, maker, precision, proof, report)
         except DynvidError as error:
-            report(f"{job.name} {precision}: failed")
-            return Row(job.name, precision, maker.flavour, maker.targets, "failed", None, error)
-        report(f"{job.name} {precision}: {status}")
-        return Row(job.name, precision, maker.flavour, maker.targets, status, engine, None)
+            fault = error
+        report(f"engines {next(number)}/{len(found)}: {job.name} {precision}: {status}")
+        return Row(job.name, precision, maker.flavour, maker.targets, status, engine, fault)
 
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(run, job) for job in found]

@@ -129,7 +129,7 @@ def require_int8(census: Census, graph: bytes, job: EngineJob, whole: bool) -> N
     found, expected = (one["convolution"].get("int8", 0) for one in (census, graph_census(graph)))
     if found != expected and (whole or found):
         raise CensusError(
-            f"{job.name} int8: {found} convolutions in INT8, expected the {expected} of its graph. Run 'dynvid calibrate --int8' "
+            f"{job.name} int8: {found} convolutions in INT8, expected the {expected} of its graph. Run 'dynvid quantize' "
             "again."
         )
 

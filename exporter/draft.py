@@ -55,10 +55,10 @@ class Draft:
         """
         self.parts[precision] = split(self.network, precision, fp32_only)
         self._fp32_only = tuple(fp32_only)
-        for part in self.parts[precision]:
-            if _key(part) not in self._graphs:
-                self._report(f"exporting {part.name} {precision}")
-                self._graphs[_key(part)] = to_onnx(part)
+        new = [part for part in self.parts[precision] if key_of(part) not in self._graphs]
+        for number, part in enumerate(new, 1):
+            self._report(f"exporting {precision} {number}/{len(new)}: {part.name}")
+            self._graphs[key_of(part)] = to_onnx(part)
 
     def bundle(self) -> Bundle:
         """Return the bundle of what is there, held in memory, without a proof."""
@@ -66,7 +66,7 @@ class Draft:
         variants: dict[str, dict[str, Variant]] = {}
         for precision, parts in self.parts.items():
             for part in parts:
-                content = self._graphs[_key(part)]
+                content = self._graphs[key_of(part)]
                 file = f"{part.name}.onnx" if precision == "fp32" else f"{part.name}.{precision}.onnx"
                 files[file] = content
                 variants.setdefault(part.name, {})[precision] = Variant(
@@ -109,7 +109,8 @@ class Draft:
         )
 
 
-def _key(part: Subgraph) -> Key:
+def key_of(part: Subgraph) -> Key:
+    """Return what tells a subgraph's graph from its others: its precision and the dtypes of its ports."""
     return part.name, part.precision, part.inputs, part.outputs
 
 

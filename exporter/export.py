@@ -23,11 +23,10 @@ from ..runtime.video_list import read_list
 from .draft import Draft
 from .graph_rules import lint
 from .precision import choose
-from .proof import PROOF_CLIPS, prove, prove_set
+from .proof import PROOF_CLIPS, prove
 from .proof_clips import proof_clips
-from .reference import Reference, observe
+from .reference import Reference
 from .subgraphs import Subgraph, split
-from .tolerances import Rounding
 
 Report = Callable[[str], None]
 
@@ -65,12 +64,11 @@ def export(
     reference.logits(1)  # a network that overflows is refused before anything is exported
     draft.add("fp32")
     figures = prove(network, draft.parts, draft.bundle(), backend, reference, report)
-    draft.ranges = reference.ranges if range_clips is None else observe(network, range_clips, report)[1]
+    seen = reference if range_clips is None else Reference(network, range_clips, report)
+    seen.logits()
+    draft.ranges = seen.ranges
     if "fp16" in precisions:
-        figures["fp32_only"] = choose(draft, draft.ranges, clips, reference.logits(), backend, report)
-        figures["fp16"] = prove_set(
-            network, draft.parts, draft.bundle(), backend, "fp16", reference, Rounding.of(figures), report
-        )
+        figures["fp32_only"], figures["fp16"] = choose(draft, reference, backend, figures, report)
     report("writing")
     bundle = draft.bundle()
     assert bundle.held is not None

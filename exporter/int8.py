@@ -27,9 +27,10 @@ from ..runtime.session import Session
 from ..runtime.video_list import ListedVideo, read_list
 from .export import network_of
 from .int8_layers import Choice, choose, common, exits_of
-from .proof import PROOF_Q, SIZES, load_programs, prove_subgraphs
-from .reference import observe
+from .proof import PROOF_Q
+from .reference import Reference
 from .sight import drift
+from .subgraph_proof import SIZES, load_programs, prove_subgraphs
 from .subgraphs import split
 from .tolerances import rounded
 from .twins import Twins
@@ -85,7 +86,7 @@ def calibrate_int8(
         InputRefusedError, ResourceError: If the bundle cannot be written.
     """
     if root.resolve() == bundle.root.resolve():
-        raise UsageError(f"--int8-bundle {str(root)!r} is BUNDLE itself, which stays as it is: give another folder")
+        raise UsageError(f"-o {str(root)!r} is BUNDLE itself, which stays as it is: give another folder")
     require_target(root)
     manifest, videos = bundle.manifest, read_list(data)
     require_videos(len(videos))
@@ -93,22 +94,24 @@ def calibrate_int8(
     network, watched = network_of(manifest, training_checkpoint), watch(bundle)
     backend = open_backend("onnxruntime", threads)
     with Decoder() as decoder:
-        plain = score_videos(Session(bundle, backend), videos, keep_scores, decoder, report)
+        plain = score_videos(Session.open(bundle, backend), videos, keep_scores, decoder, report)
         executor = Executor(watched.bundle, backend)
         ranges = find_ranges(executor, watched.tensors, videos, keep, decoder, report, chosen)
         files = file_hashes(videos, report)
         clips = _clips(decoder, sorted(videos, key=dict(zip(videos, files, strict=True)).__getitem__), manifest)
 
         def score(made: Bundle) -> Scores:
-            return score_videos(Session(made, backend, precision="int8"), videos, None, decoder, report)
+            return score_videos(Session.open(made, backend, precision="int8"), videos, None, decoder, report)
 
-        reference, _ = observe(network, clips, report)
+        reference = Reference(network, clips, report)
         twins = Twins(bundle, ranges)
         drop = MAX_DROP if max_drop is None else max_drop
-        choice = choose(twins, clips, reference, backend, plain, score, drop, min_agreement, report)
+        choice = choose(twins, clips, reference.logits(), backend, plain, score, drop, min_agreement, report)
     made = twins.bundle(choice.kept)
     report("int8: videos alone and among others")
-    proof = figures(choice, twins, plain, rounded(drift(network, made, backend, "int8", clips[0])))
+    proof = figures(
+        choice, twins, plain, rounded(drift(network, made, backend, "int8", clips[0], reference.last_features))
+    )
     proof["subgraphs"] = prove_twins(network, made, backend, clips)
     proof["ranges"] = {"data_sha256": ranges.data_sha256, "videos": ranges.videos, "reached": list(ranges.reached)}
     assert made.held is not None

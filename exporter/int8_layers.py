@@ -19,7 +19,7 @@ from ..calibration.thresholds import exits, geometric_thresholds
 from ..grid.bundle import Bundle
 from ..grid.errors import ProofError
 from ..runtime.backends.base import Backend
-from .proof import PROOF_Q, scale_of, traced_logits
+from .proof import PROOF_Q, SplitLogits, scale_of
 from .twins import Layers, Twins
 
 Floats = NDArray[np.float32]
@@ -84,7 +84,7 @@ def choose(
 
     def loss(only: Layers) -> float:
         others = {name: set(found).difference(only.get(name, ())) for name, found in layers.items()}
-        return _loss(traced_logits(twins.bundle(others), backend, "int8", clips), reference)
+        return _loss(SplitLogits(twins.bundle(others), backend, "int8", clips).first(len(clips)), reference)
 
     for name, found in layers.items():
         report(f"int8: loss of {name}")

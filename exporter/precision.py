@@ -6,81 +6,110 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..runtime.backends.base import Backend
-from .draft import Draft
-from .proof import load_programs, measure_subgraphs, route_errors, traced_logits
-from .reference import FP16_LIMIT
+from .draft import Draft, Key, key_of
+from .proof import SplitLogits, prove_route, route_errors
+from .reference import FP16_LIMIT, Reference
+from .subgraph_proof import SIZES, load_programs, prove_subgraphs
 from .subgraphs import Subgraph
-from .tolerances import BOUND, SHARE
+from .tolerances import BOUND, SHARE, Rounding, require
 
-Floats = NDArray[np.float32]
+FEW = 2
+"""Clips on which is tried how many blocks stay fp32; what is chosen holds on all of the proof's clips."""
+Report = Callable[[str], None]
 Reasons = dict[str, dict[str, Any]]
 """By name (``block0``, ``head0``): ``because`` (range, error or route), ``value`` (None: NaN or infinity), ``limit``."""
 
 
 def choose(
     draft: Draft,
-    ranges: Mapping[str, float],
-    clips: Floats,
-    reference: Floats,
+    reference: Reference,
     backend: Backend,
-    report: Callable[[str], None],
-) -> Reasons:
-    """Add the fp16 set to ``draft``, and return what stays fp32 in it, and why.
+    figures: Mapping[str, Any],
+    report: Report,
+) -> tuple[Reasons, dict[str, Any]]:
+    """Add the fp16 set to ``draft``; return what stays fp32 in it and why, and the figures of its proof.
 
     In turn, until nothing is left to do:
 
     * range: an activation exceeds ``FP16_LIMIT``.
     * error: the subgraph's own error exceeds its ``SHARE`` of the proof's bound. A head that still does so in fp32 errs
       because the feature it reads is half precision, so that its block stays fp32 as well.
-    * route: the logits' error exceeds its share, though no subgraph's own error does. Then the first block that is still
-      half precision stays fp32: what it rounds, every block after it may amplify.
+    * route: the logits' error exceeds its share, though no subgraph's own error does. Then the first blocks that are still
+      half precision stay fp32, as few as are enough: what they round, every block after them may amplify.
+
+    A subgraph is measured and proved once in each form.
 
     Args:
-        draft: holds the fp32 subgraphs.
-        ranges: largest activation of every block and head.
-        clips: of the proof, in temporal order, [clips, l, 3, crop, crop].
-        reference: the whole network's logits for them, [clips, checkpoints, classes].
+        draft: holds the fp32 subgraphs, and the largest activation of every block and head.
+        reference: of the whole network.
         backend: onnxruntime on the CPU.
+        figures: of the fp32 set's proof.
         report: gets a line about each step.
+
+    Raises:
+        ProofError: If the set is not equal to the network within its tolerances, whatever stays fp32.
     """
-    reasons = {name: _reason("range", value, FP16_LIMIT) for name, value in ranges.items() if value > FP16_LIMIT}
+    reasons = {name: _reason("range", value, FP16_LIMIT) for name, value in draft.ranges.items() if value > FP16_LIMIT}
+    proved = {key_of(part): figures["fp32"]["subgraphs"][part.name] for part in draft.parts["fp32"]}
     while True:
         draft.add("fp16", sorted(reasons))
         report("fp16: which subgraphs need fp32")
-        more = _by_error(draft, set(reasons), clips, backend) or _by_route(
-            draft, set(reasons), clips, reference, backend
-        )
+        more = _by_error(draft, set(reasons), reference, backend, proved)
         if not more:
-            return reasons
+            split = SplitLogits(draft.bundle(), backend, "fp16", reference.clips)
+            more = _by_route(draft, set(reasons), split, reference, report)
+        if not more:
+            errors = {part.name: proved[key_of(part)] for part in draft.parts["fp16"]}
+            for name, error in errors.items():
+                require(error <= BOUND["fp16"], f"{name} (fp16)", error, BOUND["fp16"], "fp16")
+            return reasons, {"subgraphs": errors, **prove_route(split, reference, Rounding.of(figures), report)}
         for name, reason in more.items():
             report(f"{name} stays fp32: {reason['because']} {reason['value']}, at most {reason['limit']:g} for fp16")
         reasons |= more
 
 
-def _by_error(draft: Draft, kept: set[str], clips: Floats, backend: Backend) -> Reasons:
+def _by_error(
+    draft: Draft, kept: set[str], reference: Reference, backend: Backend, proved: dict[Key, float]
+) -> Reasons:
     limit, parts = SHARE["error"] * BOUND["fp16"], draft.parts["fp16"]
     programs = load_programs(parts, draft.bundle(), backend, "fp16")
-    ordered = clips[:, list(draft.network.grid.frame_order)]
-    errors = measure_subgraphs(draft.parts["fp32"], parts, programs, backend, ordered)
+    new = {part.name for part in parts if key_of(part) not in proved}
+    beyond: dict[str, float] = {}
+    modules, clips = draft.parts["fp32"], reference.ordered
+    errors = prove_subgraphs(modules, parts, programs, backend, clips, SIZES, "fp16", lambda *_: limit, new, beyond)
     found: dict[str, float] = {}
     for part in parts:
-        place = part.place if part.place not in kept else f"block{part.block}"
-        if errors[part.name] > limit and place not in kept:
-            found[place] = max(found.get(place, 0.0), errors[part.name])
+        if part.name in beyond:
+            place = part.place if part.place not in kept else f"block{part.block}"
+            require(place not in kept, f"{part.name} (fp16)", beyond[part.name], limit, "fp16")
+            found[place] = max(found.get(place, 0.0), beyond[part.name])
+        elif part.name in new:
+            proved[key_of(part)] = errors[part.name]
     return {place: _reason("error", error, limit) for place, error in found.items()}
 
 
-def _by_route(draft: Draft, kept: set[str], clips: Floats, reference: Floats, backend: Backend) -> Reasons:
+def _by_route(draft: Draft, kept: set[str], split: SplitLogits, reference: Reference, report: Report) -> Reasons:
     limit = SHARE["route"] * BOUND["fp16"]
     half = [part for part in draft.parts["fp16"] if part.place not in kept]
-    error = float(route_errors(traced_logits(draft.bundle(), backend, "fp16", clips), reference).max())
+    places = list(dict.fromkeys(part.place for part in sorted(half, key=_blocks_first)))
+
+    def error_of(made: SplitLogits, clips: int) -> float:
+        return float(route_errors(made.first(clips), reference.logits(clips)).max())
+
+    error = error_of(split, FEW)
+    if error <= limit:
+        error = error_of(split, len(reference.clips))
     if error <= limit or not half:
         return {}
-    return {min(half, key=_blocks_first).place: _reason("route", error, limit)}
+    least, most = 1, len(places)  # that stay fp32
+    while least < most:
+        middle = (least + most) // 2
+        report(f"fp16: whether {middle} more in fp32 are enough")
+        draft.add("fp16", sorted({*kept, *places[:middle]}))
+        enough = error_of(SplitLogits(draft.bundle(), split.backend, "fp16", reference.clips), FEW) <= limit
+        least, most = (least, middle) if enough else (middle + 1, most)
+    return {place: _reason("route", error, limit) for place in places[:least]}
 
 
 def _blocks_first(part: Subgraph) -> tuple[bool, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,7 +37,18 @@ class Reference:
         self.network, self.clips = network, clips
         self.ranges: dict[str, float] = {}
         self._report = report
-        self._logits: list[Floats] = []
+        self._seen: list[Observation] = []
+
+    @property
+    def ordered(self) -> Floats:
+        """The clips in permuted order."""
+        return self.clips[:, list(self.network.grid.frame_order)]
+
+    @property
+    def last_features(self) -> Floats:
+        """What the last block computes of the first clip, [l, channels, height, width] in permuted order."""
+        self.logits(1)
+        return self._seen[0].last_features
 
     def logits(self, count: int | None = None) -> Floats:
         """Return the logits of the first ``count`` clips, None: of all, [clips, checkpoints, classes].
@@ -45,26 +57,36 @@ class Reference:
             ProofError: If an activation is NaN or infinite.
         """
         count = len(self.clips) if count is None else count
-        for index in range(len(self._logits), count):
+        for index in range(len(self._seen), count):
             self._report(f"PyTorch reference {index + 1}/{len(self.clips)}")
-            found, ranges = observe(self.network, self.clips[index : index + 1])
-            self._logits.append(found[0])
-            self.ranges = {name: max(self.ranges.get(name, 0.0), value) for name, value in ranges.items()}
-        return np.stack(self._logits[:count])
+            seen = observe(self.network, self.clips[index])
+            self._seen.append(seen if index == 0 else replace(seen, last_features=seen.last_features[:0]))
+            self.ranges = {name: max(self.ranges.get(name, 0.0), value) for name, value in seen.ranges.items()}
+        return np.stack([seen.logits for seen in self._seen[:count]])
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the plain network computes of one clip.
+
+    Attributes:
+        logits: of every checkpoint, [checkpoints, classes].
+        ranges: the largest absolute activation anywhere inside each block and head, by name (``block0``, ``head0``).
+        last_features: what the last block hands to its head, [l, channels, height, width] in permuted order.
+    """
+
+    logits: Floats
+    ranges: dict[str, float]
+    last_features: Floats
 
 
 @torch.no_grad()
-def observe(
-    network: VideoNetwork, clips: Floats, report: Callable[[str], None] = lambda _: None
-) -> tuple[Floats, dict[str, float]]:
-    """Return the logits of every clip and checkpoint, [clips, checkpoints, classes], and the range of every part.
-
-    The range is the largest absolute activation anywhere inside a block or head, by name (``block0``, ``head0``).
+def observe(network: VideoNetwork, clip: Floats) -> Observation:
+    """Return what the network computes of one clip.
 
     Args:
         network: the whole network, in eval mode.
-        clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop].
-        report: gets a line about each clip.
+        clip: a preprocessed video in temporal order, [l, 3, crop, crop].
 
     Raises:
         ProofError: If an activation is NaN or infinite.
@@ -77,23 +99,30 @@ def observe(
         for name, part in parts.items()
         for module in part.modules()
     ]
-    order = list(network.grid.frame_order)
-    logits = []
+    last: list[Tensor] = []
+    block = network.blocks[max(network.route.head_blocks)]
+    handles.append(block.register_forward_hook(lambda _module, _inputs, output: last.append(output[-1])))
     try:
-        for index, clip in enumerate(clips, 1):
-            report(f"PyTorch on video {index}/{len(clips)}")
-            logits.append(torch.cat(network(torch.from_numpy(clip[order])[None])).numpy())
+        logits = torch.cat(network(torch.from_numpy(clip[list(network.grid.frame_order)])[None]))
     finally:
         for handle in handles:
             handle.remove()
-    return np.stack(logits), dict(ranges)
+    return Observation(logits.numpy(), dict(ranges), last[0].numpy())
 
 
 def _watcher(ranges: dict[str, float], name: str) -> Callable[[nn.Module, object, object], None]:
+    seen: tuple[int, int] | None = None  # what a module returns its container often returns, too
+
     def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal seen
         for value in output if isinstance(output, tuple) else (output,):
             if isinstance(value, Tensor):
-                largest = float(value.abs().max())
+                this = (value.data_ptr(), value._version)
+                if this == seen:
+                    continue
+                seen = this
+                least, most = torch.aminmax(value)
+                largest = max(-float(least), float(most))
                 if not math.isfinite(largest):
                     raise ProofError(
                         f"the PyTorch network computes NaN or infinity in {name} on the proof clips: its weights overflow; "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..grid.bundle import Bundle
 from ..grid.fusion import block_of, embeddings_name, head_at, state_name
@@ -19,26 +18,28 @@ from ..models.network import VideoNetwork
 from ..runtime.backends.base import Backend
 from ..runtime.executor import Executor
 from ..runtime.session import ArraySource
+from ..runtime.state_store import Held, Key
 from .tolerances import require_sight
 
 Floats = NDArray[np.float32]
 
 
-def drift(network: VideoNetwork, bundle: Bundle, backend: Backend, precision: Precision, clip: Floats) -> list[float]:
+def drift(
+    network: VideoNetwork, bundle: Bundle, backend: Backend, precision: Precision, clip: Floats, reference: Floats
+) -> list[float]:
     """Return the error of the last block's features, input set by input set: how it grows along the chain.
 
     In standard deviations of the reference's features; the chain runs free, from its own states.
+
+    Args:
+        network: whose blocks were split.
+        bundle: the bundle.
+        backend: what computes.
+        precision: of the subgraphs.
+        clip: preprocessed, in temporal order, [l, 3, crop, crop].
+        reference: what the plain network's last block computes of it, [l, channels, height, width] in permuted order.
     """
-    captured: list[Tensor] = []
     last = max(network.route.head_blocks)
-    handle = network.blocks[last].register_forward_hook(lambda _m, _i, out: captured.append(out[-1]))
-    order = list(network.grid.frame_order)
-    try:
-        with torch.no_grad():
-            network(torch.from_numpy(clip[order])[None])
-    finally:
-        handle.remove()
-    reference = captured[0].numpy()  # [l, channels, height, width]
     steps = tuple(Cell(n, last) for n in range(network.route.cells[-1].input_set + 1))
     executor = Executor(bundle, backend, precision, route=_other_route(network, steps))
     feature = head_at(bundle.manifest, executor.route, len(executor.segments)).variant(precision).inputs[0].name
@@ -57,7 +58,9 @@ def prove_sight(
 ) -> dict[str, Any]:
     """Show that the proof sees: each state lost in turn, and the frames reversed, must change logits by more than ``limit``.
 
-    The route is one on which every block and every head is called at least twice, so that every state is handed on.
+    The route is one on which every block and every head is called at least twice, so that every state is handed on. A state is
+    lost after every segment from the first that hands it on; the effect is that at the first checkpoint where it exceeds
+    ``limit``, else the largest.
 
     Args:
         network: the whole network.
@@ -76,13 +79,18 @@ def prove_sight(
     cells.append(network.route.cells[-1])
     route = _other_route(network, tuple(dict.fromkeys(cells)))
     executor = Executor(bundle, backend, route=route)
-    plain = _all_logits(executor, clip, None)
-    lost, states = {}, _states_of(bundle.manifest, route)
-    handed_on = [key for key, name in sorted(states.items()) if executor.store.holds(name)]
-    for block, port in handed_on:
-        effect = np.abs(_all_logits(executor, clip, states[block, port]) - plain).max() / spread
-        lost[f"{block}:{port}"] = float(effect)
-    reversed_error = float(np.abs(_all_logits(executor, clip[::-1], None) - plain).max() / spread)
+    states = _states_of(bundle.manifest, route)
+    handed_on = {key: name for key, name in sorted(states.items()) if executor.store.holds(name)}
+    plain, after = [], []  # logits at each checkpoint, and what the store holds then
+    for at in executor.walk([ArraySource(clip)]):
+        plain.append(at.logits[0])
+        after.append(executor.store.copy())
+    lost = {}
+    for (block, port), name in handed_on.items():
+        first = next(k for k, keys in enumerate(executor.store.writes) if any(key[0] == name for key in keys.values()))
+        found = _without(executor, clip, name, first + 1, after[first])
+        lost[f"{block}:{port}"] = _effect(found, plain[first + 1 :], spread, limit)
+    reversed_error = _effect(_all_logits(executor, clip[::-1]), plain, spread, limit)
     required = dict(lost)
     if network.config.shift.enabled or final > 0:  # else the mean over the one set's frames, whose order is nothing
         required["frames reversed"] = reversed_error
@@ -115,12 +123,34 @@ def _states_of(manifest: Manifest, route: Route) -> dict[tuple[int, str], str]:
     return found
 
 
-def _all_logits(executor: Executor, clip: Floats, lost: str | None) -> Floats:
-    """Return the logits of every checkpoint, [checkpoints, classes], with one state zeroed after every segment."""
-    logits = []
+def _all_logits(executor: Executor, clip: Floats) -> Generator[Floats]:
+    """Yield the logits of every checkpoint, [classes]."""
     with closing(executor.walk([ArraySource(clip)])) as walk:
         for at in walk:
-            logits.append(at.logits[0])
-            if lost is not None:
-                executor.store.zero(lost)
-    return np.stack(logits)
+            yield at.logits[0]
+
+
+def _without(executor: Executor, clip: Floats, name: str, done: int, held: Mapping[Key, Held]) -> Generator[Floats]:
+    """Yield the logits of the checkpoints after segment ``done``, with one state zeroed before each; ``held`` is the store then."""
+    order, store = list(executor.bundle.manifest.grid.frame_order), executor.store
+    slot = store.slots.acquire()
+    assert slot is not None
+    try:
+        store.restore(held)
+        for index, segment in enumerate(executor.segments[done:], done + 1):
+            store.zero(name)
+            frames = [clip[order[segment.start : segment.stop]]] if segment.start < segment.stop else None
+            yield executor.run(index, [slot], frames)[0][0]
+    finally:
+        store.slots.release(slot)
+
+
+def _effect(found: Generator[Floats], plain: Sequence[Floats], spread: float, limit: float) -> float:
+    """Return the effect of a planted fault at the first checkpoint where it exceeds ``limit``, else the largest."""
+    effect = 0.0
+    with closing(found):
+        for logits, wanted in zip(found, plain, strict=False):
+            effect = max(effect, float(np.abs(logits - wanted).max() / spread))
+            if effect > limit:
+                break
+    return effect

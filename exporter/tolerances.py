@@ -29,7 +29,7 @@ MOST_INSIDE = 1e-2  # tolerance in fp32 of tensors, which may be rougher than th
 PROBABILITY = 1e-5  # largest difference of a probability from the softmax of the same logits; no standard deviations
 
 _ADVICE: dict[Precision, str] = {
-    "fp32": "The exported graphs do not compute what PyTorch computes. Run 'python -m dynvid.models.conformance' where the "
+    "fp32": "The exported graphs do not compute what PyTorch computes. Run 'dynvid conformance' where the "
     "network is your own; else report it with this line.",
     "fp16": "Half precision is not enough for this network: export with --precision fp32.",
     "int8": "Calibrate with more videos, or allow less with --max-drop.",

@@ -45,7 +45,7 @@ class Twins:
         for name, graph in graphs.items():
             if set(activations(graph)) != set(ranges.largest.get(name, ())):
                 raise StaleRangesError(
-                    f"ranges of bundle {ranges.bundle_sha256[:8]}… do not have the tensors of {name}: run 'dynvid calibrate --int8' "
+                    f"ranges of bundle {ranges.bundle_sha256[:8]}… do not have the tensors of {name}: run 'dynvid quantize' "
                     "again"
                 )
             for tensor, value in ranges.largest[name].items():

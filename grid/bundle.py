@@ -75,9 +75,7 @@ class Bundle:
             UsageError: If not.
         """
         if precision not in self.manifest.precisions:
-            how = (
-                "Run 'dynvid calibrate --int8'" if precision == "int8" else f"Export again with --precision {precision}"
-            )
+            how = "Run 'dynvid quantize'" if precision == "int8" else f"Export again with --precision {precision}"
             raise UsageError(
                 f"precision {precision}: bundle {str(self.root)!r} holds {', '.join(self.manifest.precisions)}. {how}."
             )

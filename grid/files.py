@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
+
+from .errors import ResourceError
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -48,6 +52,35 @@ def write_file(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(descriptor)
+
+
+@contextmanager
+def whole_file(path: Path, what: str, remedy: str) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of ``path`` once it is whole and on the disk; else nothing is left of it.
+
+    Args:
+        path: of the file; its folder is made.
+        what: it is, for the error.
+        remedy: what to do where it cannot be written.
+
+    Raises:
+        ResourceError: If it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ResourceError(
+            f"{what} {str(path)!r} cannot be written ({error.strerror}): free some space, or {remedy}"
+        ) from None
+    finally:
+        with suppress(OSError):  # what failed is being told already
+            temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import StaleThresholdsError, ThresholdsError
+from .files import whole_file
 from .manifest import Precision
 from .strict_json import StrictJsonError, dumps, loads, parse
 
@@ -37,10 +37,13 @@ class Thresholds:
     precision: Precision = "fp32"
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(dumps(asdict(self)))
-        temporary.replace(path)
+        """Write the file, whole or not at all.
+
+        Raises:
+            ResourceError: If it cannot be written.
+        """
+        with whole_file(path, "thresholds", "give another place") as file:
+            file.write(dumps(asdict(self)))
 
 
 def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int, precision: Precision | None = None) -> Thresholds:

@@ -1,18 +1,16 @@
 """Whether a registered network keeps the protocol of ``models.network``: all that the split and its proof rely on.
 
 Run it on a new network before anything else: ``require_conformance(config)``, or
-``python -m dynvid.models.conformance NETWORK``. The checks are in ``conformance_checks``. They use the network's own
+``dynvid conformance NETWORK``. The checks are in ``conformance_checks``. They use the network's own
 configuration with untrained weights, mostly in float64, so that a coupling of one part in a billion shows.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
-import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,8 +23,6 @@ from .conformance_checks import CHECKS, FOUNDATIONS, Check
 from .conformance_subject import Subject
 from .network import NetworkConfig
 from .registry import register, registered
-
-_MARKS = {"passed": "✓", "failed": "✗", "not run": "-"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,31 +109,3 @@ def read_config(network: str, crop: int, more: str) -> NetworkConfig:
         raise NetworkError(f"configuration {more!r}: {error}. Give a JSON object.") from None
     preprocessing = {"short_side": max(256, crop), "crop": crop}
     return from_json({"network": network, "classes": 5, "preprocessing": preprocessing, **keys})
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Check one network, print a line a check, and return 0, or 2 if the network does not conform."""
-    parser = argparse.ArgumentParser(
-        "python -m dynvid.models.conformance", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("network", metavar="NETWORK", help="a registered name, or module:function")
-    parser.add_argument("--crop", type=int, default=64, help="height and width of the frames (default 64)")
-    parser.add_argument("--config", default="{}", metavar="JSON", help="""e.g. '{"options": {"width": 8}}'""")
-    given = parser.parse_args(arguments)
-    try:
-        findings = check(read_config(given.network, given.crop, given.config))
-    except DynvidError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
-    for finding in findings:
-        print(f"{_MARKS[finding.state]} {finding.check}: {finding.why}")
-    failed = [finding for finding in findings if finding.state == "failed"]
-    for finding in failed:
-        for fault in finding.faults:
-            print(f"Error: {finding.check}: {fault}", file=sys.stderr)
-    return 2 if failed else 0
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)  # many small tensors: on a busy machine more threads wait for each other, 87 s for 3
-    sys.exit(main())

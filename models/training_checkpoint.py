@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import struct
 import warnings
@@ -20,6 +19,7 @@ from ..grid.errors import (
     TrainingCheckpointError,
     UnsafeTrainingCheckpointError,
 )
+from ..grid.files import whole_file
 from .config_json import from_json, to_json
 from .network import VideoNetwork
 from .registry import build
@@ -29,25 +29,22 @@ _DTYPES = {torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.in
 
 
 def save(network: VideoNetwork, path: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write ``network`` with its configuration to ``path`` (.pth or .safetensors), atomically.
+    """Write ``network`` with its configuration to ``path`` (.pth or .safetensors), whole or not at all.
 
     ``extra`` is JSON that travels along (how it was trained); nothing reads it.
+
+    Raises:
+        ResourceError: If it cannot be written.
     """
     config = json.dumps({"config": to_json(network.config), "extra": dict(extra or {})}, sort_keys=True)
     state = {key: value.detach().contiguous().clone() for key, value in network.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path, "training checkpoint", "give another place") as file:
         if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
+            from safetensors.torch import save as to_bytes
 
-            save_file(state, temporary, metadata={"format": FORMAT, "dynvid": config})
+            file.write(to_bytes(state, {"format": FORMAT, "dynvid": config}))
         else:
-            torch.save({"format": FORMAT, "dynvid": config, "state_dict": state}, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            torch.save({"format": FORMAT, "dynvid": config, "state_dict": state}, file)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:

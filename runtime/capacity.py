@@ -46,6 +46,7 @@ def open_executor(
     precision: Precision = "fp32",
     engines: Path | None = None,
     limits: Limits = Limits(),
+    full: bool = False,
 ) -> Executor:
     """Return the executor of a bundle, as large as ``limits`` and the engines allow: the one way to run it.
 
@@ -57,17 +58,21 @@ def open_executor(
         precision: of the graphs.
         engines: the folder of the engines; None: ``BUNDLE.engines``.
         limits: of one of so many streams.
+        full: run the static network instead of the bundle's route.
 
     Raises:
         UsageError: If the memory allowed holds no video, or the backend runs no engines, or cells for one video a call only.
         IntegrityError: If an engine is missing, stale or damaged; with the command that builds it.
         BackendError, ResourceError: As ``Executor``.
     """
+    bundle.require(precision)
     segments, found = fused_segments(bundle.manifest, precision), None
     if backend.engine_host is not None or engines is not None:
         found = open_engines(bundle, backend, engines, precision)
         if backend.name not in ENGINES_ONLY and engines is None and not found.begun(segments):
             found = None
+    route = bundle.manifest.route.full if full else bundle.manifest.route
+    segments = fused_segments(bundle.manifest, precision, route)
     batch = limits.batch or (1 if found is None else found.best_batch(segments[0]))
     if found is None and batch > 1 and backend.name not in ON_CPU:
         raise UsageError(f"--batch {batch}: backend {backend.name!r} runs cells for one video a call, leave it out")
@@ -78,7 +83,7 @@ def open_executor(
     batch = min(batch, slots)
     buckets = [batch_sizes(batch, padded=backend.name not in ON_CPU)] * len(segments)
     programs = CELLS if found is None else replace(found, batch=batch).plan
-    return Executor(bundle, backend, precision, programs, slots, buckets)
+    return Executor(bundle, backend, precision, programs, slots, buckets, route)
 
 
 def batch_sizes(batch: int, padded: bool) -> Sequence[int]:

@@ -118,9 +118,11 @@ def fitting_backend(bundle: Bundle, precision: Precision, folder: Path | None = 
         folder: of the engines; None: ``BUNDLE.engines``.
 
     Raises:
+        UsageError: If the bundle has no graphs of ``precision``.
         IntegrityError: If the folder cannot be read, or others may write to it.
         MissingPackageError: If nothing is installed that could run cells.
     """
+    bundle.require(precision)
     ledger = EngineCache(engines_folder(bundle.root) if folder is None else folder, bundle.root).engines()
     names = (*(engine.key.name for engine in ledger.engines), *ledger.damaged)
     parts = fused_segments(bundle.manifest, precision)

@@ -58,7 +58,7 @@ class Checkpoint:
         slots: of the videos.
         frames: that were read for the segment, of each video [frames, 3, crop, crop] in permuted order; none where it needs none.
         logits: [videos, classes], and ``probabilities``; without heads [videos, 0].
-        compute_ms: of the segment, from its frames to its answers, which are on the host then.
+        compute_ms: of the segment, from when its frames are written to when its answers are on the host.
     """
 
     index: int
@@ -159,9 +159,10 @@ class Executor:
             for index, segment in enumerate(self.segments, 1):
                 samples = order[segment.start : segment.stop]
                 frames = [source.read(samples) for source in sources] if samples else []
-                started = time.perf_counter()
+                started, written_s = time.perf_counter(), self.frames_s
                 answers = self.run(index, slots, frames or None)
-                yield Checkpoint(index, tuple(slots), frames, *answers, (time.perf_counter() - started) * 1e3)
+                seconds = time.perf_counter() - started - (self.frames_s - written_s)
+                yield Checkpoint(index, tuple(slots), frames, *answers, seconds * 1e3)
         finally:
             for slot in slots:
                 self.store.slots.release(slot)

@@ -93,27 +93,37 @@ class ArraySource:
 
 
 class Session:
-    """A bundle on a backend, ready to classify. Threads may share it: they take turns.
+    """Classifies one video after the other on an executor. Threads may share it: they take turns.
 
     Args:
-        bundle: the bundle.
-        backend: what computes.
+        executor: of the route.
         thresholds: one a checkpoint, the last None; None: every video runs to the end of its route.
-        precision: of the subgraphs.
-        route: another route over the bundle's blocks and heads; None for the bundle's own.
         temperatures: one a checkpoint, as the thresholds were chosen with; None: confidences as they are.
-        programs: what the backend runs, as ``Executor``.
 
     Attributes:
         tally: exits and confidences of the videos classified so far; numeric errors are left out.
 
     Raises:
         ThresholdsError: If the thresholds or temperatures do not fit the route.
-        UsageError, HashError, BackendError: As ``Executor``.
     """
 
     def __init__(
         self,
+        executor: Executor,
+        thresholds: Sequence[float | None] | None = None,
+        temperatures: Sequence[float] | None = None,
+    ) -> None:
+        self.executor, self.route = executor, executor.route
+        self.rule = ExitRule(self.route, thresholds, temperatures)
+        self.tally = ExitTally(len(self.route.cells))
+        costs = executor.bundle.manifest.costs
+        self._macs = [costs.checkpoint(self.route, k) for k in range(1, len(self.route.cells) + 1)]
+        self._full_macs = costs.checkpoint(self.route.full, 1)
+        self._turn = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
         bundle: Bundle,
         backend: Backend,
         thresholds: Sequence[float | None] | None = None,
@@ -121,16 +131,9 @@ class Session:
         route: Route | None = None,
         temperatures: Sequence[float] | None = None,
         programs: Callable[[FusedSegment], bytes] | Cells = CELLS,
-    ) -> None:
-        self.executor = Executor(bundle, backend, precision, programs, route=route)
-        self.route = self.executor.route
-        checkpoints = len(self.route.cells)
-        self.rule = ExitRule(self.route, thresholds, temperatures)
-        self.tally = ExitTally(checkpoints)
-        costs = bundle.manifest.costs
-        self._macs = [costs.checkpoint(self.route, k) for k in range(1, checkpoints + 1)]
-        self._full_macs = costs.checkpoint(self.route.full, 1)
-        self._turn = threading.Lock()
+    ) -> Session:
+        """Return a session on an executor of its own, for one video at a time; arguments and errors as there and here."""
+        return cls(Executor(bundle, backend, precision, programs, route=route), thresholds, temperatures)
 
     def classify(self, source: FrameSource, trace: bool = False) -> Prediction:
         """Return the prediction for one video.

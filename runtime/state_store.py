@@ -19,6 +19,8 @@ from .slots import Slot, SlotError, Slots
 Kind = tuple[str, tuple[int, ...], DType]
 """What is handed on: its name, the shape of one video's, its dtype. A feature has another shape where more of it waits."""
 
+Held = NDArray[np.generic]
+
 Key = tuple[str, tuple[int, ...], DType, int]
 """A kind and its place, 0 or 1: a segment that reads and writes the same kind writes to the other place. So no call reads
 what it writes, and one that fails can be made again."""
@@ -89,7 +91,7 @@ class StateStore:
         for key, buffer in buffers.items():
             self._backend.put(buffer, self.arrays[key], rows)
 
-    def read(self, index: int, slots: Sequence[Slot]) -> dict[str, NDArray[np.generic]]:
+    def read(self, index: int, slots: Sequence[Slot]) -> dict[str, Held]:
         """Return what segment ``index`` (1-based) handed on when it last ran, by port, [videos, ...]."""
         rows = self.rows(slots)
         return {port: self._backend.read(self.arrays[key])[rows] for port, key in self.writes[index - 1].items()}
@@ -97,6 +99,16 @@ class StateStore:
     def holds(self, name: str) -> bool:
         """Return whether segments hand a state or feature of this name on."""
         return any(key[0] == name for key in self.arrays)
+
+    def copy(self) -> dict[Key, Held]:
+        """Return what is held for all videos, on the host."""
+        return {key: self._backend.read(value).copy() for key, value in self.arrays.items()}
+
+    def restore(self, held: Mapping[Key, Held]) -> None:
+        """Hold what ``copy`` returned; for rows that are held now."""
+        for key, values in held.items():
+            self._backend.write(self.arrays[key], values)
+        self.writing(held, range(self.slots.count))
 
     def zero(self, name: str) -> None:
         """Fill what is handed on under a name with zeros, of every video: a proof must notice."""

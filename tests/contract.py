@@ -142,7 +142,7 @@ def whole(network, clips):
 
 def cells(case, backend, bundle, clips, precision="fp32"):
     """Return the logits of a session over the cells, [clips, checkpoints, classes]."""
-    session = Session(case.content.bundle(bundle, backend, precision), backend, precision=precision)
+    session = Session.open(case.content.bundle(bundle, backend, precision), backend, precision=precision)
     return np.stack([np.stack(session.classify(ArraySource(clip), trace=True).logits) for clip in clips])
 
 
@@ -202,7 +202,7 @@ def exits_and_classes_agree(case, network, bundle):
             thresholds += [1.0] * (z.shape[1] - 2 - k)
             break
     assert len(set(exits)) > 1
-    session = Session(case.content.bundle(bundle, backend, "fp32"), backend, (*thresholds, None))
+    session = Session.open(case.content.bundle(bundle, backend, "fp32"), backend, (*thresholds, None))
     answers = [session.classify(ArraySource(clip)) for clip in clips]
     assert [answer.checkpoint for answer in answers] == exits.tolist()
     classes = probabilities.argmax(-1)[np.arange(len(clips)), exits - 1]
@@ -241,7 +241,7 @@ def nothing_stays_of_a_poisoned_video(case, bundle, precision="fp32"):
         def read(self, samples):
             return super().read(samples) * np.float32(np.nan)
 
-    session = Session(case.content.bundle(bundle, backend, precision), backend, precision=precision)
+    session = Session.open(case.content.bundle(bundle, backend, precision), backend, precision=precision)
     clean = session.classify(ArraySource(clips[0]), trace=True).logits
     assert session.classify(Poison(clips[1]), trace=True).status == "numeric_error"
     np.testing.assert_array_equal(session.classify(ArraySource(clips[0]), trace=True).logits, clean)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from samples import DEMONSTRATION
 
-from dynvid.exporter.proof import prove_subgraphs
 from dynvid.exporter.proof_clips import proof_clips
+from dynvid.exporter.subgraph_proof import prove_subgraphs
 from dynvid.exporter.subgraphs import split
 from dynvid.exporter.tolerances import Rounding
 from dynvid.grid.bundle import Bundle
@@ -51,7 +51,7 @@ def test_the_export_is_proved(bundle):
 def test_split_equals_whole_on_every_preset(network, bundle, name):
     route = preset(name, network.grid, network.head_blocks)
     clips = proof_clips(8, 16, network.config.preprocessing, seed=3)
-    session = Session(bundle, open_backend("onnxruntime"), route=route)
+    session = Session.open(bundle, open_backend("onnxruntime"), route=route)
     order = list(network.grid.frame_order)
     with torch.no_grad():
         expected = np.stack([torch.cat(network.with_route(route)(torch.from_numpy(c[order])[None])) for c in clips])

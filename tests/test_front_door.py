@@ -61,7 +61,7 @@ def test_one_video_as_a_path_text_raw_frames_or_preprocessed_ones(model, videos,
     assert plain(model.classify(str(videos[0]))) == plain(model.classify(np.load(videos[0]))) == plain(answer)
     manifest = tiny_bundle.manifest
     clip = proof_clips(1, manifest.grid.num_frames, manifest.preprocessing)[0]
-    expected = Session(tiny_bundle, open_backend("onnxruntime")).classify(ArraySource(clip), trace=True)
+    expected = Session.open(tiny_bundle, open_backend("onnxruntime")).classify(ArraySource(clip), trace=True)
     found = model.classify(clip, trace=True)
     np.testing.assert_array_equal(found.logits, expected.logits)
     assert len(model.classify(clip).logits) == 4 and "cells of" in model.runs and "onnxruntime, fp32" in model.runs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pickle
 import time
 import tomllib
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..grid.errors import NetworkError, TrainingCheckpointError, UsageError
+from ..grid.files import whole_file
 from ..grid.strict_json import StrictJsonError, parse
 from ..models.config_json import from_json, to_json
 from ..models.network import NetworkConfig, VideoNetwork
@@ -278,6 +278,5 @@ def _load_state(path: Path) -> dict[str, Any]:
 
 
 def _save_state(path: Path, state: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(dict(state), temporary)
-    temporary.replace(path)
+    with whole_file(path, "state of the run", "give another -o") as file:
+        torch.save(dict(state), file)

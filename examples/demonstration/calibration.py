@@ -46,7 +46,7 @@ def main() -> None:
         network = load_training_checkpoint(checkpoint).network
         export(network, root, source_sha256=sha256_of(checkpoint), precisions=("fp32",))
     bundle, backend, times = Bundle.open(root), open_backend("onnxruntime", 1), folder / "times.json"
-    session, videos = Session(bundle, backend), read_list(listing)
+    session, videos = Session.open(bundle, backend), read_list(listing)
     with Decoder() as decoder:
         scores = score_videos(session, videos, folder / "demo.npz", decoder, lambda _: None)
     if not times.exists():
@@ -127,7 +127,7 @@ def milliseconds(bundle: Bundle, scores: Scores, costs: Costs, videos: list[List
     wanted = {scores.videos[n] for n in evaluating[:TIMED]}
     print("\n| budget, ms | --cost ms: table, measured | same share of GMACs: table, measured | accuracy of each |")
     print("|---|---|---|---|")
-    session, choices, rows = Session(bundle, backend), [], []
+    session, choices, rows = Session.open(bundle, backend), [], []
     for share in (0.3, 0.5, 0.7):
         request = Request(budget=float(share * ms[-1]), unit="ms", seed=SPLIT_SEED)
         one = calibrate(scores, costs, request)
@@ -174,7 +174,7 @@ def drift(bundle: Bundle, scores: Scores, costs: Costs, folder: Path, backend) -
     print("\n| clips | exits: distance, by chance | with confidences: distance, by chance | warns |")
     print("|---|---|---|---|")
     for name, least in (("new, of the same kind", 0.0), ("the harder half of them", 0.5)):
-        session = Session(bundle, backend, chosen.exits.thresholds, temperatures=chosen.temperatures)
+        session = Session.open(bundle, backend, chosen.exits.thresholds, temperatures=chosen.temperatures)
         videos = [v for v, d in zip(read_list(listing), difficulty, strict=True) if d >= least]
         with Decoder() as decoder:
             for video in videos:

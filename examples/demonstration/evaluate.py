@@ -107,14 +107,14 @@ def evaluate(bundle: Bundle, calibration: Path, test: Path) -> tuple[dict, Thres
     route, costs = bundle.manifest.route, bundle.manifest.costs
     macs = np.array([costs.checkpoint(route, k) for k in range(1, len(route.cells) + 1)])
     full_macs = costs.checkpoint(route.full, 1)
-    session = Session(bundle, backend)
+    session = Session.open(bundle, backend)
     found = choose(trace(session, *load_frames(bundle, calibration)), macs)
     thresholds = Thresholds(bundle.sha256, found.thresholds, found.q)
 
     frames, rows = load_frames(bundle, test)
     traced, shuffled = trace(session, frames, rows), trace(session, frames, rows, shuffle=True)
     chosen = exits(traced.confidences, found.thresholds)
-    dynamic, full = Session(bundle, backend, found.thresholds), Session(bundle, backend, route=route.full)
+    dynamic, full = Session.open(bundle, backend, found.thresholds), Session.open(bundle, backend, route=route.full)
     measure_time(dynamic, full, frames[:50])  # warm-up
     dynamic_ms, full_ms = measure_time(dynamic, full, frames)
     motion, endings = [g for g in LOOK_ALIKES if not g[0].startswith("falls")], LOOK_ALIKES[-1]

@@ -40,7 +40,7 @@ def reference(network: VideoNetwork) -> Run:
 
 
 def session_of(bundle: Bundle, precision) -> Run:
-    session = Session(bundle, open_backend("onnxruntime", 1), precision=precision)
+    session = Session.open(bundle, open_backend("onnxruntime", 1), precision=precision)
     return lambda clip: np.stack(session.classify(ArraySource(clip), trace=True).logits)
 
 
@@ -113,7 +113,7 @@ def measure(folder: Path, clips: int) -> dict:
     bundle = Bundle.open(root) if root.exists() else export(network, root, source_sha256=sha256_of(CHECKPOINT))
     costs, route = bundle.manifest.costs, bundle.manifest.route
     macs = np.array([costs.checkpoint(route, k) for k in range(1, len(route.cells) + 1)])
-    session = Session(bundle, open_backend("onnxruntime", 1))
+    session = Session.open(bundle, open_backend("onnxruntime", 1))
     chosen = choose(trace(session, *load_frames(bundle, lists["calibration"])), macs)
     frames, rows = load_frames(bundle, lists["test"])
     if len(rows) != clips:

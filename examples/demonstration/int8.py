@@ -48,13 +48,13 @@ def measure(folder: Path, clips: int, backend: str) -> dict:
     if not plain.exists():
         dynvid("export", CHECKPOINT, "-o", plain, "--precision", "fp32")
     if not int8.exists():
-        dynvid("calibrate", plain, CHECKPOINT, "--data", lists["calibration"], "--int8", "--threads", 1)
+        dynvid("quantize", plain, CHECKPOINT, "--data", lists["calibration"], "--threads", 1)
     for root, flags in ((plain, ()), (int8, ("--int8",))):
         dynvid("build-engines", root, "--backend", backend, *flags)
     found: dict[tuple[str, str], Scores] = {}
     for root, precision in ((plain, "fp32"), (int8, "int8")):
         bundle, runs = Bundle.open(root), open_backend(backend, 1)
-        session = Session(
+        session = Session.open(
             bundle, runs, precision=precision, programs=open_engines(bundle, runs, precision=precision).plan
         )
         for name, path in lists.items():

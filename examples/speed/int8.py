@@ -1,4 +1,4 @@
-"""What INT8 is worth on this CPU: ``int8.py BUNDLE [THREADS [ROUNDS]]``, of a bundle that ``dynvid calibrate --int8`` wrote.
+"""What INT8 is worth on this CPU: ``int8.py BUNDLE [THREADS [ROUNDS]]``, of a bundle that ``dynvid quantize`` wrote.
 
 Every block (all frames), segment and the static network runs on onnxruntime and OpenVINO, in fp32, bf16 and INT8, one video of noise a
 call. All are called in turn in one process, in an order drawn anew each round; printed are medians in milliseconds as Markdown, and the

@@ -43,7 +43,7 @@ def child(bundle_path: str, kind: str, threads: int) -> None:
             list(stream.classify([ArraySource(clip) for _ in range(8)]))
     else:
         route = manifest.route.full if kind == "static" else None
-        session = Session(bundle, backend, programs=CELLS if kind == "cells" else engines.plan, route=route)
+        session = Session.open(bundle, backend, programs=CELLS if kind == "cells" else engines.plan, route=route)
         loaded = time.perf_counter() - loading
         session.classify(ArraySource(clip))
         first = time.time()

@@ -81,8 +81,8 @@ def test_operating_points_cost_what_their_exits_cost(report, tiny_bundle):
 def test_agreement_and_accuracy_are_those_of_the_session(report, tiny_bundle, clips):
     backend, order = open_backend("onnxruntime"), tiny_bundle.manifest.grid.frame_order
     found = point(report, "q = 1.2")
-    session = Session(tiny_bundle, backend, found.thresholds)
-    static = Session(tiny_bundle, backend, route=tiny_bundle.manifest.route.full)
+    session = Session.open(tiny_bundle, backend, found.thresholds)
+    static = Session.open(tiny_bundle, backend, route=tiny_bundle.manifest.route.full)
     temporal = [ArraySource(clip[np.argsort(order)]) for clip in clips.frames]
     own = [session.classify(source) for source in temporal]
     wanted = [static.classify(source).class_index for source in temporal]
@@ -258,7 +258,7 @@ def test_peers_compute_the_static_network(tiny_bundle, clips, fused, exports):
     def graph():
         return fused(fused_full(tiny_bundle.manifest, "fp32"))
 
-    static = Session(tiny_bundle, open_backend("onnxruntime"), route=tiny_bundle.manifest.route.full)
+    static = Session.open(tiny_bundle, open_backend("onnxruntime"), route=tiny_bundle.manifest.route.full)
     wanted = static.classify(clips.sources(tiny_bundle.manifest)[0]).probabilities[0]
     for name in ("openvino", "torch"):
         peer = open_peer(name, tiny_bundle, clips, graph, wanted, exports.training_checkpoint(TINY), 1)

@@ -27,12 +27,12 @@ NAMES = ["SingleStream", "Offline", "Server"]
 
 def order_of(bundle, clips, folder, **settings):
     """Return an order for one thread whose exits follow q = 1.2, with what a session says of each clip alone."""
-    session = Session(bundle, open_backend("onnxruntime"))
+    session = Session.open(bundle, open_backend("onnxruntime"))
     traced = [session.classify(ArraySource(clip), trace=True) for clip in clips]
     sure = np.array([[p.max() for p in found.probabilities] for found in traced]).T
     usable = np.isfinite(sure).all(0)
     thresholds = (*map(float, geometric_thresholds(sure[:, usable], 1.2)[:-1]), None)
-    session = Session(bundle, open_backend("onnxruntime"), thresholds)
+    session = Session.open(bundle, open_backend("onnxruntime"), thresholds)
     alone = [session.classify(ArraySource(clip)) for clip in clips]
     answers = [[-1 if found.class_index is None else found.class_index, found.checkpoint] for found in alone]
     np.save(folder / "clips.npy", clips)

@@ -10,8 +10,9 @@ from dynvid.benchmarks.baselines import oracle, serve_batches
 from dynvid.benchmarks.cost_tables import CostTable, from_timing, interpolate, parse_device, read_table, spread
 from dynvid.benchmarks.machines import plan
 from dynvid.benchmarks.served import Run, draw_exits, geometric_shares, parse_shares, poisson_arrivals
-from dynvid.benchmarks.simulator import load_limit, main, simulate
+from dynvid.benchmarks.simulator import load_limit, simulate
 from dynvid.benchmarks.timing import SegmentTime, Timing
+from dynvid.cli import cli
 from dynvid.grid.cost import Costs
 from dynvid.grid.errors import CostTableError, UsageError
 from dynvid.grid.route import Route, preset
@@ -363,7 +364,7 @@ def given(tmp_path):
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(main, [*arguments, "--videos", "500"])
+    return CliRunner().invoke(cli, ["simulate", *arguments, "--videos", "500"])
 
 
 def test_the_command_prints_policies_limits_and_machines(given):
@@ -395,8 +396,8 @@ def test_the_command_takes_tables_from_a_bundle(tiny_bundle):
 
 def test_the_command_refuses_what_it_cannot_use(given, tiny_bundle):
     for arguments in ([], ["--table", given, str(tiny_bundle.root)], ["--device", "1:2"], [str(tiny_bundle.root)]):
-        done = invoke(*arguments)
-        assert done.exit_code == 2 and "Error: no table of costs: give --table FILE alone" in done.output
-    done = invoke("--table", given + "x")
-    assert done.exit_code == 3 and "cannot be read" in done.output
-    assert invoke("--table", given, "--shares", "1").exit_code == 2
+        refused = invoke(*arguments).exception
+        assert isinstance(refused, UsageError) and str(refused).startswith("no table of costs: give --table FILE alone")
+    refused = invoke("--table", given + "x").exception
+    assert isinstance(refused, CostTableError) and "cannot be read" in str(refused)
+    assert isinstance(invoke("--table", given, "--shares", "1").exception, UsageError)

@@ -4,8 +4,17 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from dynvid.benchmarks.timing import main, measure, read_timing
-from dynvid.grid.errors import CostTableError, ResourceError, StaleCostTableError, UsageError
+from dynvid.benchmarks.timing import measure, read_timing
+from dynvid.cli import cli
+from dynvid.exporter.build_engines import build_engines
+from dynvid.grid.errors import (
+    CostTableError,
+    ManifestError,
+    MissingEngineError,
+    ResourceError,
+    StaleCostTableError,
+    UsageError,
+)
 from dynvid.runtime.backends.base import open_backend
 
 
@@ -28,7 +37,7 @@ def test_a_table_reads_back_as_it_was_written(timing, tiny_bundle, tmp_path):
     timing.write(tmp_path / "t.json")
     assert read_timing(tmp_path / "t.json", tiny_bundle) == timing
     with pytest.raises(ResourceError, match="cannot be written"):
-        timing.write(tmp_path / "missing" / "t.json")
+        timing.write(tmp_path / "t.json" / "t.json")
 
 
 def test_tables_that_do_not_fit_are_refused(timing, tiny_bundle, tmp_path):
@@ -58,10 +67,18 @@ def test_too_few_rounds_are_refused(tiny_bundle):
 
 
 def test_the_command_writes_and_prints_the_table(tiny_bundle, tmp_path):
-    arguments = [str(tiny_bundle.root), "-o", str(tmp_path / "t.json"), "--rounds", "5", "--backend", "null"]
-    done = CliRunner().invoke(main, arguments)
+    arguments = ["time", str(tiny_bundle.root), "-o", str(tmp_path / "t.json"), "--rounds", "5", "--backend", "null"]
+    done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0, done.output
-    assert "segment 4: " in done.output and "static run: " in done.output
+    assert "segment 4 " in done.output and "static run " in done.output and "cells on null, fp32" in done.output
     assert json.loads((tmp_path / "t.json").read_text())["backend"] == "null"
-    done = CliRunner().invoke(main, [str(tmp_path), "-o", str(tmp_path / "t.json")])
-    assert done.exit_code == 4 and "Error: " in done.output
+    assert isinstance(CliRunner().invoke(cli, ["time", str(tmp_path)]).exception, ManifestError)
+
+
+def test_what_was_built_is_timed(tiny_bundle, tmp_path):
+    backend = open_backend("onnxruntime")
+    assert not measure(tiny_bundle, backend, rounds=5, warmup=1).is_fused
+    with pytest.raises(MissingEngineError, match="no engine"):
+        measure(tiny_bundle, backend, rounds=5, warmup=1, engines=tmp_path)
+    build_engines(tiny_bundle, tmp_path, "onnxruntime")
+    assert measure(tiny_bundle, backend, rounds=5, warmup=1, engines=tmp_path).is_fused

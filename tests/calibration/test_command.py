@@ -19,8 +19,8 @@ from dynvid.grid.errors import (
 from dynvid.grid.thresholds import read_thresholds
 
 
-def run(*arguments):
-    done = CliRunner().invoke(cli, ["calibrate", *map(str, arguments)])
+def run(*arguments, command="calibrate"):
+    done = CliRunner().invoke(cli, [command, *map(str, arguments)])
     if isinstance(done.exception, DynvidError):
         raise done.exception
     assert done.exit_code == 0, (done.output, done.exception)
@@ -61,11 +61,12 @@ def test_from_a_bundle_and_a_list_to_thresholds_that_classify_runs(tiny_bundle, 
         cli, ["classify", str(root), "--data", str(data), "--thresholds", str(t), "-o", str(results)]
     )
     assert classified.exit_code == 0, classified.output
-    same = report(root, "--check", results, "--thresholds", t)
+    arguments = (root, "--results", results, "--thresholds", t)
+    same = json.loads(run(*arguments, "--json", command="drift").stdout)
     assert same["drifted"] is False and same["videos"] == 24
     drifted = [{"status": "ok", "checkpoint": 4, "confidence": 0.21}] * 200
     results.write_text("".join(json.dumps(r) + "\n" for r in drifted))
-    done = run(root, "--check", results, "--thresholds", t)
+    done = run(*arguments, command="drift")
     assert "Warning: videos leave otherwise than at calibration: distance 0." in done.stderr
     assert "200 videos against 12 of calibration" in done.stdout
 
@@ -84,10 +85,8 @@ def test_tempered_thresholds_give_classify_the_very_exits_of_calibration(tiny_bu
 
 
 def test_milliseconds_are_measured_or_read(tiny_bundle, data, kept, tmp_path):
-    from dynvid.benchmarks.timing import main
-
     table = tmp_path / "t.json"
-    CliRunner().invoke(main, [str(tiny_bundle.root), "-o", str(table), "--rounds", "5"])
+    run(tiny_bundle.root, "-o", table, "--rounds", 5, command="time")
     times = json.loads(table.read_text())["segments"]
     budget = times[0]["median_ms"] + times[1]["median_ms"] / 2
     common = (tiny_bundle.root, "--data", data, "--scores", kept, "--cost", "ms")
@@ -124,7 +123,7 @@ def test_the_text_states_the_promise(from_elsewhere):
         (("--scores", "s.npz", "-o", "T.json"), "need a BUNDLE"),
         (("--scores", "s.npz", "--cost", "ms"), "need a BUNDLE"),
         (("--scores", "missing.npz"), "cannot be read"),
-        (("--check", "r.jsonl"), "--check RESULTS.jsonl needs BUNDLE and --thresholds"),
+        (("--scores", "s.npz", "--precision", "fp16"), "scores say theirs"),
         (("--scores", "s.npz", "--q", "1", "--budget", "2"), "give one of"),
     ],
 )
@@ -137,7 +136,7 @@ def test_things_of_another_bundle_are_refused(tiny_bundle, exports, data, kept, 
     root = tiny_bundle.root
     (tmp_path / "T.json").write_text(json.dumps({"bundle_sha256": "0" * 64, "thresholds": [0, 0, 0, None]}))
     with pytest.raises(StaleThresholdsError, match="belong to bundle 00000000…"):
-        run(root, "--check", data, "--thresholds", tmp_path / "T.json")
+        run(root, "--results", data, "--thresholds", tmp_path / "T.json", command="drift")
     with pytest.raises(StaleScoresError, match="belong to bundle none"):
         run(root, "--scores", from_elsewhere)
     shutil.copy(from_elsewhere, tmp_path / "s.npz")

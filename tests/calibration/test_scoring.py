@@ -33,7 +33,7 @@ def sha256(path):
 
 @pytest.fixture(scope="module")
 def session(tiny_bundle):
-    return Session(tiny_bundle, open_backend("onnxruntime"))
+    return Session.open(tiny_bundle, open_backend("onnxruntime"))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_thresholds_and_exits_of_calibration_are_those_of_the_runtime(sessio
         for column in range(len(clips)):
             thresholds = (*map(float, answers.confidences[:-1, column]), None)
             expected = exits(answers.confidences, thresholds) + 1
-            run = Session(session.executor.bundle, session.executor.backend, thresholds, temperatures=temperatures)
+            run = Session.open(session.executor.bundle, session.executor.backend, thresholds, temperatures=temperatures)
             found, sure = np.zeros(len(clips), int), np.zeros(len(clips))
             with Decoder() as decoder:
                 for video in clips:
@@ -125,7 +125,7 @@ def test_without_a_file_scores_lie_beside_the_bundle(session, clips, tiny_bundle
     from dynvid.grid.bundle import Bundle
 
     shutil.copytree(tiny_bundle.root, tmp_path / "b")
-    own = Session(Bundle.open(tmp_path / "b"), session.executor.backend)
+    own = Session.open(Bundle.open(tmp_path / "b"), session.executor.backend)
     with Decoder() as decoder:
         score_videos(own, clips[:2], None, decoder, quiet)
     assert [p.suffix for p in (tmp_path / "b.scores").iterdir()] == [".npz"]

@@ -99,7 +99,7 @@ def test_rows_say_what_was_built_and_the_next_call_keeps_it(rtx, tiny_bundle, tm
     assert table["seconds"] > 0
     assert table["bytes"] == len(EngineCache(tmp_path / "e").read(rows[0].engine))
     assert table["dtype_census"]["convolution"] == {"float16": 6}
-    assert lines[-1] == "segment3 fp16: built"
+    assert lines[-1] == "engines 2/2: segment3 fp16: built"
     before = files_of(tmp_path / "e")
     again = build_engines(tiny_bundle, tmp_path / "e", **arguments)
     assert [row.status for row in again] == ["kept", "kept"]

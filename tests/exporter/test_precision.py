@@ -11,9 +11,9 @@ from dynvid.exporter import precision as precision_module
 from dynvid.exporter.draft import Draft
 from dynvid.exporter.export import export
 from dynvid.exporter.precision import choose
-from dynvid.exporter.proof import PROOF_CLIPS
+from dynvid.exporter.proof import PROOF_CLIPS, prove
 from dynvid.exporter.proof_clips import proof_clips
-from dynvid.exporter.reference import observe
+from dynvid.exporter.reference import Reference
 from dynvid.exporter.tolerances import BOUND, SHARE
 from dynvid.grid.errors import ProofError
 from dynvid.grid.fusion import fused_full, fused_segments
@@ -100,11 +100,14 @@ def asked_for(monkeypatch):
 
 
 def chosen(network, ranges=None):
+    """Return what stays fp32 and why, and the draft."""
     clips = proof_clips(PROOF_CLIPS, network.grid.num_frames, network.config.preprocessing)
-    reference, measured = observe(network, clips)
+    reference, backend = Reference(network, clips), open_backend("onnxruntime")
     draft = Draft(network, "0" * 64, lambda _: None)
     draft.add("fp32")
-    return choose(draft, ranges or measured, clips, reference, open_backend("onnxruntime"), lambda _: None), draft
+    figures = prove(network, draft.parts, draft.bundle(), backend, reference, lambda _: None)
+    draft.ranges = ranges or reference.ranges
+    return choose(draft, reference, backend, figures, lambda _: None)[0], draft
 
 
 def test_nothing_stays_fp32_without_a_reason(network):
@@ -180,13 +183,20 @@ def test_a_large_range_is_the_first_reason(network):
 
 
 def test_errors_of_the_route_keep_the_blocks_fp32_from_the_first_one_on(network, monkeypatch):
-    errors = iter([0.039, 0.016, ROUTE_LIMIT])
-    monkeypatch.setattr(precision_module, "route_errors", lambda *_: np.array([0.001, next(errors)]))
+    tried, add = [], Draft.add
+
+    def watched(draft, precision, kept=()):
+        tried.append(len(kept))
+        add(draft, precision, kept)
+
+    monkeypatch.setattr(Draft, "add", watched)
+    monkeypatch.setattr(
+        precision_module, "route_errors", lambda *_: np.array([0.001, 0.039 if tried[-1] < 2 else ROUTE_LIMIT])
+    )
     reasons, draft = chosen(network)
-    assert reasons == {
-        "block0": {"because": "route", "value": 0.039, "limit": ROUTE_LIMIT},
-        "block1": {"because": "route", "value": 0.016, "limit": ROUTE_LIMIT},
-    }
+    because = {"because": "route", "value": 0.039, "limit": ROUTE_LIMIT}
+    assert reasons == {"block0": because, "block1": because}
+    assert tried == [0, 0, 3, 2, 1, 2]  # fp32, all in fp16, halves of what is left, and what was found
     assert draft.bundle().manifest.fp32_only == ("block0", "block1")
 
 

@@ -9,10 +9,11 @@ from planted_faults import lose_state, scale_weight, stale_state, with_graph
 from samples import TINY
 
 from dynvid.exporter.export import prove_again
-from dynvid.exporter.proof import PROOF_CLIPS, prove, prove_subgraphs
+from dynvid.exporter.proof import PROOF_CLIPS, prove
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.reference import Reference
 from dynvid.exporter.sight import drift
+from dynvid.exporter.subgraph_proof import prove_subgraphs
 from dynvid.exporter.subgraphs import split
 from dynvid.exporter.tolerances import Rounding
 from dynvid.grid.errors import ProofError
@@ -124,7 +125,7 @@ def test_one_call_and_a_chain_of_one_frame_calls_agree_to_the_last_bit(tiny_netw
 
 
 def test_drift_is_measured_set_by_set(tiny_network, tiny_bundle, backend, clips):
-    errors = drift(tiny_network, tiny_bundle, backend, "fp32", clips[0])
+    errors = drift(tiny_network, tiny_bundle, backend, "fp32", clips[0], Reference(tiny_network, clips).last_features)
     assert len(errors) == 4 and 0 < max(errors) < 1e-3
 
 

@@ -71,7 +71,7 @@ def goes_the_whole_way(path, model, folder):
     )
     assert [row.error for row in rows] == [None] * len(rows)
     backend = open_backend("onnxruntime")
-    session = Session(bundle, backend, programs=open_engines(bundle, backend, folder / "b.engines").plan)
+    session = Session.open(bundle, backend, programs=open_engines(bundle, backend, folder / "b.engines").plan)
     clip = proof_clips(1, model.grid.num_frames, model.config.preprocessing, seed=5)
     logits = np.stack(session.classify(ArraySource(clip[0]), trace=True).logits)
     expected = Reference(model, clip).logits()[0]

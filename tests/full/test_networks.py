@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from dynvid.calibration.thresholds import exits, geometric_thresholds
-from dynvid.exporter.proof import prove_subgraphs
 from dynvid.exporter.proof_clips import proof_clips
+from dynvid.exporter.subgraph_proof import prove_subgraphs
 from dynvid.exporter.subgraphs import split
 from dynvid.exporter.tolerances import Rounding
 from dynvid.grid.route import preset
@@ -68,7 +68,7 @@ def test_split_equals_whole_on_every_preset(exports, big, route_name):
     bundle = exports.bundle(NETWORKS[big], ("fp32", "fp16"))
     route = preset(route_name, network.grid, network.head_blocks)
     clips = proof_clips(CLIPS, network.grid.num_frames, network.config.preprocessing, seed=7)
-    session = Session(bundle, open_backend("onnxruntime"), route=route)
+    session = Session.open(bundle, open_backend("onnxruntime"), route=route)
     order, expected, found = list(network.grid.frame_order), [], []
     for clip in clips:
         with torch.no_grad():

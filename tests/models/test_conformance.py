@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
-from dynvid.grid.errors import NetworkError
+from dynvid.cli import cli
+from dynvid.grid.errors import DynvidError, NetworkError
 from dynvid.models import registry
 from dynvid.models.config_json import from_json
-from dynvid.models.conformance import check, main, require_conformance
+from dynvid.models.conformance import check, require_conformance
 from dynvid.models.conformance_checks import CHECKS
 from dynvid.models.network import HeadConfig, NetworkConfig, conv_embedding, linear_embedding
 from dynvid.models.registry import register, registered
@@ -416,17 +419,29 @@ def test_a_network_without_shift_must_say_so():
 # the command line
 
 
-def test_the_command_prints_a_tick_a_check(capsys):
-    assert main([registered_name(Toy), "--crop", "32", "--config", '{"shift": {"stride": 2}}']) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [f"✓ {step.__name__}" for step in CHECKS]
+def run(*arguments):
+    """Return exit code, standard output and standard error of the command."""
+    done = CliRunner().invoke(cli, ["conformance", *arguments])
+    if isinstance(done.exception, DynvidError):
+        return done.exception.exit_code, done.stdout, f"Error: {done.exception}"
+    return done.exit_code, done.stdout, done.stderr
 
 
-def test_the_command_ends_with_2_and_the_faults(capsys):
-    assert main([registered_name(Bidirectional), "--crop", "32"]) == 2
-    out, err = capsys.readouterr()
-    assert "✗ causal" in out
+def test_the_command_prints_a_tick_a_check():
+    code, out, _ = run(registered_name(Toy), "--crop", "32", "--config", '{"shift": {"stride": 2}}')
+    assert code == 0
+    assert [line.split(":")[0] for line in out.splitlines()] == [f"✓ {step.__name__}" for step in CHECKS]
+
+
+def test_the_command_ends_with_2_and_the_faults():
+    name = registered_name(Bidirectional)
+    code, out, err = run(name, "--crop", "32")
+    assert code == 2 and "✗ causal" in out
     assert "Error: causal: block 1, frames before 1 when frame 1 and later ones change" in err
+    code, out, _ = run(name, "--crop", "32", "--json")
+    found = json.loads(out)
+    assert code == 2 and not found["conforms"] and found["network"] == name
+    assert "causal" in [finding["check"] for finding in found["findings"] if finding["state"] == "failed"]
 
 
 @pytest.mark.parametrize(
@@ -440,10 +455,9 @@ def test_the_command_ends_with_2_and_the_faults(capsys):
         (["resnet50", "--crop", "0"], "crop 0"),
     ],
 )
-def test_the_command_refuses_what_it_cannot_read(arguments, message, capsys):
-    assert main(arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
+def test_the_command_refuses_what_it_cannot_read(arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
     assert err.startswith("Error: ")
     assert message in err
 
@@ -451,10 +465,11 @@ def test_the_command_refuses_what_it_cannot_read(arguments, message, capsys):
 # the example
 
 
-def test_the_example_conforms_before_it_is_installed(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(EXAMPLE))
-    assert main(["mobile_video:mobile_video", "--crop", "32", "--config", '{"options": {"width": 0.35}}']) == 0
-    assert capsys.readouterr().out.count("✓") == len(CHECKS)
+def test_the_example_conforms_before_it_is_installed(monkeypatch):
+    monkeypatch.chdir(EXAMPLE)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    code, out, _ = run("mobile_video:mobile_video", "--crop", "32", "--config", '{"options": {"width": 0.35}}')
+    assert code == 0 and out.count("✓") == len(CHECKS)
 
 
 def test_the_example_installs_is_found_by_name_and_its_readme_runs(tmp_path):

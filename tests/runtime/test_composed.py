@@ -80,7 +80,7 @@ def test_every_route_of_a_small_grid_gives_the_bits_of_one_buffer_for_all_segmen
     routes = [r for r in every_monotone_route(grid) if r.cells[-1] <= (2, 2) and max(r.head_blocks) < 2]
     assert len(routes) > 30
     for route in routes:
-        session = Session(bundle, open_backend("onnxruntime"), route=route)
+        session = Session.open(bundle, open_backend("onnxruntime"), route=route)
         expected = np.stack(session.classify(ArraySource(clips[0]), trace=True).logits)
         np.testing.assert_array_equal(logits_of(executor_of(bundle, route), clips[:1])[0], expected)
 

@@ -41,7 +41,7 @@ def test_on_every_route_of_a_small_grid_split_equals_whole(exports, linked, stri
     assert len(routes) > 20
     for route in routes:
         expected = whole(network, route, clip)
-        found = Session(bundle, backend, route=route).classify(ArraySource(clip), trace=True)
+        found = Session.open(bundle, backend, route=route).classify(ArraySource(clip), trace=True)
         assert np.abs(np.stack(found.logits) - expected).max() <= 1e-4 * expected.std(axis=1).mean()
 
 
@@ -60,7 +60,7 @@ def test_other_configurations_export_and_agree(exports, change):
     network, bundle = exports.network(table), exports.bundle(table)
     clip = clips_of(network)[0]
     expected = whole(network, network.route, clip)
-    found = Session(bundle, open_backend("onnxruntime")).classify(ArraySource(clip), trace=True)
+    found = Session.open(bundle, open_backend("onnxruntime")).classify(ArraySource(clip), trace=True)
     assert np.abs(np.stack(found.logits) - expected).max() <= 1e-4 * expected.std(axis=1).mean()
     if change.get("head", {}).get("share_classifier") is False:
         assert bundle.manifest.heads[2:] == ("head2.checkpoint3", "head2.checkpoint4")
@@ -68,7 +68,7 @@ def test_other_configurations_export_and_agree(exports, change):
 
 def test_a_video_leaves_nothing_for_the_next(tiny_bundle, tiny_network):
     """Every tensor filled with NaN between two videos changes no bit: nothing is read before it is written."""
-    session = Session(tiny_bundle, open_backend("onnxruntime"))
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"))
     first, second = clips_of(tiny_network)
     expected = [z.tobytes() for z in session.classify(ArraySource(second), trace=True).logits]
     session.classify(ArraySource(first))
@@ -89,7 +89,7 @@ def test_null_backend_counts_one_launch_a_span_and_a_head(exports, name):
     bundle, backend = exports.bundle(table), open_backend("null")
     grid = bundle.manifest.grid
     route = preset(name, grid, range(5))
-    session = Session(bundle, backend, route=route)
+    session = Session.open(bundle, backend, route=route)
     clip = np.zeros((16, 3, 32, 32), np.float32)
     session.classify(ArraySource(clip))
     expected = Counter()
@@ -189,7 +189,7 @@ def own():
 def ours():
     size = bundle.manifest.preprocessing.crop
     frames = np.zeros((bundle.manifest.grid.num_frames, 3, size, size), np.float32)
-    assert Session(bundle, open_backend("onnxruntime")).classify(ArraySource(frames)).status == "ok"
+    assert Session.open(bundle, open_backend("onnxruntime")).classify(ArraySource(frames)).status == "ok"
 for turn in {(["ours", "own"] if first == "dynvid" else ["own", "ours"]) * 2}:
     globals()[turn]()
 """

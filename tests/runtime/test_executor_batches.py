@@ -43,7 +43,7 @@ def clips(tiny_bundle):
 @pytest.fixture(scope="module")
 def expected(tiny_bundle, clips):
     """Return the logits of a session, [clips][checkpoints] as bytes."""
-    session = Session(tiny_bundle, open_backend("onnxruntime"))
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"))
     return [[z.tobytes() for z in session.classify(ArraySource(clip), trace=True).logits] for clip in clips]
 
 

@@ -34,7 +34,7 @@ class Bench:
         self.bundle, self.clips = bundle, clips
         self.graphs = {s.name: fuse(bundle, s, "fp32") for s in fused_segments(bundle.manifest, "fp32")}
         self.segments = len(self.graphs)
-        session = Session(bundle, open_backend("onnxruntime"))
+        session = Session.open(bundle, open_backend("onnxruntime"))
         self.expected = [
             [z.tobytes() for z in session.classify(ArraySource(clip), trace=True).logits] for clip in clips
         ]

@@ -160,8 +160,8 @@ def test_engines_are_the_fused_graphs_and_sessions_run_them(tiny_bundle, tmp_pat
     for name in ("openvino", "openvino-bf16") if has_bf16 else ("openvino",):
         backend = open_backend(name, 1)
         plan = open_engines(tiny_bundle, backend, tmp_path).plan
-        found = Session(tiny_bundle, backend, programs=plan).classify(ArraySource(clip), trace=True).logits
-        cells = Session(tiny_bundle, backend).classify(ArraySource(clip), trace=True).logits
+        found = Session.open(tiny_bundle, backend, programs=plan).classify(ArraySource(clip), trace=True).logits
+        cells = Session.open(tiny_bundle, backend).classify(ArraySource(clip), trace=True).logits
         assert contract.error(np.stack(cells), np.stack(found)) < (1e-4 if name == "openvino" else BF16_BOUND)
 
 

@@ -48,7 +48,7 @@ class Held(ArraySource):
 
 
 def test_every_video_is_answered_as_a_session_answers_it(tiny_bundle, clips, open_stream):
-    session = Session(tiny_bundle, open_backend("onnxruntime"))
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"))
     sources = [ArraySource(clip) for clip in clips]
     with Replicas(open_stream, 2) as replicas:
         found = list(replicas.classify(sources))

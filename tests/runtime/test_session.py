@@ -44,7 +44,7 @@ def test_a_video_exits_at_the_first_confident_checkpoint_and_is_read_no_further(
     thresholds = [1.0] * (checkpoint - 1) + [0.0] * (4 - checkpoint)
     thresholds = (*thresholds[:3], None)
     source = Recorded(clip)
-    found = Session(tiny_bundle, backend, thresholds).classify(source)
+    found = Session.open(tiny_bundle, backend, thresholds).classify(source)
     costs, route = tiny_bundle.manifest.costs, tiny_bundle.manifest.route
     assert (found.status, found.checkpoint, len(found.logits)) == ("ok", checkpoint, checkpoint)
     assert found.gmacs == costs.checkpoint(route, checkpoint) / 1e9
@@ -54,21 +54,21 @@ def test_a_video_exits_at_the_first_confident_checkpoint_and_is_read_no_further(
 
 
 def test_the_threshold_must_be_exceeded_strictly(tiny_bundle, backend, clip):
-    session = Session(tiny_bundle, backend)
+    session = Session.open(tiny_bundle, backend)
     plain = session.classify(ArraySource(clip), trace=True)
-    first = Session(tiny_bundle, backend, (0.0, 1.0, 1.0, None)).classify(ArraySource(clip)).confidence
+    first = Session.open(tiny_bundle, backend, (0.0, 1.0, 1.0, None)).classify(ArraySource(clip)).confidence
     assert first == pytest.approx(confidences(plain)[0], abs=1e-6)
-    at = Session(tiny_bundle, backend, (first, 1.0, 1.0, None)).classify(ArraySource(clip))
-    below = Session(tiny_bundle, backend, (np.nextafter(first, 0), 1.0, 1.0, None)).classify(ArraySource(clip))
+    at = Session.open(tiny_bundle, backend, (first, 1.0, 1.0, None)).classify(ArraySource(clip))
+    below = Session.open(tiny_bundle, backend, (np.nextafter(first, 0), 1.0, 1.0, None)).classify(ArraySource(clip))
     assert (at.checkpoint, below.checkpoint) == (4, 1)
 
 
 def test_without_thresholds_a_video_runs_to_the_end(tiny_bundle, backend, clip):
-    assert Session(tiny_bundle, backend).classify(ArraySource(clip)).checkpoint == 4
+    assert Session.open(tiny_bundle, backend).classify(ArraySource(clip)).checkpoint == 4
 
 
 def test_a_trace_runs_on_but_reports_the_deciding_checkpoint(tiny_bundle, backend, clip):
-    session = Session(tiny_bundle, backend, (0.0, 0.0, 0.0, None))
+    session = Session.open(tiny_bundle, backend, (0.0, 0.0, 0.0, None))
     plain, traced = session.classify(ArraySource(clip)), session.classify(ArraySource(clip), trace=True)
     assert len(traced.logits) == 4 and len(plain.logits) == 1
     same = ("status", "class_index", "confidence", "checkpoint", "gmacs", "fraction", "frames_decoded")
@@ -76,7 +76,7 @@ def test_a_trace_runs_on_but_reports_the_deciding_checkpoint(tiny_bundle, backen
 
 
 def test_the_predicted_class_is_that_of_the_deciding_logits(tiny_bundle, backend, clip):
-    found = Session(tiny_bundle, backend).classify(ArraySource(clip))
+    found = Session.open(tiny_bundle, backend).classify(ArraySource(clip))
     assert found.class_index == int(found.logits[-1].argmax())
     assert found.confidence == pytest.approx(confidences(found)[-1], abs=1e-6)
 
@@ -84,7 +84,7 @@ def test_the_predicted_class_is_that_of_the_deciding_logits(tiny_bundle, backend
 def test_threads_that_share_a_session_get_the_answers_of_one_thread(tiny_bundle, backend):
     preprocessing = tiny_bundle.manifest.preprocessing
     clips = proof_clips(8, tiny_bundle.manifest.grid.num_frames, preprocessing)
-    session = Session(tiny_bundle, backend)
+    session = Session.open(tiny_bundle, backend)
 
     class Slow(ArraySource):
         def read(self, samples):
@@ -109,7 +109,7 @@ def test_nan_never_answers_with_a_class(tiny_bundle, backend, clip, value):
             frames[0, 0, 0, 0] = value
             return frames
 
-    session = Session(tiny_bundle, backend, (0.0, 0.0, 0.0, None))
+    session = Session.open(tiny_bundle, backend, (0.0, 0.0, 0.0, None))
     found = session.classify(Poisoned(clip))
     assert (found.status, found.class_index, found.confidence) == ("numeric_error", None, None)
     clean = session.classify(ArraySource(clip))
@@ -124,18 +124,18 @@ def test_frames_that_cannot_be_used_are_refused(clip, change):
 
 def test_thresholds_that_do_not_fit_the_route_are_refused(tiny_bundle, backend):
     with pytest.raises(ThresholdsError, match="2 values for 4 checkpoints"):
-        Session(tiny_bundle, backend, (0.5, None))
+        Session.open(tiny_bundle, backend, (0.5, None))
 
 
 def test_fp16_agrees_with_fp32_within_its_bound(tiny_bundle, backend, clip):
-    full = np.stack(Session(tiny_bundle, backend).classify(ArraySource(clip), trace=True).logits)
-    half = np.stack(Session(tiny_bundle, backend, precision="fp16").classify(ArraySource(clip), trace=True).logits)
+    full = np.stack(Session.open(tiny_bundle, backend).classify(ArraySource(clip), trace=True).logits)
+    half = np.stack(Session.open(tiny_bundle, backend, precision="fp16").classify(ArraySource(clip), trace=True).logits)
     error = np.abs(full - half).max() / full.std(axis=1).mean()
     assert 0 < error <= 2e-2
 
 
 def test_a_prediction_is_plain_data(tiny_bundle, backend, clip):
-    fields = dataclasses.asdict(Session(tiny_bundle, backend).classify(ArraySource(clip)))
+    fields = dataclasses.asdict(Session.open(tiny_bundle, backend).classify(ArraySource(clip)))
     assert (
         fields["latency_ms"] == sum(fields["segment_ms"]) > 0
         and fields["decode_ms"] == 0.0

@@ -56,7 +56,7 @@ def clips(tiny_bundle):
 @pytest.fixture(scope="module")
 def thresholds(tiny_bundle, clips):
     """Return thresholds at which about a third of the videos leave at each checkpoint."""
-    session = Session(tiny_bundle, open_backend("onnxruntime"))
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"))
     sure = np.array([[p.max() for p in session.classify(ArraySource(c), trace=True).probabilities] for c in clips])
     found = []
     for k in range(3):
@@ -69,7 +69,7 @@ def thresholds(tiny_bundle, clips):
 @pytest.fixture(scope="module")
 def expected(tiny_bundle, clips, thresholds):
     """Return what a session says of each clip."""
-    session = Session(tiny_bundle, open_backend("onnxruntime"), thresholds)
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"), thresholds)
     found = [session.classify(ArraySource(clip)) for clip in clips]
     assert {prediction.checkpoint for prediction in found} == {1, 2, 3, 4}
     return found
@@ -171,7 +171,7 @@ def free_again(stream):
 
 
 def test_answers_are_those_of_a_session(opened, clips, thresholds, expected, tiny_bundle):
-    session = Session(tiny_bundle, open_backend("onnxruntime"), thresholds)
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"), thresholds)
     for clip in clips:
         session.classify(ArraySource(clip))
     stream = opened(thresholds)
@@ -191,7 +191,7 @@ def test_answers_are_those_of_a_session(opened, clips, thresholds, expected, tin
 
 def test_temperatures_count(opened, clips, expected, thresholds, tiny_bundle):
     temperatures = (0.2, 0.9, 3.0, 1.5)
-    session = Session(tiny_bundle, open_backend("onnxruntime"), thresholds, temperatures=temperatures)
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"), thresholds, temperatures=temperatures)
     wanted = [session.classify(ArraySource(clip)) for clip in clips[:6]]
     assert [w.checkpoint for w in wanted] != [e.checkpoint for e in expected[:6]]
     found = opened(thresholds, temperatures=temperatures).classify([ArraySource(clip) for clip in clips[:6]])
@@ -207,7 +207,7 @@ def test_files_are_answered_as_a_session_answers_them(opened, tmp_path, tiny_bun
         paths.append(tmp_path / f"{number}.npy")
         np.save(paths[-1], rng.integers(0, 256, (9 + number, 48, 40, 3), np.uint8))
     paths.append(tmp_path / "missing.npy")
-    session = Session(tiny_bundle, open_backend("onnxruntime"))
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"))
     found = dict(opened().classify(paths))
     assert isinstance(found.pop(paths.pop()), Exception) and len(found) == 8
     for path in paths:
@@ -245,7 +245,7 @@ def test_a_stream_goes_on_after_its_videos_ended(opened, clips, thresholds, expe
 
 def test_no_video_exits(opened, clips, expected, tiny_bundle):
     """With thresholds of 1.0 nothing does: memory stays within the slots and what is read ahead, and answers are right."""
-    session = Session(tiny_bundle, open_backend("onnxruntime"), (1.0, 1.0, 1.0, None))
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"), (1.0, 1.0, 1.0, None))
     stream = opened((1.0, 1.0, 1.0, None), slots=3, ahead=2)
     sources = [Source(clips[n % COUNT]) for n in range(48)]
     found = dict(stream.classify(sources))
@@ -409,7 +409,7 @@ class TestCancelling:
         assert (chosen.place, chosen.segment) == ("queue", 1) and stream.executor.store.slots.free == 4
         assert chosen.video.future.cancel()
         gate.set()
-        session = Session(tiny_bundle, open_backend("onnxruntime"))
+        session = Session.open(tiny_bundle, open_backend("onnxruntime"))
         for future, clip in zip(futures, clips, strict=False):
             if future is not chosen.video.future:
                 same(future.result(30), session.classify(ArraySource(clip)))
@@ -425,7 +425,7 @@ class TestCancelling:
                 reached.set()
                 assert gate.wait(30)
 
-        session = Session(tiny_bundle, open_backend("onnxruntime"))
+        session = Session.open(tiny_bundle, open_backend("onnxruntime"))
         stream = opened(backend=HookedBackend(hook), buckets=(4,))
         futures = [stream.submit(Source(clip)) for clip in clips[:4]]
         assert reached.wait(30)
@@ -460,7 +460,7 @@ class TestCancelling:
         futures = [stream.submit(held), stream.submit(Late(clips[1]))]
         settled(stream, lambda: len(held.asked) == 2)  # its next frames are being read, and wait
         assert futures[0].cancel()
-        session = Session(tiny_bundle, open_backend("onnxruntime"))
+        session = Session.open(tiny_bundle, open_backend("onnxruntime"))
         same(futures[1].result(30), session.classify(ArraySource(clips[1])))
         gate.set()
         free_again(stream)
@@ -516,7 +516,7 @@ def test_what_comes_while_a_stream_is_flushed_waits_for_the_end_of_that(opened, 
 
     stream = opened(backend=HookedBackend(hook))
     ((_, first),) = stream.classify([Source(clips[0])])
-    session = Session(tiny_bundle, open_backend("onnxruntime"))
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"))
     same(first, session.classify(ArraySource(clips[0])))
     same(later[0].result(30), session.classify(ArraySource(clips[1])))
 
@@ -712,7 +712,7 @@ def test_every_mode_gives_the_same_answers(opened, clips, expected, thresholds, 
 
 
 def test_static_is_the_full_route_in_one_segment(opened, clips, tiny_bundle):
-    session = Session(tiny_bundle, open_backend("onnxruntime"), route=tiny_bundle.manifest.route.full)
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"), route=tiny_bundle.manifest.route.full)
     stream = opened(full=True, mode="static", buckets=(4,))
     sources = [Source(clip) for clip in clips[:6]]
     found = dict(stream.classify(sources))
@@ -875,7 +875,7 @@ def test_a_crash_of_a_decoder_costs_the_video_that_it_read(opened, files, tiny_b
     assert isinstance(crash, VideoError) and "2.mp4' cannot be decoded: the decoder process died (SIGKILL)" in str(
         crash
     )
-    session = Session(tiny_bundle, open_backend("onnxruntime"))
+    session = Session.open(tiny_bundle, open_backend("onnxruntime"))
     with Decoder() as decoder:
         for path, answer in found.items():
             wanted = session.classify(decoder.open(path, manifest.preprocessing, manifest.grid.num_frames))

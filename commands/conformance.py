@@ -1,0 +1,45 @@
+"""``dynvid conformance``: a new network against the protocol of networks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+
+import click
+
+from ..grid.packages import packages
+
+_MARKS = {"passed": "✓", "failed": "✗", "not run": "-"}
+
+
+@click.command()
+@click.argument("network")
+@click.option("--crop", type=int, default=64, show_default=True, help="Height and width of the frames.")
+@click.option("--config", metavar="JSON", default="{}", help='Such as \'{"options": {"width": 8}}\'.')
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def conformance(network: str, crop: int, config: str, as_json: bool) -> None:
+    """Check that NETWORK (a registered name, or module:function) keeps the protocol that the split and its proof rely on."""
+    with packages("export"):
+        import torch
+
+        from ..models.conformance import check, read_config
+    sys.path.insert(0, os.getcwd())  # where module:function is looked for first
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # many small tensors: on a busy machine more threads wait for each other
+    try:
+        findings = check(read_config(network, crop, config))
+    finally:
+        torch.set_num_threads(threads)
+    failed = [finding for finding in findings if finding.state == "failed"]
+    if as_json:
+        click.echo(json.dumps({"network": network, "conforms": not failed, "findings": [asdict(f) for f in findings]}))
+    else:
+        for finding in findings:
+            click.echo(f"{_MARKS[finding.state]} {finding.check}: {finding.why}")
+    for finding in failed:
+        for fault in finding.faults:
+            click.echo(f"Error: {finding.check}: {fault}", err=True)
+    if failed:
+        sys.exit(2)

@@ -1,0 +1,67 @@
+"""``dynvid simulate``: the scheduler against a table of costs, instead of a device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import PATH
+
+if TYPE_CHECKING:
+    from ..runtime.policies import Mode
+
+
+@click.command()
+@click.argument("bundle", type=PATH, required=False)
+@click.option("--table", type=PATH, help="JSON with the times of every segment.")
+@click.option("--times", type=PATH, help="What 'dynvid time BUNDLE -o' wrote.")
+@click.option("--device", help="Times of the whole one-frame network, spread by MACs: 'images:ms images:ms ..'.")
+@click.option("--batch", "batches", type=click.IntRange(1, 1024), multiple=True, default=(8,), show_default=True,
+              help="Most videos of one call; may be repeated.")  # fmt: skip
+@click.option("--q", type=float, default=1.2, show_default=True, help="Ratio of the shares of the exits.")
+@click.option("--shares", help="Shares of the exits instead, '0.1,0.2,..'.")
+@click.option("--videos", type=click.IntRange(100), default=20000, show_default=True, help="To simulate.")
+@click.option("--slots", type=click.IntRange(1), help="Most videos in flight.  [default: two batches a segment]")
+@click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="Find the load that answers 99 % in time.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Videos a second to plan devices for.")
+@click.option("--mode", type=click.Choice(["throughput", "latency", "deadline"]), default="throughput", show_default=True,
+              help="Of the scheduler under load.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of exits and arrivals.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def simulate(
+    bundle: Path | None, table: Path | None, times: Path | None, device: str | None, batches: tuple[int, ...], q: float,
+    shares: str | None, videos: int, slots: int | None, deadline_ms: float | None, rate: float | None,
+    mode: Mode, seed: int,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Simulate one device, and plan how many a load needs."""
+    from ..benchmarks.cost_tables import find_table
+    from ..benchmarks.machines import plan
+    from ..benchmarks.served import draw_exits, geometric_shares, parse_shares
+
+    costs = find_table(table, times, device, bundle)
+    given = geometric_shares(len(costs.segments), q) if shares is None else parse_shares(shares, len(costs.segments))
+    exits = draw_exits(given, videos, seed)
+    deadline_s = None if deadline_ms is None else deadline_ms / 1e3
+    plans = [
+        plan(costs, exits, b, slots=slots, deadline_s=deadline_s, rate=rate, mode=mode, seed=seed) for b in batches
+    ]
+    if as_json:
+        click.echo(json.dumps({"source": costs.source, "seed": seed, "plans": [p.to_json() for p in plans]}))
+        return
+    click.echo(f"costs {costs.source}; {videos} videos")
+    for found in plans:
+        click.echo(f"batch {found.batch}")
+        for row in found.to_json()["offline"]:
+            click.echo(
+                f"  {row['policy']:24}{row['videos_per_s'] * 3600:12,.0f} videos/h{row['speed_up']:8.2f}x static"
+                f"{row['of_oracle']:8.1%} of the oracle"
+            )
+        if found.limit is not None:
+            click.echo(f"  keeps {deadline_ms:g} ms for 99 % up to {found.limit:.1f} videos/s")
+        if rate is not None:
+            need = "no number of devices keeps it" if found.devices is None else f"{found.devices} devices"
+            click.echo(f"  {rate:g} videos/s: {need}")

@@ -1,0 +1,63 @@
+"""What a plan can be made of: a network's name, a training checkpoint, or a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..grid.bundle import Bundle
+from ..grid.errors import UsageError
+from ..grid.packages import packages
+from ..grid.plan import plan
+from ..grid.route import parse_route
+
+
+def plan_of(
+    source: str,
+    route: str | None = None,
+    classes: int | None = None,
+    frames: int | None = None,
+    head: str | None = None,
+) -> dict[str, Any]:
+    """Return the plan of a network's route, as ``grid.plan.plan``; nothing is built.
+
+    Args:
+        source: a registered network, or the path of a training checkpoint or a bundle.
+        route: joint, depth, input, full, or cells; None: as it is, for a network joint.
+        classes: of a network (400), or expected of a training checkpoint.
+        frames: sampled frames l of a network or of a public layout (16).
+        head: conv or linear, of a network (conv).
+
+    Raises:
+        UsageError, RouteError, NetworkError: If these do not go together.
+        TrainingCheckpointError, ManifestError: If a file is none that dynvid knows.
+    """
+    if (Path(source) / "manifest.json").exists():
+        if (classes, frames, head) != (None, None, None):
+            raise UsageError(
+                f"{source!r} is a bundle: --classes, --frames and --head are as it was exported, leave them out"
+            )
+        manifest = Bundle.open(Path(source)).manifest
+        chosen = manifest.route if route is None else parse_route(route, manifest.grid, manifest.route.head_blocks)
+        return plan(manifest.network["network"], manifest.classes, manifest.parameters, chosen, manifest.costs)
+    with packages("export"):
+        import torch
+
+        from .config_json import from_json
+        from .cost import measure_costs
+        from .layouts import load_training_checkpoint
+        from .registry import build, registered
+    if source in registered() or not Path(source).exists():
+        if frames is not None and (frames < 1 or frames % 8):
+            raise UsageError(f"--frames {frames}: expected a multiple of the 8 input sets")
+        per_set = 2 if frames is None else frames // 8
+        classes = 400 if classes is None else classes
+        table = {"network": source, "classes": classes, "frames_per_set": per_set, "head": {"style": head or "conv"}}
+        with torch.device("meta"):
+            network = build(from_json(table if route is None else {**table, "route": route}))
+    elif head is not None:
+        raise UsageError(f"--head {head}: {source!r} has its heads already, leave it out")
+    else:
+        network = load_training_checkpoint(Path(source), route=route, classes=classes, num_frames=frames).network
+    parameters = sum(p.numel() for p in network.parameters())
+    return plan(network.config.network, network.config.classes, parameters, network.route, measure_costs(network))
