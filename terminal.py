@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .grid.bundle import Bundle
 
 
+NO_FP16 = "Warning: all blocks stay fp32 in the fp16 set of this network, so fp16 gains nothing: use fp32"
+
 _COUNT = re.compile(r"\b(\d+)/(\d+)\b")
 _PLAIN_S = 5.0
 _WIDE = 10_000  # columns: no row is broken where nobody looks at it
@@ -160,6 +162,8 @@ def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> 
         )
     for name, why in (proof or {}).get("fp32_only", {}).items():
         click.echo(f"{name} stays fp32: {why['because']} {why['value']}, limit {why['limit']:g}")
+    if proof is not None and "fp16" in manifest.precisions and not manifest.gains_by_fp16:
+        click.echo(NO_FP16, err=True)
     size = sum(v.bytes for v in files) / 1e6
     click.echo(f"{bundle.root}: {len(files)} files, {size:.1f} MB, as exported (sha256 {bundle.sha256[:12]}…)")
 

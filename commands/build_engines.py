@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..grid.bundle import Bundle
 from ..grid.errors import UsageError
-from ..terminal import print_engines, steps
+from ..terminal import NO_FP16, print_engines, steps
 from . import PATH
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def build_engines(
             workers=workers,
             report=step,
         )
+    if fp16 and not Bundle.open(bundle).manifest.gains_by_fp16:
+        click.echo(NO_FP16, err=True)
     if as_json:
         for row in rows:
             click.echo(json.dumps(row.to_json()))

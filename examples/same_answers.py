@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-TIMES = {"latency_ms", "decode_ms", "segment_ms"}
+TIMES = {"latency_ms", "decode_ms", "segment_ms", "elapsed_ms", "waited_ms"}
 
 
 def dynvid(installation: Path, *arguments: object) -> str:

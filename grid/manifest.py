@@ -94,6 +94,12 @@ class Manifest:
         """Return the name of a class; its number where the bundle has no names."""
         return str(class_index) if self.labels is None else self.labels[class_index]
 
+    @property
+    def gains_by_fp16(self) -> bool:
+        """Whether any block computes in half precision in the fp16 set."""
+        blocks = {f"block{s.block}" for s in self.subgraphs if s.kind == "block"}
+        return "fp16" in self.precisions and not blocks <= set(self.fp32_only)
+
     def to_bytes(self) -> bytes:
         """Return ``manifest.json``: canonical JSON that carries the sha256 of its own other contents."""
         return seal(dataclasses.asdict(self), FORMAT, VERSION)

@@ -1,11 +1,15 @@
 """The fp16 set: what its measured range or error requires stays fp32, and nothing else."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from samples import ROOT, TINY
 from torch import nn
 
+from dynvid.cli import cli
 from dynvid.exporter import draft as draft_module
 from dynvid.exporter import precision as precision_module
 from dynvid.exporter.draft import Draft
@@ -258,3 +262,14 @@ def test_the_network_of_the_example_is_exported_with_fp16(exports, tmp_path, mon
     assert reasons["block0"]["because"] == "route" and reasons["block0"]["value"] > BOUND["fp16"]
     assert "block3" not in reasons
     assert max(bundle.manifest.proof["fp16"]["checkpoints"]) <= ROUTE_LIMIT
+
+
+def test_where_all_blocks_stay_fp32_the_commands_say_so(exports, tmp_path):
+    network = exports.network(TINY)
+    bundle = export(network, tmp_path / "b", source_sha256="0" * 64)
+    assert bundle.manifest.gains_by_fp16
+    kept = dataclasses.replace(bundle.manifest, fp32_only=("block0", "block1", "block2"))
+    assert not kept.gains_by_fp16
+    (tmp_path / "b" / "manifest.json").write_bytes(kept.to_bytes())
+    arguments = ["build-engines", str(tmp_path / "b"), "--fp16", "--backend", "onnxruntime", "--only", "segment1"]
+    assert "all blocks stay fp32 in the fp16 set" in CliRunner().invoke(cli, arguments).stderr
