@@ -15,7 +15,7 @@ from ..grid.tensors import TensorSpec
 from ..models.config_json import to_json
 from ..models.cost import measure_costs
 from ..models.network import VideoNetwork
-from .onnx_graph import OPSET, to_onnx
+from .onnx_graph import OPSET, in_half, is_all_half, to_onnx
 from .subgraphs import Subgraph, head_name, split
 
 Key = tuple[str, Precision, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
@@ -58,7 +58,11 @@ class Draft:
         new = [part for part in self.parts[precision] if key_of(part) not in self._graphs]
         for number, part in enumerate(new, 1):
             self._report(f"exporting {precision} {number}/{len(new)}: {part.name}")
-            self._graphs[key_of(part)] = to_onnx(part)
+            whole = next(p for p in self.parts["fp32"] if p.name == part.name)
+            if is_all_half(part):
+                self._graphs[key_of(part)] = in_half(self._graphs[key_of(whole)], part)
+            else:
+                self._graphs[key_of(part)] = to_onnx(part)
 
     def bundle(self) -> Bundle:
         """Return the bundle of what is there, held in memory, without a proof."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
 from ..grid.tensors import TensorSpec
@@ -37,7 +41,7 @@ def to_onnx(subgraph: Subgraph) -> bytes:
         {axis: dims[d] for axis, d in enumerate(spec.shape) if isinstance(d, str)} for spec in subgraph.inputs
     )
     varargs = subgraph.kind == "block"  # its forward takes *tensors
-    with _quiet(), torch.no_grad():
+    with _quiet(), _one_registry(), torch.no_grad():
         program = torch.onnx.export(
             subgraph.module.eval(),
             examples,
@@ -53,6 +57,60 @@ def to_onnx(subgraph: Subgraph) -> bytes:
     model = clean(program.model_proto, subgraph.outputs)
     lint(model, subgraph.name, subgraph.inputs, subgraph.outputs)
     return model.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+
+
+def in_half(content: bytes, subgraph: Subgraph) -> bytes:
+    """Return the graph of a block in half precision, made from that in fp32: the same nodes, weights and ports rounded.
+
+    So it need not be traced again; what was folded into weights was folded in fp32.
+
+    Args:
+        content: the graph in fp32.
+        subgraph: the block in half precision, as are all of its ports.
+
+    Raises:
+        LintError: If the graph is not what it should be.
+    """
+    model = onnx.load_model_from_string(content)
+    held = [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
+    for tensor in (*model.graph.initializer, *held):
+        if tensor.data_type == TensorProto.FLOAT:
+            with np.errstate(over="ignore"):  # infinity, as of torch; measured errors then keep the block in fp32
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    lint(model, subgraph.name, subgraph.inputs, subgraph.outputs)
+    return model.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+
+
+def is_all_half(subgraph: Subgraph) -> bool:
+    """Return whether a subgraph is a block that computes in half precision and has no other port."""
+    dtypes = {spec.dtype for spec in (*subgraph.inputs, *subgraph.outputs)}
+    return subgraph.kind == "block" and subgraph.precision == "fp16" and dtypes == {"float16"}
+
+
+@contextlib.contextmanager
+def _one_registry() -> Iterator[None]:
+    """Let torch build its table of operators once, not for every graph; a torch that has it elsewhere builds them all."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        own = ONNXRegistry.__dict__["from_torchlib"]
+    except (ImportError, KeyError):
+        yield
+        return
+    kept = staticmethod(functools.partial(_registry, ONNXRegistry.from_torchlib))
+    setattr(ONNXRegistry, "from_torchlib", kept)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(ONNXRegistry, "from_torchlib", own)  # noqa: B010
+
+
+@functools.cache
+def _registry(build: Callable[..., object], *arguments: object, **options: object) -> object:
+    return build(*arguments, **options)
 
 
 def _example(spec: TensorSpec) -> Tensor:

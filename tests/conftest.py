@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -130,14 +129,6 @@ def graphs_exported_once(exports: Exports):
         return path.read_bytes()
 
     draft.to_onnx = to_onnx
-    with contextlib.suppress(
-        ImportError, AttributeError
-    ):  # torch's own: its table of operators, built anew for every graph
-        from torch.onnx._internal.exporter import _registration
-
-        _registration.ONNXRegistry.from_torchlib = staticmethod(
-            functools.cache(_registration.ONNXRegistry.from_torchlib)
-        )
     yield
     draft.to_onnx = original
 

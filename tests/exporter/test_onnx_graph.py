@@ -2,20 +2,25 @@
 
 import dataclasses
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from samples import TINY
 
 from dynvid.exporter.export import export
 from dynvid.exporter.graph_rules import lint
-from dynvid.exporter.onnx_graph import to_onnx
+from dynvid.exporter.onnx_graph import in_half, is_all_half, to_onnx
 from dynvid.exporter.reference import FP16_LIMIT, observe
 from dynvid.exporter.subgraphs import split
 from dynvid.grid.errors import LintError
 from dynvid.grid.tensors import TensorSpec
 
+RESNET = {
+    **TINY, "network": "resnet", "options": {"layers": [1, 1, 1, 1], "width": 16}, "input_sets": 2, "route": "0,2 0,3 1,3 1,4",
+    "head": {"style": "linear"},
+}  # fmt: skip
 X = TensorSpec("x", "float32", ("batch", 4))
 Y = TensorSpec("y", "float32", ("batch", 4))
 
@@ -162,3 +167,23 @@ def test_a_subgraph_kept_in_fp32_among_half_ones_still_agrees(exports, tmp_path,
     graph = onnx.load_model_from_string(bundle.read(variant)).graph
     assert {t.data_type for t in graph.initializer} & {1, 10} == {TensorProto.FLOAT}
     assert max(bundle.manifest.proof["fp16"]["checkpoints"]) <= 2e-2
+
+
+@pytest.mark.parametrize("table", [TINY, RESNET])
+def test_a_block_made_half_of_its_fp32_graph_is_what_torch_exports_of_the_half_module(exports, table):
+    """But for what was folded into weights: in fp32 here, in half precision there."""
+    network, compared = exports.network(table), 0
+    for whole, half in zip(split(network, "fp32"), split(network, "fp16"), strict=True):
+        assert is_all_half(half) == (half.kind == "block")
+        if half.kind == "block" and compared < 2:
+            made, exported = (
+                onnx.load_model_from_string(content).graph for content in (in_half(to_onnx(whole), half), to_onnx(half))
+            )
+            for part in ("node", "input", "output", "value_info"):
+                assert [str(x) for x in getattr(made, part)] == [str(x) for x in getattr(exported, part)]
+            for one, other in zip(made.initializer, exported.initializer, strict=True):
+                assert (one.name, one.data_type, one.dims) == (other.name, other.data_type, other.dims)
+                left, right = (numpy_helper.to_array(tensor).astype(np.float64) for tensor in (one, other))
+                assert np.abs(left - right).max() <= 4e-3 * max(1.0, np.abs(right).max())
+            compared += 1
+    assert compared == 2
