@@ -76,7 +76,7 @@ def whole_file(path: Path, what: str, remedy: str) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     except OSError as error:
         raise ResourceError(
-            f"{what} {str(path)!r} cannot be written ({error.strerror}): free some space, or {remedy}"
+            f"{what} {str(path)!r} cannot be written ({error.strerror or error}): free some space, or {remedy}"
         ) from None
     finally:
         with suppress(OSError):  # what failed is being told already

@@ -16,6 +16,7 @@ from dynvid.grid.errors import (
     LayoutError,
     NetworkError,
     NonFiniteWeightsError,
+    ResourceError,
     TrainingCheckpointError,
     UnsafeTrainingCheckpointError,
 )
@@ -73,7 +74,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, network, monkeypatch)
     save(network, tmp_path / "a.pth")
     before = (tmp_path / "a.pth").read_bytes()
     monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ResourceError, match="cannot be written .disk full.: free some space"):
         save(network, tmp_path / "a.pth")
     assert os.listdir(tmp_path) == ["a.pth"]
     assert (tmp_path / "a.pth").read_bytes() == before
