@@ -85,19 +85,28 @@ class Calibration:
     bundle_sha256: str | None = None
     precision: Precision = "fp32"
 
+    @property
+    def thresholds(self) -> Thresholds:
+        """What ``dynvid.load`` takes.
+
+        Raises:
+            UsageError: If they are of scores from elsewhere, and so of no bundle.
+        """
+        if self.bundle_sha256 is None:
+            raise UsageError("thresholds of scores without a bundle: give BUNDLE as well, they belong to one")
+        chosen = self.exits
+        return Thresholds(
+            self.bundle_sha256, chosen.thresholds, chosen.q, self.temperatures, self.expected, self.precision
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the thresholds as the T.json that ``classify`` reads.
 
         Raises:
-            UsageError: If they are of scores from elsewhere, and so of no bundle.
-            OSError: If the file cannot be written.
+            UsageError: As ``thresholds``.
+            ResourceError: If the file cannot be written.
         """
-        if self.bundle_sha256 is None:
-            raise UsageError(f"thresholds {str(path)!r}: they are of scores without a bundle, give BUNDLE as well")
-        found = Thresholds(
-            self.bundle_sha256, self.exits.thresholds, self.exits.q, self.temperatures, self.expected, self.precision
-        )
-        found.write(Path(path))
+        self.thresholds.write(Path(path))
 
 
 def calibrate(scores: Scores, costs: Costs, request: Request) -> Calibration:

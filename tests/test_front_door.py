@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from samples import write_noise
+from samples import synthetic_scores, write_noise
 
 import dynvid
 from dynvid.exporter.proof_clips import proof_clips
@@ -204,3 +204,36 @@ def test_wrong_arguments_are_refused(tiny_bundle, tmp_path):
     ):
         with pytest.raises(UsageError, match=match):
             dynvid.load(tiny_bundle.root, **wrong)
+
+
+def test_what_the_commands_do_python_does(tiny_bundle, listed, videos, tmp_path):
+    planned = dynvid.plan(tiny_bundle.root)
+    assert planned["network"] == "msdnet" and len(planned["checkpoints"]) == 4
+    assert dynvid.plan("resnet50", frames=16)["full"]["gmacs"] > 60
+    said = []
+    found = dynvid.calibrate(
+        tiny_bundle.root, data=listed, scores=tmp_path / "s.npz", q=1.0, split=1, report=said.append
+    )
+    assert said[-1] == "choosing thresholds" and found.report["q"] == 1.0
+    found.save(tmp_path / "T.json")
+    with dynvid.load(tiny_bundle.root, thresholds=found.thresholds) as model:
+        exits = [answer.checkpoint for _, answer in model.classify_many(videos)]
+        model.classify_list(listed, tmp_path / "r.jsonl")
+    assert [exits.count(k) for k in (1, 2, 3, 4)] == found.report["chosen_on"]["counts"]
+    drifted = dynvid.drift(tiny_bundle.root, tmp_path / "T.json", tmp_path / "r.jsonl")
+    assert not drifted.drifted and drifted.videos == COUNT
+    times = dynvid.time(tiny_bundle.root, rounds=5)
+    assert len(times.segments) == 4 and times.static.median_ms > 0 and not times.is_fused
+    times.write(tmp_path / "t.json")
+    cheaper = dynvid.calibrate(
+        tiny_bundle.root, scores=tmp_path / "s.npz", cost="ms", cost_table=tmp_path / "t.json", q=0.5
+    )
+    assert cheaper.report["cost"] == "ms"
+
+
+def test_thresholds_of_scores_without_a_bundle_are_for_none(tmp_path):
+    scores = synthetic_scores(300)
+    np.savez(tmp_path / "s.npz", probabilities=scores.probabilities, labels=scores.labels)
+    found = dynvid.calibrate(scores=tmp_path / "s.npz", q=1.0)
+    with pytest.raises(UsageError, match="they belong to one"):
+        found.save(tmp_path / "T.json")
