@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..grid.errors import CensusError
@@ -19,42 +20,76 @@ if TYPE_CHECKING:
     from .engine_jobs import EngineJob
 
 Census = dict[str, dict[str, Any]]
-_KINDS = {"CONVOLUTION": "convolution", "MATRIX_MULTIPLY": "matrix_multiply"}
+Layer = tuple[str, str, str]
+"""Its name, kind and dtype."""
+
+# as TensorRT and as ONNX call them
+_KINDS = {
+    "CONVOLUTION": "convolution", "Conv": "convolution", "MATRIX_MULTIPLY": "matrix_multiply", "Gemm": "matrix_multiply",
+    "MatMul": "matrix_multiply",
+}  # fmt: skip
 _PART = re.compile(r"(.+?)(\.\d+-\d+)?/")  # of a fused graph's nodes: block0.0-2/NAME, head0/NAME
 
 
 def census_of(api: Api, network: Any) -> Census:
-    """Return the layers of a network, counted by kind and dtype, and the dtype of every port by name.
-
-    ``{"convolution": {"float16": 7}, "matrix_multiply": .., "other": .., "inputs": {"frames": "float16"}, "outputs": ..}``,
-    and of a fused segment its convolutions by subgraph, ``"parts": {"block0": {"float16": 7}}``. Layers that compute with
-    shapes only, in integers, are left out.
-    """
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in (*_KINDS.values(), "other")}
-    parts: dict[str, Counter[str]] = {}
+    """Return the layers of a parsed network, counted by kind and dtype, and the dtype of every port by name; see ``_count``."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     int8 = {
         layer.get_output(0).name
         for layer in layers
         if layer.type.name == "DEQUANTIZE" and api.dtype(layer.get_input(0).dtype) == "int8"
     }
-    for layer in layers:
-        kind = _KINDS.get(layer.type.name, "other")
-        dtype = api.dtype(layer.get_output(0).dtype)
-        # weights that are constant are no input, or one without a tensor
-        inputs = [layer.get_input(i) for i in range(layer.num_inputs)] if kind == "convolution" else []
-        if len(inputs) > 1 and all(tensor is not None and tensor.name in int8 for tensor in inputs[:2]):
-            dtype = "int8"
+
+    def counted() -> Iterator[Layer]:
+        for layer in layers:
+            kind, dtype = _KINDS.get(layer.type.name, "other"), api.dtype(layer.get_output(0).dtype)
+            # weights that are constant are no input, or one without a tensor
+            inputs = [layer.get_input(i) for i in range(layer.num_inputs)] if kind == "convolution" else []
+            is_int8 = len(inputs) > 1 and all(tensor is not None and tensor.name in int8 for tensor in inputs[:2])
+            yield layer.name, kind, "int8" if is_int8 else dtype
+
+    ports = [{t.name: api.dtype(t.dtype) for t in tensors} for tensors in (_inputs(network), _outputs(network))]
+    return _count(counted(), *ports)
+
+
+def graph_census(graph: bytes) -> Census:
+    """Return the nodes of an ONNX model, counted in the same way."""
+    import onnx
+
+    found = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph)).graph
+    dtypes = {
+        value.name: str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        for value in (*found.input, *found.value_info, *found.output)
+    }
+    int8 = {node.output[0] for node in found.node if node.op_type == "DequantizeLinear"}
+
+    def counted() -> Iterator[Layer]:
+        for node in found.node:
+            kind = _KINDS.get(node.op_type, "other")
+            is_int8 = kind == "convolution" and int8.issuperset(node.input[:2])
+            yield node.name, kind, "int8" if is_int8 else dtypes[node.output[0]]
+
+    return _count(counted(), *({v.name: dtypes[v.name] for v in values} for values in (found.input, found.output)))
+
+
+def _count(layers: Iterable[Layer], inputs: dict[str, str], outputs: dict[str, str]) -> Census:
+    """Return layers counted by kind and dtype, and the dtype of every port by name.
+
+    ``{"convolution": {"float16": 7}, "matrix_multiply": .., "other": .., "inputs": {"frames": "float16"}, "outputs": ..}``,
+    and of a fused segment its convolutions by subgraph, ``"parts": {"block0": {"float16": 7}}``. Layers that compute with
+    shapes only, in integers, are left out.
+    """
+    counts: dict[str, Counter[str]] = {kind: Counter() for kind in (*dict.fromkeys(_KINDS.values()), "other")}
+    parts: dict[str, Counter[str]] = {}
+    for name, kind, dtype in layers:
         if kind != "other" or dtype in ("float32", "float16"):
             counts[kind][dtype] += 1
-        part = _PART.match(layer.name)
+        part = _PART.match(name)
         if kind == "convolution" and part:
             parts.setdefault(part[1], Counter())[dtype] += 1
     census: Census = {kind: dict(sorted(counter.items())) for kind, counter in counts.items()}
     census["parts"] = {part: dict(sorted(counter.items())) for part, counter in sorted(parts.items())}
-    for side, tensors in (("inputs", _inputs(network)), ("outputs", _outputs(network))):
-        census[side] = {tensor.name: api.dtype(tensor.dtype) for tensor in tensors}
-    return census
+    return {**census, "inputs": inputs, "outputs": outputs}
 
 
 def require_ports(api: Api, network: Any, ports: Ports, name: str) -> None:
@@ -124,8 +159,6 @@ def require_int8(census: Census, graph: bytes, job: EngineJob, whole: bool) -> N
     Raises:
         CensusError: Saying what was counted and what was expected.
     """
-    from .engine_maker import graph_census
-
     found, expected = (one["convolution"].get("int8", 0) for one in (census, graph_census(graph)))
     if found != expected and (whole or found):
         raise CensusError(

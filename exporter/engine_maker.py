@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,16 +12,13 @@ from ..grid.errors import MissingPackageError, UsageError
 from ..grid.manifest import Precision
 from ..runtime.backends.base import Backend, open_backend
 from ..runtime.backends.tensorrt_api import Api, open_api
-from .census import Census
+from .census import Census, graph_census
 from .engine_builder import Report
 from .engine_jobs import EngineJob, fused_jobs, jobs
 from .engine_process import Children, Order
 from .optimise import optimise
 from .rewrites import REWRITES, Rewrite, rewrite
 from .unsigned import unsigned
-
-_KINDS = {"Conv": "convolution", "Gemm": "matrix_multiply", "MatMul": "matrix_multiply"}
-_PART = re.compile(r"(.+?)(\.\d+-\d+)?/")  # of a fused graph's nodes: block0.0-2/NAME, head0/NAME
 
 
 class Builder(Protocol):
@@ -183,34 +178,6 @@ class OnnxRuntimeMaker:
     def backend(self) -> Backend:
         """Return onnxruntime on every core."""
         return open_backend("onnxruntime")
-
-
-def graph_census(graph: bytes) -> Census:
-    """Return the nodes of an ONNX model, counted as ``census.census_of`` counts the layers of a network."""
-    import onnx
-
-    found = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph)).graph
-    dtypes = {
-        value.name: str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-        for value in (*found.input, *found.value_info, *found.output)
-    }
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in (*dict.fromkeys(_KINDS.values()), "other")}
-    parts: dict[str, Counter[str]] = {}
-    int8 = {node.output[0] for node in found.node if node.op_type == "DequantizeLinear"}
-    for node in found.node:
-        kind, dtype = _KINDS.get(node.op_type, "other"), dtypes[node.output[0]]
-        if kind == "convolution" and int8.issuperset(node.input[:2]):
-            dtype = "int8"
-        if kind != "other" or dtype in ("float32", "float16"):
-            counts[kind][dtype] += 1
-        part = _PART.match(node.name)
-        if kind == "convolution" and part:
-            parts.setdefault(part[1], Counter())[dtype] += 1
-    census: Census = {kind: dict(sorted(counter.items())) for kind, counter in counts.items()}
-    census["parts"] = {part: dict(sorted(counter.items())) for part, counter in sorted(parts.items())}
-    for side, values in (("inputs", found.input), ("outputs", found.output)):
-        census[side] = {value.name: dtypes[value.name] for value in values}
-    return census
 
 
 def choose_targets(api: Api, targets: Sequence[str]) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from ..grid.engine_key import Flavour
 from ..grid.manifest import Precision
 from ..runtime.backends.base import Backend
 from ..runtime.backends.openvino import OpenVinoBackend
-from .census import Census
+from .census import Census, graph_census
 from .engine_builder import Report
 from .engine_jobs import EngineJob, fused_jobs
-from .engine_maker import for_openvino, graph_census
+from .engine_maker import for_openvino
 
 
 class OpenVinoMaker:

@@ -15,8 +15,9 @@ from disguise import disguised
 from tensorrt_stub.stub import Stub, write_package
 
 from dynvid.exporter.build_engines import Row, build_engines, exit_code
+from dynvid.exporter.census import graph_census
 from dynvid.exporter.engine_jobs import jobs
-from dynvid.exporter.engine_maker import choose_targets, for_onnxruntime, graph_census
+from dynvid.exporter.engine_maker import choose_targets, for_onnxruntime
 from dynvid.exporter.engine_process import Children, Order
 from dynvid.grid.bundle import write_bundle
 from dynvid.grid.engine_key import this_processor
