@@ -3,6 +3,7 @@
 import functools
 import json
 import platform
+import shutil
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -530,13 +531,15 @@ def calibrated(exports, data, tmp_path_factory):
         exports.training_checkpoint(TINY),
         exports.bundle(TINY),
     )
-    before = (bundle.root / "manifest.json").read_bytes()
+    # a copy: scores of the twins are kept beside it, and another worker may do the same
+    root = shutil.copytree(bundle.root, folder / "bundle")
+    before = (root / "manifest.json").read_bytes()
     done = run(
-        "quantize", bundle.root, checkpoint, "--data", data, "-o", folder / "int8", "--ranges", folder / "ranges.json",
+        "quantize", root, checkpoint, "--data", data, "-o", folder / "int8", "--ranges", folder / "ranges.json",
         "--max-drop", 0.5, "--min-agreement", 0, "--scores", folder / "s.npz", "--save-thresholds", folder / "T.json", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, (done.output, done.exception)
-    assert (bundle.root / "manifest.json").read_bytes() == before
+    assert (root / "manifest.json").read_bytes() == before
     return folder, checkpoint
 
 
