@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from .grid.errors import InputRefusedError, UsageError
+from .grid.errors import CostTableError, InputRefusedError, UsageError
 from .grid.packages import packages
 from .runtime.open_model import open_model as load
 
@@ -257,7 +257,7 @@ def calibrate(
             Of ``q``, ``budget`` and ``max_drop`` one; none: the critical point, within 0.01.
         confidence: see ``max_drop``.
         cost: macs or ms: what is saved.
-        cost_table: what ``time`` wrote; None: times are measured now.
+        cost_table: what ``time`` wrote, in the precision of the scores; None: times are measured now.
         temperature: fit one temperature a checkpoint; needs labels.
         split: share of the videos that calibrate; 1: all.
         seed: of the split.
@@ -633,7 +633,13 @@ def _checkpoint_ms(
     from .benchmarks.timing import read_timing
 
     if table is not None:
-        return read_timing(Path(table), bundle).checkpoint_ms()
+        found = read_timing(Path(table), bundle)
+        if found.precision != precision:
+            raise CostTableError(
+                f"cost table {str(table)!r} has times in {found.precision}, the scores are of {precision}: measure with 'dynvid time "
+                f"--precision {precision}'"
+            )
+        return found.checkpoint_ms()
     return time(bundle.root, backend=backend, precision=precision, threads=threads, report=report).checkpoint_ms()
 
 

@@ -15,7 +15,7 @@ from ..grid.tensors import TensorSpec
 from ..models.config_json import to_json
 from ..models.cost import measure_costs
 from ..models.network import VideoNetwork
-from .onnx_graph import OPSET, in_half, is_all_half, to_onnx
+from .onnx_graph import OPSET, in_half, may_be_rounded, to_onnx
 from .subgraphs import Subgraph, head_name, split
 
 Key = tuple[str, Precision, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
@@ -56,13 +56,11 @@ class Draft:
         self.parts[precision] = split(self.network, precision, fp32_only)
         self._fp32_only = tuple(fp32_only)
         new = [part for part in self.parts[precision] if key_of(part) not in self._graphs]
+        whole = {part.name: key_of(part) for part in self.parts["fp32"]}
         for number, part in enumerate(new, 1):
             self._report(f"exporting {precision} {number}/{len(new)}: {part.name}")
-            whole = next(p for p in self.parts["fp32"] if p.name == part.name)
-            if is_all_half(part):
-                self._graphs[key_of(part)] = in_half(self._graphs[key_of(whole)], part)
-            else:
-                self._graphs[key_of(part)] = to_onnx(part)
+            rounded = may_be_rounded(part)
+            self._graphs[key_of(part)] = in_half(self._graphs[whole[part.name]], part) if rounded else to_onnx(part)
 
     def bundle(self) -> Bundle:
         """Return the bundle of what is there, held in memory, without a proof."""

@@ -66,7 +66,7 @@ def in_half(content: bytes, subgraph: Subgraph) -> bytes:
 
     Args:
         content: the graph in fp32.
-        subgraph: the block in half precision, as are all of its ports.
+        subgraph: the block in half precision, for which ``may_be_rounded`` holds.
 
     Raises:
         LintError: If the graph is not what it should be.
@@ -84,10 +84,16 @@ def in_half(content: bytes, subgraph: Subgraph) -> bytes:
     return model.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
 
-def is_all_half(subgraph: Subgraph) -> bool:
-    """Return whether a subgraph is a block that computes in half precision and has no other port."""
+def may_be_rounded(subgraph: Subgraph) -> bool:
+    """Return whether ``in_half`` makes the graph that torch would: of a block with ports in half precision throughout.
+
+    Its modules must be dynvid's own or torch's. Another one may say in its code what stays fp32 inside (``x.float()``), and the fp32
+    graph does not show that.
+    """
     dtypes = {spec.dtype for spec in (*subgraph.inputs, *subgraph.outputs)}
-    return subgraph.kind == "block" and subgraph.precision == "fp16" and dtypes == {"float16"}
+    if subgraph.kind != "block" or subgraph.precision != "fp16" or dtypes != {"float16"}:
+        return False
+    return all(type(module).__module__.startswith(("dynvid.", "torch.")) for module in subgraph.module.modules())
 
 
 @contextlib.contextmanager

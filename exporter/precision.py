@@ -73,16 +73,22 @@ def _by_error(
     draft: Draft, kept: set[str], reference: Reference, backend: Backend, proved: dict[Key, float]
 ) -> Reasons:
     limit, parts = SHARE["error"] * BOUND["fp16"], draft.parts["fp16"]
-    programs = load_programs(parts, draft.bundle(), backend, "fp16")
     new = {part.name for part in parts if key_of(part) not in proved}
+    if not new:
+        return {}
+    # nothing more can stay fp32 for these: their error is held to the whole bound
+    bounds = {part.name: BOUND["fp16"] if {part.place, f"block{part.block}"} <= kept else limit for part in parts}
+    programs = load_programs(parts, draft.bundle(), backend, "fp16")
     beyond: dict[str, float] = {}
-    modules, clips = draft.parts["fp32"], reference.ordered
-    errors = prove_subgraphs(modules, parts, programs, backend, clips, SIZES, "fp16", lambda *_: limit, new, beyond)
+    errors = prove_subgraphs(
+        draft.parts["fp32"], parts, programs, backend, reference.ordered, SIZES, "fp16",
+        lambda _, name, __: bounds[name], new, beyond,
+    )  # fmt: skip
     found: dict[str, float] = {}
     for part in parts:
         if part.name in beyond:
+            require(bounds[part.name] == limit, f"{part.name} (fp16)", beyond[part.name], bounds[part.name], "fp16")
             place = part.place if part.place not in kept else f"block{part.block}"
-            require(place not in kept, f"{part.name} (fp16)", beyond[part.name], limit, "fp16")
             found[place] = max(found.get(place, 0.0), beyond[part.name])
         elif part.name in new:
             proved[key_of(part)] = errors[part.name]

@@ -55,13 +55,13 @@ def prove(
 
     Raises:
         IllConditionedError: If the network needs more than fp32.
-        BlindProofError: If a lost state, or reversed time, would pass unnoticed.
-        ProofError: At the first difference beyond its tolerance.
+        BlindProofError: If a state that is lost would not be noticed.
+        ProofError: Naming the first figure that exceeds its tolerance.
     """
-    report("fp64 on one clip: what fp32 rounds off")
+    first = reference.logits(1)
+    report("what PyTorch rounds off: one clip in fp64")
     rounding = measure_rounding(network, reference.clips[0])
     rounding.require_conditioned()
-    first = reference.logits(1)
     traced = SplitLogits(bundle, backend, "fp32", reference.clips)
     errors = prove_set(subgraphs, bundle, backend, "fp32", reference, rounding, report)
     prove_route(traced, reference, rounding, report, clips=1)

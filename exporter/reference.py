@@ -94,10 +94,9 @@ def observe(network: VideoNetwork, clip: Floats) -> Observation:
     ranges: dict[str, float] = defaultdict(float)
     parts = {f"block{block}": module for block, module in enumerate(network.blocks)}
     parts |= {f"head{block}": head for block, head in network.heads.items()}
+    watchers = {name: _watcher(ranges, name) for name in parts}
     handles = [
-        module.register_forward_hook(_watcher(ranges, name))
-        for name, part in parts.items()
-        for module in part.modules()
+        module.register_forward_hook(watchers[name]) for name, part in parts.items() for module in part.modules()
     ]
     last: list[Tensor] = []
     block = network.blocks[max(network.route.head_blocks)]
@@ -111,16 +110,16 @@ def observe(network: VideoNetwork, clip: Floats) -> Observation:
 
 
 def _watcher(ranges: dict[str, float], name: str) -> Callable[[nn.Module, object, object], None]:
-    seen: tuple[int, int] | None = None  # what a module returns its container often returns, too
+    """Return a hook for all modules of one part, which measures what a module returns and its container returns again once."""
+    seen: tuple[Tensor, int] | None = None  # the tensor itself: an address may be that of another one by now
 
     def hook(_module: nn.Module, _inputs: object, output: object) -> None:
         nonlocal seen
         for value in output if isinstance(output, tuple) else (output,):
             if isinstance(value, Tensor):
-                this = (value.data_ptr(), value._version)
-                if this == seen:
+                if seen is not None and value is seen[0] and value._version == seen[1]:
                     continue
-                seen = this
+                seen = value, value._version
                 least, most = torch.aminmax(value)
                 largest = max(-float(least), float(most))
                 if not math.isfinite(largest):

@@ -78,9 +78,6 @@ def prove_subgraphs(
             limit = bound(precision, part.name, port)
             require(error <= limit, f"{where}, {port}", error, limit, precision)
         require_softmax(got, where)
-        if (batch, frames) == (1, 1):  # alone, and one frame a call, already
-            worst[part.name] = max(worst.get(part.name, 0.0), *errors.values())
-            continue
         alone = [
             run(part, program, backend, {name: value[row : row + 1] for name, value in case.feeds.items()}, 1, frames)
             for row in range(batch)

@@ -71,8 +71,10 @@ def open_executor(
         found = open_engines(bundle, backend, engines, precision)
         if backend.name not in ENGINES_ONLY and engines is None and not found.begun(segments):
             found = None
-    route = bundle.manifest.route.full if full else bundle.manifest.route
-    segments = fused_segments(bundle.manifest, precision, route)
+    route = bundle.manifest.route
+    if full:
+        route = route.full
+        segments = fused_segments(bundle.manifest, precision, route)
     batch = limits.batch or (1 if found is None else found.best_batch(segments[0]))
     if found is None and batch > 1 and backend.name not in ON_CPU:
         raise UsageError(f"--batch {batch}: backend {backend.name!r} runs cells for one video a call, leave it out")

@@ -10,6 +10,7 @@ from samples import synthetic_scores, write_noise
 
 from dynvid.cli import cli
 from dynvid.grid.errors import (
+    CostTableError,
     DynvidError,
     InputRefusedError,
     StaleCostTableError,
@@ -98,6 +99,12 @@ def test_milliseconds_are_measured_or_read(tiny_bundle, data, kept, tmp_path):
     table.write_text(json.dumps({**content, "bundle_sha256": "0" * 64}))
     with pytest.raises(StaleCostTableError):
         run(*common, "--cost-table", table, "--q", 1)
+    table.write_text(json.dumps({**content, "precision": "int8"}))
+    with pytest.raises(CostTableError, match="times in int8, the scores are of fp32: measure with 'dynvid time --pre"):
+        run(*common, "--cost-table", table, "--q", 1)
+    older = {key: value for key, value in content.items() if key != "is_fused"}  # as written before cells and engines
+    table.write_text(json.dumps(older))
+    assert report(*common, "--cost-table", table, "--q", 1)["mean_ms"] > 0
 
 
 def test_scores_from_elsewhere_need_no_bundle(from_elsewhere, tmp_path):

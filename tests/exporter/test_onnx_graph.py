@@ -9,9 +9,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from samples import TINY
 
+from dynvid.exporter.draft import Draft
 from dynvid.exporter.export import export
 from dynvid.exporter.graph_rules import lint
-from dynvid.exporter.onnx_graph import in_half, is_all_half, to_onnx
+from dynvid.exporter.onnx_graph import in_half, may_be_rounded, to_onnx
 from dynvid.exporter.reference import FP16_LIMIT, observe
 from dynvid.exporter.subgraphs import split
 from dynvid.grid.errors import LintError
@@ -174,7 +175,7 @@ def test_a_block_made_half_of_its_fp32_graph_is_what_torch_exports_of_the_half_m
     """But for what was folded into weights: in fp32 here, in half precision there."""
     network, compared = exports.network(table), 0
     for whole, half in zip(split(network, "fp32"), split(network, "fp16"), strict=True):
-        assert is_all_half(half) == (half.kind == "block")
+        assert may_be_rounded(half) == (half.kind == "block")
         if half.kind == "block" and compared < 2:
             made, exported = (
                 onnx.load_model_from_string(content).graph for content in (in_half(to_onnx(whole), half), to_onnx(half))
@@ -187,3 +188,24 @@ def test_a_block_made_half_of_its_fp32_graph_is_what_torch_exports_of_the_half_m
                 assert np.abs(left - right).max() <= 4e-3 * max(1.0, np.abs(right).max())
             compared += 1
     assert compared == 2
+
+
+def test_what_a_block_says_to_compute_in_fp32_stays_fp32(exports):
+    """The fp32 graph does not show it, so such a block is exported of its half module."""
+
+    class Island(torch.nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.block = block
+
+        def forward(self, features, shift):
+            return tuple((feature.float() * 1.5).type_as(feature) for feature in self.block(features, shift))
+
+    network = exports.network(TINY)
+    network.blocks[1] = Island(network.blocks[1])
+    draft = Draft(network, "0" * 64, lambda _: None)
+    draft.add("fp32")
+    draft.add("fp16")
+    bundle = draft.bundle()
+    graph = onnx.load_model_from_string(bundle.read(bundle.manifest.subgraph("block1").variant("fp16"))).graph
+    assert [node.op_type for node in graph.node].count("Cast") >= 2

@@ -127,11 +127,11 @@ def test_a_sensitive_block_stays_fp32_and_the_export_is_proved(network, tmp_path
     assert reason["because"] == "error" and reason["value"] > LIMIT == reason["limit"]
     assert bundle.manifest.proof["fp16"]["subgraphs"]["block1"] <= 1e-4
     # of the second split, only what borders on block 1 is new; block 1 itself is the fp32 graph
-    # (blocks in half precision throughout are made of the fp32 graphs)
+    # (dynvid's own blocks in half precision throughout are made of the fp32 graphs)
     names = ["block0", "head0", "block1", "head1", "block2", "head2"]
-    heads = [f"head{block} fp16" for block in range(3)]
-    assert asked_for[:9] == [*(f"{name} fp32" for name in names), *heads]
-    assert asked_for[9:] == ["block0 fp16", "head0 fp16", "head1 fp16", "block2 fp16"]
+    halves = ["head0 fp16", "block1 fp16", "head1 fp16", "head2 fp16"]
+    assert asked_for[:10] == [*(f"{name} fp32" for name in names), *halves]
+    assert asked_for[10:] == ["block0 fp16", "head0 fp16", "head1 fp16", "block2 fp16"]
     variants = bundle.manifest.subgraph("block1").variants
     assert variants["fp16"].sha256 == variants["fp32"].sha256
 
@@ -276,3 +276,28 @@ def test_where_all_blocks_stay_fp32_the_commands_say_so(exports, tmp_path):
     (tmp_path / "b" / "manifest.json").write_bytes(kept.to_bytes())
     arguments = ["build-engines", str(tmp_path / "b"), "--fp16", "--backend", "onnxruntime", "--only", "segment1"]
     assert "all blocks stay fp32 in the fp16 set" in CliRunner().invoke(cli, arguments).stderr
+
+
+def test_where_nothing_more_can_stay_fp32_the_whole_bound_holds(network, monkeypatch):
+    """Else a network would be refused that its proof passes."""
+    draft, bounds = Draft(network, "0" * 64, lambda _: None), {}
+    draft.add("fp32")
+    draft.add("fp16", ["block0", "head0", "head1"])
+
+    def prove_subgraphs(modules, parts, programs, backend, clips, sizes, precision, bound, only, beyond):
+        bounds.update({part.name: bound(precision, part.name, "logits") for part in parts})
+        beyond["head0"] = 0.9 * BOUND["fp16"] if beyond_bound is None else beyond_bound
+        if beyond["head0"] <= bounds["head0"]:
+            del beyond["head0"]
+        return dict.fromkeys(bounds, 0.0)
+
+    monkeypatch.setattr(precision_module, "prove_subgraphs", prove_subgraphs)
+    clips = proof_clips(1, network.grid.num_frames, network.config.preprocessing)
+    arguments = (draft, {"block0", "head0", "head1"}, Reference(network, clips), open_backend("onnxruntime"))
+    beyond_bound = None
+    assert precision_module._by_error(*arguments, {}) == {}
+    whole = dict.fromkeys(("block0", "head0"), BOUND["fp16"])
+    assert bounds == {name: whole.get(name, LIMIT) for name in bounds} and len(bounds) == 6
+    beyond_bound = 1.1 * BOUND["fp16"]
+    with pytest.raises(ProofError, match=r"head0 \(fp16\)"):
+        precision_module._by_error(*arguments, {})

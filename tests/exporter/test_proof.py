@@ -1,5 +1,7 @@
 """The proof passes a right export and fails a wrong one: planted faults, each found."""
 
+from collections import defaultdict
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +13,7 @@ from samples import TINY
 from dynvid.exporter.export import prove_again
 from dynvid.exporter.proof import PROOF_CLIPS, prove
 from dynvid.exporter.proof_clips import proof_clips
-from dynvid.exporter.reference import Reference
+from dynvid.exporter.reference import Reference, _watcher
 from dynvid.exporter.sight import drift
 from dynvid.exporter.subgraph_proof import prove_subgraphs
 from dynvid.exporter.subgraphs import split
@@ -165,3 +167,21 @@ def test_the_proof_sees_every_state_also_where_the_groups_part(exports, route):
     table = {**TINY, "groups_linked": False, "route": route}
     sees = exports.bundle(table).manifest.proof["sees"]
     assert sees["never_handed_on"] == 0 and sees["least_effect"] > sees["required"]
+
+
+def test_ranges_know_a_new_tensor_at_the_address_of_another():
+    memory, ranges = np.zeros(4, np.float32), defaultdict(float)
+    hook = _watcher(ranges, "block0")
+    first = torch.from_numpy(memory)
+    hook(None, None, (first, first))
+    memory[:] = -7
+    second = torch.from_numpy(memory)
+    assert (second.data_ptr(), second._version) == (first.data_ptr(), first._version)
+    hook(None, None, second)
+    assert ranges == {"block0": 7}
+    second.add_(16)
+    hook(None, None, second)  # changed in place
+    assert ranges == {"block0": 9}
+    memory[:] = np.nan
+    with pytest.raises(ProofError, match="NaN or infinity in block0"):
+        hook(None, None, torch.from_numpy(memory))

@@ -17,7 +17,6 @@ from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.null import NullBackend
 from dynvid.runtime.composed import Cells, compose
 from dynvid.runtime.executor import Executor
-from dynvid.runtime.session import ArraySource, Session
 
 ROUTES = ["depth", "input", "full", "0,0 0,1 3,1 3,2", "1,1 1,2 2,2 3,2", "0,2 3,2"]
 
@@ -72,17 +71,17 @@ def test_any_route_computes_what_the_whole_network_computes(tiny_bundle, network
 
 
 @pytest.mark.parametrize("linked", [True, False])
-def test_every_route_of_a_small_grid_gives_the_bits_of_one_buffer_for_all_segments(tiny_bundle, clips, linked):
-    """Against the executor of cells that keeps all features of a video in place; where the groups part, too."""
-    manifest = tiny_bundle.manifest
+def test_on_every_route_of_a_small_grid_cells_and_fused_graphs_give_the_same_bits(tiny_bundle, clips, linked):
+    """Also where the groups part. The cells are those for any number of frames, which are optimised as the graphs are."""
+    manifest, backend = tiny_bundle.manifest, open_backend("onnxruntime")
     grid = dataclasses.replace(manifest.grid, groups_linked=linked)
     bundle = dataclasses.replace(tiny_bundle, manifest=dataclasses.replace(manifest, grid=grid))
     routes = [r for r in every_monotone_route(grid) if r.cells[-1] <= (2, 2) and max(r.head_blocks) < 2]
     assert len(routes) > 30
     for route in routes:
-        session = Session.open(bundle, open_backend("onnxruntime"), route=route)
-        expected = np.stack(session.classify(ArraySource(clips[0]), trace=True).logits)
-        np.testing.assert_array_equal(logits_of(executor_of(bundle, route), clips[:1])[0], expected)
+        cells = Executor(bundle, backend, "fp32", Cells(specialised=False), route=route)
+        fused = Executor(bundle, backend, "fp32", lambda segment: fuse(bundle, segment, "fp32"), route=route)
+        np.testing.assert_array_equal(logits_of(cells, clips[:1]), logits_of(fused, clips[:1]))
 
 
 def test_rows_of_a_call_are_answered_as_each_alone_to_the_last_bit(tiny_bundle, clips):

@@ -1,4 +1,4 @@
-"""The batch executor and its state store: whose rows a call reads and writes, and that nobody else's change."""
+"""The executor with batches, and its state store: whose rows a call reads and writes, and that nobody else's change."""
 
 import dataclasses
 from collections import Counter

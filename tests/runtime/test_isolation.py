@@ -1,6 +1,6 @@
 """Isolation: no video's answer depends on who shared its batches, in what order exits came, or who held its row before.
 
-The scheduler and the batch executor run real graphs; exits are forced, so that every pattern of them comes up.
+The scheduler and the executor run real graphs; exits are forced, so that every pattern of them comes up.
 """
 
 import itertools
