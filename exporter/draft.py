@@ -15,7 +15,8 @@ from ..grid.tensors import TensorSpec
 from ..models.config_json import to_json
 from ..models.cost import measure_costs
 from ..models.network import VideoNetwork
-from .onnx_graph import OPSET, in_half, may_be_rounded, to_onnx
+from .half_precision import in_half, may_be_rounded
+from .onnx_graph import OPSET, to_onnx
 from .subgraphs import Subgraph, head_name, split
 
 Key = tuple[str, Precision, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
@@ -59,8 +60,8 @@ class Draft:
         whole = {part.name: key_of(part) for part in self.parts["fp32"]}
         for number, part in enumerate(new, 1):
             self._report(f"exporting {precision} {number}/{len(new)}: {part.name}")
-            rounded = may_be_rounded(part)
-            self._graphs[key_of(part)] = in_half(self._graphs[whole[part.name]], part) if rounded else to_onnx(part)
+            made = precision == "fp16" and may_be_rounded(part)
+            self._graphs[key_of(part)] = in_half(self._graphs[whole[part.name]], part) if made else to_onnx(part)
 
     def bundle(self) -> Bundle:
         """Return the bundle of what is there, held in memory, without a proof."""

@@ -9,10 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 
-import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
 from ..grid.tensors import TensorSpec
@@ -57,43 +54,6 @@ def to_onnx(subgraph: Subgraph) -> bytes:
     model = clean(program.model_proto, subgraph.outputs)
     lint(model, subgraph.name, subgraph.inputs, subgraph.outputs)
     return model.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
-
-
-def in_half(content: bytes, subgraph: Subgraph) -> bytes:
-    """Return the graph of a block in half precision, made from that in fp32: the same nodes, weights and ports rounded.
-
-    So it need not be traced again; what was folded into weights was folded in fp32.
-
-    Args:
-        content: the graph in fp32.
-        subgraph: the block in half precision, for which ``may_be_rounded`` holds.
-
-    Raises:
-        LintError: If the graph is not what it should be.
-    """
-    model = onnx.load_model_from_string(content)
-    held = [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
-    for tensor in (*model.graph.initializer, *held):
-        if tensor.data_type == TensorProto.FLOAT:
-            with np.errstate(over="ignore"):  # infinity, as of torch; measured errors then keep the block in fp32
-                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    lint(model, subgraph.name, subgraph.inputs, subgraph.outputs)
-    return model.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
-
-
-def may_be_rounded(subgraph: Subgraph) -> bool:
-    """Return whether ``in_half`` makes the graph that torch would: of a block with ports in half precision throughout.
-
-    Its modules must be dynvid's own or torch's. Another one may say in its code what stays fp32 inside (``x.float()``), and the fp32
-    graph does not show that.
-    """
-    dtypes = {spec.dtype for spec in (*subgraph.inputs, *subgraph.outputs)}
-    if subgraph.kind != "block" or subgraph.precision != "fp16" or dtypes != {"float16"}:
-        return False
-    return all(type(module).__module__.startswith(("dynvid.", "torch.")) for module in subgraph.module.modules())
 
 
 @contextlib.contextmanager

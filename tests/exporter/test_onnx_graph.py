@@ -9,10 +9,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from samples import TINY
 
-from dynvid.exporter.draft import Draft
+from dynvid.exporter.draft import Draft, key_of
 from dynvid.exporter.export import export
 from dynvid.exporter.graph_rules import lint
-from dynvid.exporter.onnx_graph import in_half, may_be_rounded, to_onnx
+from dynvid.exporter.half_precision import in_half, may_be_rounded
+from dynvid.exporter.onnx_graph import to_onnx
 from dynvid.exporter.reference import FP16_LIMIT, observe
 from dynvid.exporter.subgraphs import split
 from dynvid.grid.errors import LintError
@@ -170,24 +171,58 @@ def test_a_subgraph_kept_in_fp32_among_half_ones_still_agrees(exports, tmp_path,
     assert max(bundle.manifest.proof["fp16"]["checkpoints"]) <= 2e-2
 
 
-@pytest.mark.parametrize("table", [TINY, RESNET])
-def test_a_block_made_half_of_its_fp32_graph_is_what_torch_exports_of_the_half_module(exports, table):
-    """But for what was folded into weights: in fp32 here, in half precision there."""
-    network, compared = exports.network(table), 0
-    for whole, half in zip(split(network, "fp32"), split(network, "fp16"), strict=True):
-        assert may_be_rounded(half) == (half.kind == "block")
-        if half.kind == "block" and compared < 2:
-            made, exported = (
-                onnx.load_model_from_string(content).graph for content in (in_half(to_onnx(whole), half), to_onnx(half))
-            )
-            for part in ("node", "input", "output", "value_info"):
-                assert [str(x) for x in getattr(made, part)] == [str(x) for x in getattr(exported, part)]
-            for one, other in zip(made.initializer, exported.initializer, strict=True):
-                assert (one.name, one.data_type, one.dims) == (other.name, other.data_type, other.dims)
-                left, right = (numpy_helper.to_array(tensor).astype(np.float64) for tensor in (one, other))
-                assert np.abs(left - right).max() <= 4e-3 * max(1.0, np.abs(right).max())
-            compared += 1
-    assert compared == 2
+CASTS = {"half throughout": ((), "block1"), "half to fp32": (("block1",), "block0"), 
+         "half from fp32": (("block0",), "block1"), "half head": ((), "head2"), "half head from fp32": (("block2",), "head2"),
+         "fp32 head from half": (("head2",), "head2")}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "case"), [*((TINY, case) for case in CASTS), (RESNET, "half throughout"), (RESNET, "half head")]
+)
+def test_a_graph_made_half_of_its_fp32_graph_is_what_torch_exports_of_the_half_module(exports, table, case):
+    """But for what was folded into weights: in fp32 here, in half precision there; and for where a tensor is cast."""
+    kept, name = CASTS[case]
+    network = exports.network(table)
+    whole, half = ({p.place: p for p in split(network, *options)}[name] for options in (("fp32",), ("fp16", kept)))
+    assert key_of(whole) != key_of(half)
+    assert may_be_rounded(half)
+    made, exported = (
+        onnx.load_model_from_string(content).graph for content in (in_half(to_onnx(whole), half), to_onnx(half))
+    )
+    assert sorted(node.op_type for node in made.node) == sorted(node.op_type for node in exported.node)
+    for part in ("input", "output", "value_info"):
+        assert [str(x) for x in getattr(made, part)] == [str(x) for x in getattr(exported, part)]
+    if case == "half throughout":
+        assert [str(node) for node in made.node] == [str(node) for node in exported.node]
+    ours, theirs = ({tensor.name: tensor for tensor in graph.initializer} for graph in (made, exported))
+    assert ours.keys() == theirs.keys()
+    for tensor, other in ((ours[name], theirs[name]) for name in ours):
+        assert (tensor.data_type, tensor.dims) == (other.data_type, other.dims)
+        left, right = (numpy_helper.to_array(t).astype(np.float64) for t in (tensor, other))
+        assert np.abs(left - right).max() <= 4e-3 * max(1.0, np.abs(right).max())
+
+
+def test_a_weight_that_both_precisions_read_is_held_in_both(exports):
+    parts = [{p.place: p for p in split(exports.network(TINY), precision)}["head1"] for precision in ("fp32", "fp16")]
+    model = onnx.load_model_from_string(to_onnx(parts[0]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32([0.1]), "both"))
+    embedded = next(node for node in model.graph.node if node.op_type == "Relu")
+    logits = next(node for node in model.graph.node if "logits" in node.output)
+    for node, at in ((embedded, "after_relu"), (logits, "logits")):
+        own = node.output[0]
+        node.output[0] = f"{own}.less"
+        for other in model.graph.node:
+            if other is not node:
+                for index, value in enumerate(other.input):
+                    other.input[index] = at if value == own else value
+        model.graph.node.insert(
+            list(model.graph.node).index(node) + 1, helper.make_node("Add", [f"{own}.less", "both"], [at], f"add_{at}")
+        )
+    graph = onnx.load_model_from_string(in_half(model.SerializeToString(), parts[1])).graph
+    added = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "Add"}
+    dtypes = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert dtypes[added["after_relu"]] == TensorProto.FLOAT16
+    assert dtypes[added["logits"]] == TensorProto.FLOAT
 
 
 def test_what_a_block_says_to_compute_in_fp32_stays_fp32(exports):
