@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import io
 import logging
 import warnings
@@ -38,7 +39,7 @@ def to_onnx(subgraph: Subgraph) -> bytes:
         {axis: dims[d] for axis, d in enumerate(spec.shape) if isinstance(d, str)} for spec in subgraph.inputs
     )
     varargs = subgraph.kind == "block"  # its forward takes *tensors
-    with _quiet(), _one_registry(), torch.no_grad():
+    with _quiet(), _one_registry(), _no_collection(), torch.no_grad():
         program = torch.onnx.export(
             subgraph.module.eval(),
             examples,
@@ -77,6 +78,18 @@ def _one_registry() -> Iterator[None]:
 @functools.cache
 def _registry(build: Callable[..., object], *arguments: object, **options: object) -> object:
     return build(*arguments, **options)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Let no garbage be looked for meanwhile: tracing makes so many objects that the search takes a seventh of an export."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _example(spec: TensorSpec) -> Tensor:
