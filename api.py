@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .grid.errors import CostTableError, InputRefusedError, UsageError
+from .grid.manifest import graphs_of
 from .grid.packages import packages
 from .runtime.open_model import open_model as load
 
@@ -183,7 +184,7 @@ def build_engines(
     Args:
         bundle: the folder.
         backend: onnxruntime, openvino, tensorrt or tensorrt-rtx.
-        precision: of the graphs.
+        precision: to compute in: fp32, fp16, int8, or on OpenVINO bf16 and int8-bf16, what INT8 leaves in bf16.
         engines: the folder of the engines; None: ``BUNDLE.engines``.
         targets: of tensorrt-rtx, such as sm89; none: Ampere and later.
         max_batch: most videos in one call, for TensorRT.
@@ -218,7 +219,7 @@ def build_engines(
         max_batch,
         workers,
         only,
-        prove=lambda: prove_segments(opened, precision, report, preparation(backend)),
+        prove=lambda: prove_segments(opened, graphs_of(precision), report, preparation(backend)),
         report=report,
     )
 
@@ -261,7 +262,7 @@ def calibrate(
         temperature: fit one temperature a checkpoint; needs labels.
         split: share of the videos that calibrate; 1: all.
         seed: of the split.
-        precision: of the subgraphs whose answers are scored; None: fp32.
+        precision: that the scores are computed in; None: fp32.
         backend: what computes; auto as in ``load``.
         threads: CPU threads to compute with; None: one a core.
         report: gets a line about each step.
@@ -416,7 +417,7 @@ def time(
         bundle: the folder.
         backend: what computes; auto as in ``load``.
         engines: their folder; None: ``BUNDLE.engines``.
-        precision: of the graphs.
+        precision: to compute in.
         threads: CPU threads to compute with; None: one a core.
         rounds: measured runs, at least 5.
         report: gets a line about each step.
@@ -436,7 +437,8 @@ def time(
     opened, folder = Bundle.open(Path(bundle)), None if engines is None else Path(engines)
     name = fitting_backend(opened, precision, folder) if backend == "auto" else backend
     report("measuring the segments")
-    return measure(opened, open_backend(name, threads), threads, rounds, precision=precision, engines=folder)
+    opened_backend = open_backend(name, threads, precision=precision)
+    return measure(opened, opened_backend, threads, rounds, precision=precision, engines=folder)
 
 
 def bench(
@@ -478,7 +480,7 @@ def bench(
         streams: that share many videos at once.
         backend: what computes.
         engines: their folder; None: ``BUNDLE.engines``; on a CPU they are built first.
-        precision: of the graphs.
+        precision: to compute in.
         threads: CPU threads to compute with; None: one a core.
         rounds: passes over the clips; None: as many as fit into ``seconds``.
         seconds: for single videos, and for the table t_k(n).
@@ -505,8 +507,10 @@ def bench(
 
     if backend == "null":
         raise UsageError("backend 'null' computes nothing, so there is nothing to measure: expected onnxruntime")
-    if precision == "int8" and peers:
-        raise UsageError(f"--peer {peers[0]} with --precision int8: peers run the fp32 network, leave --peer out")
+    if precision not in ("fp32", "fp16") and peers:
+        raise UsageError(
+            f"--peer {peers[0]} with --precision {precision}: peers run the fp32 network, leave --peer out"
+        )
     opened, folder = Bundle.open(Path(bundle)), None if engines is None else Path(engines)
     manifest, into = opened.manifest, Path(output)
     opened.require(precision)
@@ -588,7 +592,7 @@ def _loads(
         cache,
         flavour,
         precision,
-        prove=lambda: prove_segments(bundle, precision, report, prepare),
+        prove=lambda: prove_segments(bundle, graphs_of(precision), report, prepare),
         report=report,
     )
     for row in rows:
@@ -598,7 +602,7 @@ def _loads(
     def cell(subgraph: Subgraph | FusedSegment) -> bytes:
         return for_openvino(bundle.read(cast("Subgraph", subgraph).variant(precision)))
 
-    return Loads(cell if precision == "int8" else None, plan, lambda segment: prepare(graph(segment)), graph)
+    return Loads(cell if graphs_of(precision) == "int8" else None, plan, lambda segment: prepare(graph(segment)), graph)
 
 
 def _scores(
@@ -621,7 +625,9 @@ def _scores(
 
     videos = read_list(data)
     name = fitting_backend(bundle, precision) if backend == "auto" else backend
-    executor = open_executor(bundle, open_backend(name, threads), precision, limits=Limits(batch=1))
+    executor = open_executor(
+        bundle, open_backend(name, threads, precision=precision), precision, limits=Limits(batch=1)
+    )
     with Decoder() as decoder:
         return score_videos(Session(executor), videos, keep, decoder, report)
 

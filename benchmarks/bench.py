@@ -117,7 +117,7 @@ def bench(
     if options.training_checkpoint is None and any(name.startswith("torch") for name in options.peers):
         raise UsageError("peer 'torch' needs the training checkpoint: give TRAINING_CHECKPOINT after BUNDLE")
     manifest, busy = bundle.manifest, cpu_seconds()
-    opened = open_backend(backend, options.threads)
+    opened = open_backend(backend, options.threads, precision=options.precision)
     threads, loads = options.threads or len(os.sched_getaffinity(0)), open_loads(opened)
     field = Field(bundle, opened, options.precision, loads, clips)
     report("scores of every checkpoint")
@@ -132,7 +132,7 @@ def bench(
     opened.close()  # each stream opens its own
 
     def open_one() -> Backend:
-        return open_backend(backend, options.threads)
+        return open_backend(backend, options.threads, precision=options.precision)
 
     table = measure_table(
         bundle, open_one, options.precision, loads.route, options.batch, options.streams, options.seconds, report

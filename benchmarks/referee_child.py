@@ -57,7 +57,7 @@ def open_streams(scenario: ScenarioOrder, bundle: Bundle) -> Replicas:
     order = scenario.order
 
     def open_executor() -> Executor:
-        backend = open_backend(order.backend, order.threads)
+        backend = open_backend(order.backend, order.threads, precision=order.precision)
         buckets = [range(1, order.batch + 1)] * len(bundle.manifest.route.cells)
         return Executor(bundle, backend, order.precision, load_of(order, bundle, backend), order.slots, buckets)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from ..terminal import print_sections, steps
-from . import PATH
+from . import PATH, precision_option
 
 if TYPE_CHECKING:
     from ..grid.manifest import Precision
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
               help="Streams that share many videos at once; on a CPU, try one a core with --threads 1.")  # fmt: skip
 @click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
 @click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@precision_option
 @click.option(
     "--threads", type=int, help="CPU threads to compute with, onnxruntime's in all streams; one a core by default."
 )

@@ -10,7 +10,7 @@ import click
 
 from ..grid.errors import UsageError
 from ..terminal import print_sections, steps
-from . import PATH
+from . import PATH, PRECISIONS
 
 if TYPE_CHECKING:
     from ..grid.manifest import Precision
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @click.option("--split", type=float, default=0.5, show_default=True, help="Share of the videos that calibrate; 1: all.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split.")
 @click.option("--plot", type=PATH, help="SVG of the curve to write.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]),
-              help="Of the subgraphs whose answers are scored; fp32 by default.")  # fmt: skip
+@click.option("--precision", type=PRECISIONS,
+              help="That the scores are computed in; fp32 by default.")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True, help="What computes; auto as in classify.")
 @click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -11,7 +11,7 @@ import click
 
 from ..grid.errors import UsageError
 from ..terminal import print_record, steps
-from . import PATH
+from . import PATH, precision_option
 
 if TYPE_CHECKING:
     from ..grid.manifest import Precision
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Streams that share the videos. On a CPU try one a core with --threads 1.",
 )
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@precision_option
 @click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--trace", is_flag=True, help="Run to the end and print every checkpoint's logits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video.")

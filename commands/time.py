@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from ..terminal import steps, table
-from . import PATH
+from . import PATH, precision_option
 
 if TYPE_CHECKING:
     from ..grid.manifest import Precision
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 )
 @click.option("--backend", default="auto", show_default=True, help="What computes; auto as in classify.")
 @click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@precision_option
 @click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--rounds", type=int, default=100, show_default=True, help="Measured runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
