@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--batch", type=click.IntRange(1, 256), default=4, show_default=True, help="Most videos of one call.")
 @click.option("--streams", type=click.IntRange(1, 64), default=1, show_default=True,
               help="Streams that share many videos at once; on a CPU, try one a core with --threads 1.")  # fmt: skip
-@click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
+@click.option("--backend", default="auto", show_default=True, help="What computes; auto as in classify.")
 @click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
 @precision_option
 @click.option(
