@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import click
 
 from ..grid.bundle import Bundle
 from ..grid.errors import UsageError
+from ..grid.manifest import Precision
 from ..terminal import NO_FP16, print_engines, steps
-from . import PATH, PRECISIONS
-
-if TYPE_CHECKING:
-    from ..grid.manifest import Precision
+from . import PATH, PRECISIONS, Command, rare
 
 
-@click.command("build-engines")
+@click.command("build-engines", cls=Command)
 @click.argument("bundle", type=PATH)
 @click.option(
     "--precision", type=PRECISIONS, help="That engines compute in; fp32 by default. bf16 and int8-bf16 are OpenVINO's."
@@ -29,12 +26,12 @@ if TYPE_CHECKING:
               show_default=True, help="tensorrt builds on the GPU it is for; tensorrt-rtx builds anywhere; onnxruntime and openvino keep the fused segments for a CPU.")  # fmt: skip
 @click.option("--target", help="For tensorrt-rtx, such as sm86,sm89, or current; by default Ampere and later.")
 @click.option("--max-batch", type=int, default=1, show_default=True, help="For TensorRT: most videos in one call.")
-@click.option("--only", help="Names of subgraphs and segments, such as block0,segment1,full; by default all.")
-@click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
-@click.option("--workers", type=int, default=1, show_default=True, help="Builds at once.")
+@rare("--only", help="Names of subgraphs and segments, such as block0,segment1,full; by default all.")
+@rare("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
+@rare("--workers", type=int, default=1, show_default=True, help="Builds at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object an engine.")
 def build_engines(
-    bundle: Path, precision: str | None, fp16: bool, int8: bool, backend: str, target: str | None, max_batch: int, only: str | None,
+    bundle: Path, precision: Precision | None, fp16: bool, int8: bool, backend: str, target: str | None, max_batch: int, only: str | None,
     engines: Path | None, workers: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of BUNDLE: one per segment of its route, one of the static network, for TensorRT one per unique subgraph."""
@@ -42,12 +39,12 @@ def build_engines(
 
     if (precision is not None) + fp16 + int8 > 1:
         raise UsageError("--precision, --fp16 and --int8: give one, each builds a set of its own")
-    chosen = precision or ("fp16" if fp16 else "int8" if int8 else "fp32")
+    chosen: Precision = precision or ("fp16" if fp16 else "int8" if int8 else "fp32")
     with steps() as step:
         rows = run_build(
             bundle,
             backend=backend,
-            precision=cast("Precision", chosen),
+            precision=chosen,
             engines=engines,
             targets=_names(target),
             max_batch=max_batch,
