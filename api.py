@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from .grid.errors import CostTableError, InputRefusedError, UsageError
+from .grid.manifest import graphs_of
 from .grid.packages import packages
 from .runtime.open_model import open_model as load
 
@@ -24,9 +26,7 @@ if TYPE_CHECKING:
     from .calibration.scores import Scores
     from .exporter.build_engines import Row
     from .grid.bundle import Bundle
-    from .grid.fusion import FusedSegment
-    from .grid.manifest import Precision, Subgraph
-    from .runtime.backends.base import Backend
+    from .grid.manifest import Precision
 
 __all__ = [
     "bench", "build_engines", "calibrate", "doctor", "drift", "export", "load", "plan", "quantize", "time", "train", "verify"
@@ -183,7 +183,7 @@ def build_engines(
     Args:
         bundle: the folder.
         backend: onnxruntime, openvino, tensorrt or tensorrt-rtx.
-        precision: of the graphs.
+        precision: to compute in: fp32, fp16, int8, or on OpenVINO bf16 and int8-bf16, what INT8 leaves in bf16.
         engines: the folder of the engines; None: ``BUNDLE.engines``.
         targets: of tensorrt-rtx, such as sm89; none: Ampere and later.
         max_batch: most videos in one call, for TensorRT.
@@ -218,7 +218,7 @@ def build_engines(
         max_batch,
         workers,
         only,
-        prove=lambda: prove_segments(opened, precision, report, preparation(backend)),
+        prove=lambda: prove_segments(opened, graphs_of(precision), report, preparation(backend)),
         report=report,
     )
 
@@ -261,7 +261,7 @@ def calibrate(
         temperature: fit one temperature a checkpoint; needs labels.
         split: share of the videos that calibrate; 1: all.
         seed: of the split.
-        precision: of the subgraphs whose answers are scored; None: fp32.
+        precision: that the scores are computed in; None: fp32.
         backend: what computes; auto as in ``load``.
         threads: CPU threads to compute with; None: one a core.
         report: gets a line about each step.
@@ -416,7 +416,7 @@ def time(
         bundle: the folder.
         backend: what computes; auto as in ``load``.
         engines: their folder; None: ``BUNDLE.engines``.
-        precision: of the graphs.
+        precision: to compute in.
         threads: CPU threads to compute with; None: one a core.
         rounds: measured runs, at least 5.
         report: gets a line about each step.
@@ -430,13 +430,10 @@ def time(
     """
     from .benchmarks.timing import measure
     from .grid.bundle import Bundle
-    from .runtime.backends.base import open_backend
-    from .runtime.engines import fitting_backend
 
     opened, folder = Bundle.open(Path(bundle)), None if engines is None else Path(engines)
-    name = fitting_backend(opened, precision, folder) if backend == "auto" else backend
     report("measuring the segments")
-    return measure(opened, open_backend(name, threads), threads, rounds, precision=precision, engines=folder)
+    return measure(opened, backend, threads, rounds, precision=precision, engines=folder)
 
 
 def bench(
@@ -450,7 +447,7 @@ def bench(
     qs: Sequence[float] = (1.2, 0.7, 1.0, 1.5, 2.0),
     batch: int = 4,
     streams: int = 1,
-    backend: str = "onnxruntime",
+    backend: str = "auto",
     engines: StrPath | None = None,
     precision: Precision = "fp32",
     threads: int | None = None,
@@ -476,9 +473,9 @@ def bench(
         qs: ratios of the exits' shares, an operating point each.
         batch: most videos of one call.
         streams: that share many videos at once.
-        backend: what computes.
+        backend: what computes; auto as in ``load``.
         engines: their folder; None: ``BUNDLE.engines``; on a CPU they are built first.
-        precision: of the graphs.
+        precision: to compute in.
         threads: CPU threads to compute with; None: one a core.
         rounds: passes over the clips; None: as many as fit into ``seconds``.
         seconds: for single videos, and for the table t_k(n).
@@ -501,13 +498,17 @@ def bench(
     from .benchmarks.report_files import LOGS, require_report_folder, write_report
     from .benchmarks.report_svg import require_plots
     from .grid.bundle import Bundle
+    from .grid.engines import engines_folder
     from .grid.thresholds import read_thresholds
+    from .runtime.engines import fitting_backend
 
     if backend == "null":
         raise UsageError("backend 'null' computes nothing, so there is nothing to measure: expected onnxruntime")
-    if precision == "int8" and peers:
-        raise UsageError(f"--peer {peers[0]} with --precision int8: peers run the fp32 network, leave --peer out")
-    opened, folder = Bundle.open(Path(bundle)), None if engines is None else Path(engines)
+    if precision not in ("fp32", "fp16") and peers:
+        raise UsageError(
+            f"--peer {peers[0]} with --precision {precision}: peers run the fp32 network, leave --peer out"
+        )
+    opened, folder = Bundle.open(Path(bundle)), engines_folder(Path(bundle)) if engines is None else Path(engines)
     manifest, into = opened.manifest, Path(output)
     opened.require(precision)
     chosen = None
@@ -518,17 +519,12 @@ def bench(
     options = Options(
         tuple(qs), chosen, precision, threads, batch, streams, rounds, seconds, stream_seconds, load_videos, tuple(peers),
         None if training_checkpoint is None else Path(training_checkpoint),
-        Referee(into / LOGS, folder, referee_seconds, streams) if referee else None, command,
+        Referee(into / LOGS, referee_seconds) if referee else None, command,
     )  # fmt: skip
     measured_on = random_clips(manifest, clips) if data is None else read_clips(Path(data), manifest, clips, report)
-    found = run_bench(
-        opened,
-        backend,
-        lambda opened_backend: _loads(opened, opened_backend, precision, folder, batch, report),
-        measured_on,
-        options,
-        report,
-    )
+    name = fitting_backend(opened, precision, folder) if backend == "auto" else backend
+    loads = partial(_loads, opened, name, precision, folder, report)
+    found = run_bench(opened, name, folder, loads, measured_on, options, report)
     write_report(found, into)
     return found
 
@@ -548,57 +544,45 @@ def doctor(bundle: StrPath | None = None) -> dict[str, Any]:
     return examine(None if bundle is None else Bundle.open(Path(bundle)))
 
 
-def _loads(
-    bundle: Bundle,
-    backend: Backend,
-    precision: Precision,
-    folder: Path | None,
-    batch: int,
-    report: Report,
-) -> Loads:
-    """Return where the graphs come from: engines, made first where that takes no GPU, and fused here for the rest.
+def _loads(bundle: Bundle, backend: str, precision: Precision, folder: Path, report: Report) -> Loads:
+    """Make the engines where that takes no GPU; return where graphs of which there are none come from.
 
     Raises:
-        DynvidError: If an engine cannot be made, or is missing or stale where none can be made here.
+        DynvidError: If an engine cannot be made.
     """
     import importlib.util
 
     from .benchmarks.contestants import Loads
-    from .grid.engines import engines_folder
     from .runtime.backends.base import ON_CPU
-    from .runtime.engines import open_engines
 
-    engines = open_engines(bundle, backend, folder, precision, batch)
-    plan, flavour, on_cpu = engines.plan, engines.host.flavour, backend.name in ON_CPU
     if importlib.util.find_spec("onnx") is None:
-        return Loads(None if on_cpu else plan, plan, None, None)
+        return Loads()
     from .exporter.build_engines import build_engines as run_build
     from .exporter.engine_maker import for_openvino, preparation
     from .exporter.fuse import fuse
     from .exporter.fuse_proof import prove_segments
 
-    def graph(segment: FusedSegment) -> bytes:
-        return fuse(bundle, segment, precision)
-
-    if not on_cpu:
-        return Loads(plan, plan, None, graph)
-    cache, prepare = engines_folder(bundle.root) if folder is None else folder, preparation(flavour)
+    graph = partial(fuse, bundle, precision=precision)
+    if backend not in ON_CPU:
+        return Loads(graph=graph)
+    prepare = preparation(backend)
     rows = run_build(
         bundle,
-        cache,
-        flavour,
+        folder,
+        backend,
         precision,
-        prove=lambda: prove_segments(bundle, precision, report, prepare),
+        prove=lambda: prove_segments(bundle, graphs_of(precision), report, prepare),
         report=report,
     )
     for row in rows:
         if row.error is not None:
             raise row.error
 
-    def cell(subgraph: Subgraph | FusedSegment) -> bytes:
-        return for_openvino(bundle.read(cast("Subgraph", subgraph).variant(precision)))
-
-    return Loads(cell if precision == "int8" else None, plan, lambda segment: prepare(graph(segment)), graph)
+    return Loads(
+        lambda subgraph: for_openvino(bundle.read(subgraph.variant(precision))),
+        lambda segment: prepare(graph(segment)),
+        graph,
+    )
 
 
 def _scores(
@@ -612,16 +596,13 @@ def _scores(
 ) -> Scores:
     """Return the scores of a bundle, run as ``load`` runs it."""
     from .calibration.scoring import score_videos
-    from .runtime.backends.base import open_backend
     from .runtime.capacity import Limits, open_executor
     from .runtime.decoder import Decoder
-    from .runtime.engines import fitting_backend
     from .runtime.session import Session
     from .runtime.video_list import read_list
 
     videos = read_list(data)
-    name = fitting_backend(bundle, precision) if backend == "auto" else backend
-    executor = open_executor(bundle, open_backend(name, threads), precision, limits=Limits(batch=1))
+    executor = open_executor(bundle, backend, precision, limits=Limits(batch=1), threads=threads)
     with Decoder() as decoder:
         return score_videos(Session(executor), videos, keep, decoder, report)
 

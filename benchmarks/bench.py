@@ -23,7 +23,8 @@ from ..grid.errors import UsageError
 from ..grid.fusion import fused_full, fused_segments
 from ..grid.manifest import Manifest, Precision
 from ..grid.thresholds import Thresholds
-from ..runtime.backends.base import ON_CPU, Backend, open_backend
+from ..runtime.backends.base import ON_CPU, open_backend
+from ..runtime.capacity import open_executor
 from ..runtime.state_store import bytes_per_video
 from .breakdown import single_breakdown, stream_breakdown
 from .call_table import cost_table, measure_table
@@ -92,7 +93,7 @@ class _Point:
 
 
 def bench(
-    bundle: Bundle, backend: str, open_loads: Callable[[Backend], Loads], clips: Clips, options: Options,
+    bundle: Bundle, backend: str, engines: Path, open_loads: Callable[[], Loads], clips: Clips, options: Options,
     report: Callable[[str], None],
 ) -> Report:  # fmt: skip
     """Return every figure of a bundle on a backend.
@@ -100,13 +101,15 @@ def bench(
     Args:
         bundle: the bundle.
         backend: the name of what computes.
-        open_loads: says where its graphs and engines come from.
+        engines: folder of the engines of its route, and of ``full``.
+        open_loads: makes these where it can, and says where other graphs come from.
         clips: to classify.
         options: what to measure.
         report: gets a line about each step.
 
     Raises:
         UsageError: If an option is out of range.
+        IntegrityError: If an engine is missing or stale.
         DynvidError: As opening the backend, the graphs and the peers.
     """
     if min(options.batch, options.streams) < 1 or (not options.qs and options.chosen is None):
@@ -117,9 +120,12 @@ def bench(
     if options.training_checkpoint is None and any(name.startswith("torch") for name in options.peers):
         raise UsageError("peer 'torch' needs the training checkpoint: give TRAINING_CHECKPOINT after BUNDLE")
     manifest, busy = bundle.manifest, cpu_seconds()
-    opened = open_backend(backend, options.threads)
-    threads, loads = options.threads or len(os.sched_getaffinity(0)), open_loads(opened)
-    field = Field(bundle, opened, options.precision, loads, clips)
+    open_backend(backend, options.threads, precision=options.precision).close()  # before engines are built in vain
+    threads, loads = options.threads or len(os.sched_getaffinity(0)), open_loads()
+    open_one = partial(
+        open_executor, bundle, backend=backend, precision=options.precision, engines=engines, threads=options.threads
+    )
+    field = Field(open_one, engines, loads, clips)
     report("scores of every checkpoint")
     along, static = field.answers(field.along), field.answers(field.static)
     points = _points(along, options)
@@ -127,29 +133,22 @@ def bench(
     contestants = [*field.contestants, *(field.point(p.name, p.thresholds, p.temperatures) for p in points), *peers]
     samples = Samples(interleave(contestants, len(clips.frames), options.seconds, options.rounds, report))
     copies_differ = abs(1 - samples.relative(STATIC, COPY).value)
+    field.backend.close()  # each stream opens its own
     del field, contestants
-
-    opened.close()  # each stream opens its own
-
-    def open_one() -> Backend:
-        return open_backend(backend, options.threads)
-
-    table = measure_table(
-        bundle, open_one, options.precision, loads.route, options.batch, options.streams, options.seconds, report
-    )
+    table = measure_table(open_one, len(manifest.route_cells), options.batch, options.streams, options.seconds, report)
     costs = cost_table(
         table, f"measured with {backend}, {options.precision}, {threads} threads, {options.streams} streams"
     )
     main = points[0]
     how = StreamOptions(options.batch, options.streams, options.stream_seconds, options.load_videos)
     stream = StreamBench(
-        bundle, open_one, options.precision, loads.route, clips, main.exits, (main.thresholds, main.temperatures), costs, how,
+        manifest, open_one, clips, main.exits, (main.thresholds, main.temperatures), costs, how,
         report,
     )  # fmt: skip
     streams, efficiencies = stream.run()
     others = others_share(busy, cpu_seconds())
     clip_s = samples.times(NO_EXITS).value / 1e3
-    scenarios = _ask_referee(bundle, backend, clips, along, main, clip_s, stream.slots, options, report)
+    scenarios = _ask_referee(bundle, backend, engines, clips, along, main, clip_s, options, report)
 
     gmacs = Gmacs.of(manifest, main.exits)
     on_cpu = backend in ON_CPU
@@ -253,7 +252,7 @@ def _share(hits: NDArray[np.bool_]) -> Estimate:
 
 
 def _ask_referee(
-    bundle: Bundle, backend: str, clips: Clips, along: NDArray[np.float32], main: _Point, clip_s: float, slots: int,
+    bundle: Bundle, backend: str, engines: Path, clips: Clips, along: NDArray[np.float32], main: _Point, clip_s: float,
     options: Options, report: Callable[[str], None],
 ) -> tuple[Scenario, ...]:  # fmt: skip
     given = options.referee
@@ -264,12 +263,11 @@ def _ask_referee(
     checkpoints = range(1, len(manifest.route.cells) + 1)
     order = RefereeOrder(
         bundle=str(bundle.root.resolve()),
-        engines=None if given.engines is None else str(given.engines.resolve()),
+        engines=str(engines.resolve()),
         backend=backend,
         precision=options.precision,
         threads=options.threads,
         batch=options.batch,
-        slots=slots,
         thresholds=main.thresholds,
         temperatures=main.temperatures,
         clips=str(folder / "clips.npy"),
@@ -279,7 +277,7 @@ def _ask_referee(
         logs=str(folder),
         offline_s=given.seconds,
         server_s=given.seconds,
-        streams=given.streams,
+        streams=options.streams,
     )
     return judged(order, clips, manifest, along, main.exits)
 

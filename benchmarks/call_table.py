@@ -6,16 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.bundle import Bundle
-from ..grid.fusion import FusedSegment
-from ..grid.manifest import Precision
-from ..runtime.backends.base import Backend
-from ..runtime.executor import Executor
+from ..runtime.capacity import Limits
+from .contestants import Open
 from .cost_tables import CostTable
 from .timing import SegmentTime
 
@@ -24,18 +21,15 @@ STATIC = 0
 
 
 def measure_table(
-    bundle: Bundle, open_one: Callable[[], Backend], precision: Precision, load: Callable[[FusedSegment], bytes], batch: int, streams: int,
-    seconds: float, report: Callable[[str], None],
-) -> list[SegmentTime]:  # fmt: skip
+    open_one: Open, segments: int, batch: int, streams: int, seconds: float, report: Callable[[str], None]
+) -> list[SegmentTime]:
     """Return the time of every call, index 0 for the static network, with as many streams at work as there will be.
 
     Each stream is a thread that opens a backend, for a GPU belongs to one thread, and makes all calls in turn.
 
     Args:
-        bundle: the bundle.
-        open_one: returns what computes.
-        precision: of the graphs.
-        load: of fused segments.
+        open_one: opens what ``classify`` runs.
+        segments: of the route.
         batch: most videos of one call.
         streams: how many.
         seconds: to take, about; every call is made five times at least and 50 times at most.
@@ -44,28 +38,15 @@ def measure_table(
     Raises:
         DynvidError: As opening the backend and its executors, and as calls.
     """
-    sizes, segments = _sizes(batch), len(bundle.manifest.route.cells)
-    calls = [(index, n) for index in range(segments + 1) for n in sizes]
+    calls, limits = [(index, n) for index in range(segments + 1) for n in _sizes(batch)], Limits(batch)
     warm_s, all_warm = [0.0] * streams, threading.Barrier(streams)
 
     def measure(number: int) -> NDArray[np.float64]:
         """Return the milliseconds of one stream's calls, [rounds, calls]."""
         try:
-            with ExitStack() as opened:
-                backend = open_one()
-                opened.callback(backend.close)
-                along, static = (
-                    Executor(
-                        bundle,
-                        backend,
-                        precision,
-                        load,
-                        1,
-                        [sizes] * count,
-                        bundle.manifest.route.full if full else None,
-                    )
-                    for full, count in ((False, segments), (True, 1))
-                )
+            along = open_one(limits=limits)
+            with closing(along.backend):
+                static = open_one(backend=along.backend, limits=limits, full=True)
 
                 def call(index: int, n: int) -> float:
                     return static.time_once(1, n) if index == STATIC else along.time_once(index, n)

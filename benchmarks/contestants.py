@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.bundle import Bundle
 from ..grid.fusion import FusedSegment
-from ..grid.manifest import Precision, Subgraph
+from ..grid.manifest import Subgraph
 from ..grid.route import Route
 from ..grid.topology import Cell
-from ..runtime.backends.base import Backend
+from ..runtime.backends.base import ON_CPU
+from ..runtime.capacity import Limits
 from ..runtime.composed import Cells
+from ..runtime.engines import open_engines
 from ..runtime.executor import Executor
 from ..runtime.exit_rule import ExitRule
 from ..runtime.session import Session
@@ -25,60 +27,60 @@ from .rounds import Contestant
 STATIC, COPY, HALVES = "static", "static, again", "static, in halves"
 CELLS, SPANS, NO_EXITS = "cells, no heads", "fused, no heads", "no exits"
 
-Load = Callable[[Subgraph | FusedSegment], bytes]
-"""Returns what a backend runs for a subgraph or a fused segment."""
+Open = Callable[..., Executor]
+"""``open_executor`` of one bundle in one precision, as ``classify`` opens it; takes ``backend``, ``limits``, ``full``, ``kind``."""
 
 
 @dataclass(frozen=True)
 class Loads:
-    """Where graphs and engines come from.
+    """Where graphs come from that ``classify`` does not run.
 
     Attributes:
-        cells: of subgraphs; None: the bundle's own graphs.
-        route: of the fused segments of the bundle's route, and of ``full``.
-        more: of any other fused segment, such as those without heads; None where they cannot be made here.
+        cells: what a CPU runs for a subgraph; None: the bundle's own graph.
+        more: of fused segments that are no engines, such as those without heads; None where they cannot be made here.
         graph: a fused segment as plain ONNX, for other runtimes; None where onnx is not installed.
     """
 
-    cells: Load | None
-    route: Load
-    more: Callable[[FusedSegment], bytes] | None
-    graph: Callable[[FusedSegment], bytes] | None
+    cells: Callable[[Subgraph], bytes] | None = None
+    more: Callable[[FusedSegment], bytes] | None = None
+    graph: Callable[[FusedSegment], bytes] | None = None
 
 
 class Field:
     """The contestants of one bundle on one backend, all on the same clips.
 
     Args:
-        bundle: the bundle.
-        backend: what computes.
-        precision: of the graphs.
-        loads: see there.
+        open_one: opens what ``classify`` runs.
+        engines: their folder.
+        loads: of what it does not run.
         clips: to classify.
 
     Attributes:
+        backend: what computes.
         along: session along the bundle's route.
         static: session of the static network.
         contestants: all but the operating points.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, precision: Precision, loads: Loads, clips: Clips) -> None:
-        manifest = bundle.manifest
-        self._sources, full = clips.sources(manifest), manifest.route.full
-        self.along = Session.open(bundle, backend, precision=precision, programs=loads.route)
-        self.static = Session.open(bundle, backend, precision=precision, programs=loads.route, route=full)
-        copy = Session.open(bundle, backend, precision=precision, programs=loads.route, route=full)
+    def __init__(self, open_one: Open, engines: Path, loads: Loads, clips: Clips) -> None:
+        alone = Limits(batch=1)
+        executor = open_one(limits=alone)
+        bundle, precision, backend = executor.bundle, executor.precision, executor.backend
+        self._sources, self.backend = clips.sources(bundle.manifest), backend
+        self.along = Session(executor)
+        self.static, copy = (Session(open_one(backend=backend, limits=alone, full=True)) for _ in range(2))
+        cells = loads.cells if backend.name in ON_CPU else open_engines(bundle, backend, engines, precision).plan
         never = self.along.rule
         self.contestants = [
             Contestant(STATIC, self._by(self.static, self.static.rule)),
             Contestant(COPY, self._by(copy, copy.rule)),
             Contestant(NO_EXITS, self._by(self.along, never)),
-            Contestant(CELLS, self._to_the_end(Executor(bundle, backend, precision, Cells(loads.cells), heads=False))),
+            Contestant(CELLS, self._to_the_end(Executor(bundle, backend, precision, Cells(cells), heads=False))),
         ]
         if loads.more is not None:
             bare = Executor(bundle, backend, precision, loads.more, heads=False)
             self.contestants.append(Contestant(SPANS, self._to_the_end(bare)))
-            halves = halved(full)
+            halves = halved(bundle.manifest.route.full)
             if halves is not None:
                 executor = Executor(bundle, backend, precision, loads.more, route=halves)
                 self.contestants.append(Contestant(HALVES, self._to_the_end(executor)))

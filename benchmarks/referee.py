@@ -43,10 +43,9 @@ class RefereeOrder:
 
     Attributes:
         bundle: folder of the bundle.
-        engines: folder of its engines; None: ``BUNDLE.engines``.
+        engines: folder of its engines.
         backend, precision, threads: what computes, how, and on how many CPU threads; None: one a core.
         batch: the most videos of one call.
-        slots: the most videos in flight in one stream.
         streams: that share the videos.
         thresholds, temperatures: one a checkpoint, as ``Stream``.
         clips: a .npy file, float32 [clips, l, 3, crop, crop], in temporal order.
@@ -60,12 +59,11 @@ class RefereeOrder:
     """
 
     bundle: str
-    engines: str | None
+    engines: str
     backend: str
     precision: Precision
     threads: int | None
     batch: int
-    slots: int
     thresholds: tuple[float | None, ...] | None
     temperatures: tuple[float, ...] | None
     clips: str

@@ -22,30 +22,21 @@ from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle
 from ..grid.errors import DynvidError
-from ..grid.fusion import FusedSegment
 from ..grid.manifest import Manifest
 from ..grid.strict_json import dumps, loads, parse
 from ..runtime.answer import Answer
-from ..runtime.backends.base import Backend, open_backend
-from ..runtime.engines import open_engines
-from ..runtime.executor import Executor
+from ..runtime.capacity import Limits, open_executor
 from ..runtime.intake import Intake
 from ..runtime.replicas import Replicas
 from ..runtime.stream import Stream
 from .clips import InOrder
 from .loadgen_log import ANSWER
-from .referee import EXITS, OFFLINE_MARGIN, RefereeOrder, ScenarioOrder
+from .referee import EXITS, OFFLINE_MARGIN, ScenarioOrder
 
 P = ParamSpec("P")
 
 _MAX_CLIPS_BYTES = 2**30  # that are in memory while LoadGen measures
 _LOGGED_ANSWERS = 10**6  # LoadGen logs so many while it measures: all of them
-
-
-def load_of(order: RefereeOrder, bundle: Bundle, backend: Backend) -> Callable[[FusedSegment], bytes]:
-    """Return what loads the segments for an executor."""
-    folder = None if order.engines is None else Path(order.engines)
-    return open_engines(bundle, backend, folder, order.precision, order.batch).plan
 
 
 def open_streams(scenario: ScenarioOrder, bundle: Bundle) -> Replicas:
@@ -55,14 +46,18 @@ def open_streams(scenario: ScenarioOrder, bundle: Bundle) -> Replicas:
         DynvidError: As ``Stream``, and as bundle, backend and engines.
     """
     order = scenario.order
-
-    def open_executor() -> Executor:
-        backend = open_backend(order.backend, order.threads)
-        buckets = [range(1, order.batch + 1)] * len(bundle.manifest.route.cells)
-        return Executor(bundle, backend, order.precision, load_of(order, bundle, backend), order.slots, buckets)
+    executor = partial(
+        open_executor,
+        bundle,
+        order.backend,
+        order.precision,
+        Path(order.engines),
+        Limits(order.batch),
+        threads=order.threads,
+    )
 
     def open_stream() -> Stream:
-        return Stream(open_executor, order.thresholds, order.temperatures, mode=scenario.mode, decoders=1)
+        return Stream(executor, order.thresholds, order.temperatures, mode=scenario.mode, decoders=1)
 
     return Replicas(open_stream, order.streams)
 

@@ -22,15 +22,11 @@ class Referee:
 
     Attributes:
         folder: for clips and logs.
-        engines: folder of the engines; None: ``BUNDLE.engines``.
         seconds: that Offline and Server last at least.
-        streams: that share the videos.
     """
 
     folder: Path
-    engines: Path | None
     seconds: float = 60.0
-    streams: int = 1
 
 
 def judged(

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.bundle import Bundle
-from ..grid.manifest import Precision
-from ..runtime.backends.base import Backend
+from ..grid.manifest import Manifest
+from ..runtime.capacity import Limits
 from ..runtime.slots import slots_for
 from .baselines import oracle, serve_batches
 from .clips import Clips, InOrder
-from .contestants import Load
+from .contestants import Open
 from .cost_tables import CostTable
 from .report import LaunchSpan, StreamRun
 from .served import Exits, Floats, Run, poisson_arrivals
@@ -53,10 +53,8 @@ class StreamBench:
     """Runs of one operating point.
 
     Args:
-        bundle: the bundle.
-        open_backend: returns what computes; called in the thread that it is for.
-        precision: of the graphs.
-        load: of fused segments.
+        manifest: of the bundle.
+        open_one: opens what ``classify`` runs; called in the thread that it is for.
         clips: to classify.
         exits: [clips], where each leaves at the operating point, 1-based.
         chosen: thresholds and temperatures of the operating point.
@@ -70,12 +68,11 @@ class StreamBench:
     """
 
     def __init__(
-        self, bundle: Bundle, open_backend: Callable[[], Backend], precision: Precision, load: Load, clips: Clips, exits: Exits,
+        self, manifest: Manifest, open_one: Open, clips: Clips, exits: Exits,
         chosen: tuple[Sequence[float | None], Sequence[float] | None], table: CostTable, options: StreamOptions,
         report: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self._bundle, self._open_backend, self._precision, self._load = bundle, open_backend, precision, load
-        self._sources, self._exits, self._chosen = clips.sources(bundle.manifest), exits, chosen
+        self._open_one, self._sources, self._exits, self._chosen = open_one, clips.sources(manifest), exits, chosen
         self._files, self._table, self._options, self._report = clips.paths, table, options, report
         self._batch, self._streams = options.batch, options.streams
         self.slots = slots_for(len(table.segments), options.batch, decoders=1)  # as many as classify takes
@@ -113,20 +110,11 @@ class StreamBench:
         return tuple(span for runs in self.served.values() for span in runs[0].launches)
 
     def _bed(self, clips: Sequence[InOrder | Path], full: bool) -> Bed:
-        sizes = range(1, self._batch + 1)
-        segments = 1 if full else len(self._table.segments)
-        slots = slots_for(1, self._batch, decoders=1) if full else self.slots
         table = CostTable((self._table.static,), self._table.static, self._table.source) if full else self._table
         own = (None, None) if full else self._chosen
-        route = self._bundle.manifest.route.full if full else None
-
-        def open_executor() -> TimedExecutor:
-            return TimedExecutor(
-                self._bundle, self._open_backend(), self._precision, self._load, slots, [sizes] * segments, route
-            )
-
         mode = "static" if full else "throughput"
-        return Bed(open_executor, table, clips, self._streams, thresholds=own[0], temperatures=own[1], mode=mode)
+        executor = partial(self._open_one, limits=Limits(self._batch), full=full, kind=TimedExecutor)
+        return Bed(executor, table, clips, self._streams, thresholds=own[0], temperatures=own[1], mode=mode)
 
     def _serve(self, name: str, bed: Bed, order: NDArray[np.int64], arrivals: Floats | None = None) -> Served:
         served = bed.serve(name, order.tolist(), arrivals)

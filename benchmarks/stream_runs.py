@@ -89,7 +89,7 @@ class Bed:
     """A stream, or several, kept open for several runs on the same clips; a context manager.
 
     Args:
-        open_executor: as ``Stream``.
+        open_executor: as ``Stream``; a ``TimedExecutor``.
         table: t_k(n).
         clips: to classify: frames in memory, or files.
         streams: how many.
@@ -97,7 +97,7 @@ class Bed:
     """
 
     def __init__(
-        self, open_executor: Callable[[], TimedExecutor], table: CostTable, clips: Sequence[InOrder | Path], streams: int = 1,
+        self, open_executor: Callable[[], Executor], table: CostTable, clips: Sequence[InOrder | Path], streams: int = 1,
         **options: Any,
     ) -> None:  # fmt: skip
         self._table, self._clips = table, clips

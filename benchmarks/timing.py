@@ -118,7 +118,7 @@ def read_timing(path: Path, bundle: Bundle) -> Timing:
 
 def measure(
     bundle: Bundle,
-    backend: Backend,
+    backend: str | Backend = "auto",
     threads: int | None = None,
     rounds: int = 100,
     warmup: int = 20,
@@ -129,11 +129,11 @@ def measure(
 
     Args:
         bundle: the bundle.
-        backend: what computes.
-        threads: that the backend was opened with; None: one a core.
+        backend: what computes, as ``open_executor``.
+        threads: that the backend is opened with, or was; None: one a core.
         rounds: measured; each runs the whole route and then the static run.
         warmup: rounds before, not measured.
-        precision: of the graphs.
+        precision: to compute in.
         engines: their folder; None: ``BUNDLE.engines``, and cells where none were built.
 
     Raises:
@@ -143,14 +143,15 @@ def measure(
     if rounds < 5 or warmup < 1:
         raise UsageError(f"{rounds} rounds after {warmup} of warm-up: expected at least 5 after 1")
     manifest = bundle.manifest
-    executors = [open_executor(bundle, backend, precision, engines, Limits(batch=1), full=f) for f in (False, True)]
+    along = open_executor(bundle, backend, precision, engines, Limits(batch=1), threads=threads)
+    static = open_executor(bundle, along.backend, precision, engines, Limits(batch=1), full=True)
     shape = (manifest.grid.num_frames, 3, manifest.preprocessing.crop, manifest.preprocessing.crop)
     rng = np.random.default_rng(0)
     clips = [ArraySource(rng.normal(size=shape).astype(np.float32)) for _ in range(8)]
     times = np.zeros((rounds, len(manifest.route.cells) + 1))
     busy = cpu_seconds()
     for number in range(-warmup, rounds):
-        row = [at.compute_ms for executor in executors for at in executor.walk([clips[number % len(clips)]])]
+        row = [at.compute_ms for executor in (along, static) for at in executor.walk([clips[number % len(clips)]])]
         if number >= 0:
             times[number] = row
     others = others_share(busy, cpu_seconds())
@@ -159,6 +160,6 @@ def measure(
         p25, median, p75 = np.percentile(column, [25, 50, 75]).tolist()
         entries.append(SegmentTime(index if index <= len(manifest.route.cells) else 0, 1, median, p25, p75))
     return Timing(
-        FORMAT, bundle.sha256, tuple(entries[:-1]), entries[-1], backend.name, precision, threads or len(os.sched_getaffinity(0)), rounds, warmup,
-        describe(), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others, executors[0].is_fused,
+        FORMAT, bundle.sha256, tuple(entries[:-1]), entries[-1], along.backend.name, precision, threads or len(os.sched_getaffinity(0)), rounds, warmup,
+        describe(), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others, along.is_fused,
     )  # fmt: skip

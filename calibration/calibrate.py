@@ -235,7 +235,7 @@ def _budget(
 
 def _reference(scores: Scores) -> str:
     precision = scores.belongs_to.get("precision")
-    if precision == "int8":
+    if precision in ("int8", "int8-bf16"):
         return "last checkpoint of the bundle's INT8 set"
     return "last checkpoint of the proved fp32 bundle" if scores.belongs_to else "last exit of the scores"
 

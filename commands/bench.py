@@ -6,54 +6,51 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import click
 
+from ..grid.manifest import Precision
 from ..terminal import print_sections, steps
-from . import PATH
-
-if TYPE_CHECKING:
-    from ..grid.manifest import Precision
+from . import PATH, Command, precision_option, rare
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=PATH)
 @click.argument("training_checkpoint", type=PATH, required=False)
 @click.option("-o", "--output", type=PATH, required=True, help="Folder of the report.")
 @click.option("--data", type=PATH, help="LIST of videos to classify; clips of noise by default.")
-@click.option("--clips", type=click.IntRange(1), default=48, show_default=True, help="How many, all in memory.")
+@rare("--clips", type=click.IntRange(1), default=48, show_default=True, help="How many, all in memory.")
 @click.option("--thresholds", type=PATH, help="T.json: the main operating point; else the first --q is.")
 @click.option("--q", "qs", type=click.FloatRange(0, min_open=True), multiple=True, default=(1.2, 0.7, 1.0, 1.5, 2.0),
               show_default=True, help="Ratio of the exits' shares; may be repeated.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1, 256), default=4, show_default=True, help="Most videos of one call.")
-@click.option("--streams", type=click.IntRange(1, 64), default=1, show_default=True,
+@rare("--streams", type=click.IntRange(1, 64), default=1, show_default=True,
               help="Streams that share many videos at once; on a CPU, try one a core with --threads 1.")  # fmt: skip
-@click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
-@click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@click.option("--backend", default="auto", show_default=True, help="What computes; auto as in classify.")
+@rare("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
+@precision_option
 @click.option(
     "--threads", type=int, help="CPU threads to compute with, onnxruntime's in all streams; one a core by default."
 )
-@click.option("--rounds", type=click.IntRange(1), help="Passes over the clips; as many as fit by default.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
+@rare("--rounds", type=click.IntRange(1), help="Passes over the clips; as many as fit by default.")
+@rare("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
               help="For single videos, and for the table t_k(n); at least one pass is made.")  # fmt: skip
-@click.option("--stream-seconds", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True,
+@rare("--stream-seconds", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True,
               help="For each run of many videos at once.")  # fmt: skip
-@click.option(
+@rare(
     "--load-videos",
     type=click.IntRange(1),
     help="Videos of each run under load; by default as many as --stream-seconds take.",
 )
 @click.option("--peer", "peers", type=click.Choice(["openvino", "torch", "torch-compile"]), multiple=True,
               help="Measure the static network there, too; may be repeated; torch needs TRAINING_CHECKPOINT.")  # fmt: skip
-@click.option("--referee/--no-referee", default=False, show_default=True, help="Let MLPerf LoadGen judge, too.")
-@click.option("--referee-seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
+@rare("--referee/--no-referee", default=False, show_default=True, help="Let MLPerf LoadGen judge, too.")
+@rare("--referee-seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
               help="That LoadGen measures Offline and Server at least.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(
     bundle: Path, training_checkpoint: Path | None, output: Path, data: Path | None, clips: int, thresholds: Path | None,
-    qs: tuple[float, ...], batch: int, streams: int, backend: str, engines: Path | None, precision: str,
+    qs: tuple[float, ...], batch: int, streams: int, backend: str, engines: Path | None, precision: Precision,
     threads: int | None, rounds: int | None, seconds: float, stream_seconds: float, load_videos: int | None,
     peers: tuple[str, ...], referee: bool, referee_seconds: float, as_json: bool,
 ) -> None:  # fmt: skip
@@ -64,7 +61,7 @@ def bench(
     with steps() as step:
         report = run_bench(
             bundle, output, training_checkpoint, data=data, clips=clips, thresholds=thresholds, qs=qs, batch=batch, streams=streams,
-            backend=backend, engines=engines, precision=cast("Precision", precision), threads=threads, rounds=rounds,
+            backend=backend, engines=engines, precision=precision, threads=threads, rounds=rounds,
             seconds=seconds, stream_seconds=stream_seconds, load_videos=load_videos, peers=peers, referee=referee,
             referee_seconds=referee_seconds, command=shlex.join(["dynvid", *sys.argv[1:]]), report=step,
         )  # fmt: skip

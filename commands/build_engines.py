@@ -5,46 +5,46 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ..grid.bundle import Bundle
 from ..grid.errors import UsageError
+from ..grid.manifest import Precision
 from ..terminal import NO_FP16, print_engines, steps
-from . import PATH
-
-if TYPE_CHECKING:
-    from ..grid.manifest import Precision
+from . import PATH, PRECISIONS, Command, rare
 
 
-@click.command("build-engines")
+@click.command("build-engines", cls=Command)
 @click.argument("bundle", type=PATH)
-@click.option("--fp16", is_flag=True, help="Build the typed fp16 graphs; the fp32 ones by default.")
-@click.option("--int8", is_flag=True, help="Build the INT8 twins that 'dynvid quantize' wrote.")
+@click.option(
+    "--precision", type=PRECISIONS, help="That engines compute in; fp32 by default. bf16 and int8-bf16 are OpenVINO's."
+)
+@click.option("--fp16", is_flag=True, help="Short for --precision fp16: the typed fp16 graphs.")
+@click.option("--int8", is_flag=True, help="Short for --precision int8: the INT8 twins that 'dynvid quantize' wrote.")
 @click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]), default="tensorrt-rtx",
               show_default=True, help="tensorrt builds on the GPU it is for; tensorrt-rtx builds anywhere; onnxruntime and openvino keep the fused segments for a CPU.")  # fmt: skip
 @click.option("--target", help="For tensorrt-rtx, such as sm86,sm89, or current; by default Ampere and later.")
 @click.option("--max-batch", type=int, default=1, show_default=True, help="For TensorRT: most videos in one call.")
-@click.option("--only", help="Names of subgraphs and segments, such as block0,segment1,full; by default all.")
-@click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
-@click.option("--workers", type=int, default=1, show_default=True, help="Builds at once.")
+@rare("--only", help="Names of subgraphs and segments, such as block0,segment1,full; by default all.")
+@rare("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
+@rare("--workers", type=int, default=1, show_default=True, help="Builds at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object an engine.")
 def build_engines(
-    bundle: Path, fp16: bool, int8: bool, backend: str, target: str | None, max_batch: int, only: str | None,
+    bundle: Path, precision: Precision | None, fp16: bool, int8: bool, backend: str, target: str | None, max_batch: int, only: str | None,
     engines: Path | None, workers: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of BUNDLE: one per segment of its route, one of the static network, for TensorRT one per unique subgraph."""
     from ..api import build_engines as run_build
 
-    if fp16 and int8:
-        raise UsageError("--fp16 and --int8: give one, each builds a set of its own")
-    precision: Precision = "fp16" if fp16 else "int8" if int8 else "fp32"
+    if (precision is not None) + fp16 + int8 > 1:
+        raise UsageError("--precision, --fp16 and --int8: give one, each builds a set of its own")
+    chosen: Precision = precision or ("fp16" if fp16 else "int8" if int8 else "fp32")
     with steps() as step:
         rows = run_build(
             bundle,
             backend=backend,
-            precision=precision,
+            precision=chosen,
             engines=engines,
             targets=_names(target),
             max_batch=max_batch,
@@ -52,7 +52,7 @@ def build_engines(
             workers=workers,
             report=step,
         )
-    if fp16 and not Bundle.open(bundle).manifest.gains_by_fp16:
+    if chosen == "fp16" and not Bundle.open(bundle).manifest.gains_by_fp16:
         click.echo(NO_FP16, err=True)
     if as_json:
         for row in rows:

@@ -4,43 +4,40 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import click
 
 from ..grid.errors import UsageError
+from ..grid.manifest import Precision
 from ..terminal import print_sections, steps
-from . import PATH
-
-if TYPE_CHECKING:
-    from ..grid.manifest import Precision
+from . import PATH, PRECISIONS, Command, rare
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=PATH, required=False)
 @click.argument("training_checkpoint", type=PATH, required=False)
 @click.option("--data", type=PATH, help="LIST of videos (CSV with the columns 'video' and, if known, 'label').")
-@click.option("--scores", type=PATH, help="With --data: where scores are kept. Without: an .npz to take them from.")
+@rare("--scores", type=PATH, help="With --data: where scores are kept. Without: an .npz to take them from.")
 @click.option("-o", "--output", type=PATH, help="T.json to write.")
 @click.option("--q", type=float, help="Ratio of one exit's share to the share before.")
 @click.option("--budget", type=float, help="Mean GMACs a video, or milliseconds with --cost ms.")
 @click.option("--max-drop", type=float, help="Largest loss of accuracy (of agreement, without labels).")
 @click.option("--confidence", type=float, help="Promise --max-drop with this probability; without it, as seen.")
 @click.option("--cost", type=click.Choice(["macs", "ms"]), default="macs", show_default=True, help="What to save.")
-@click.option("--cost-table", type=PATH, help="Times of 'dynvid time -o'; else measured now.")
-@click.option("--temperature", is_flag=True, help="Fit one temperature a checkpoint; needs labels.")
-@click.option("--split", type=float, default=0.5, show_default=True, help="Share of the videos that calibrate; 1: all.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split.")
+@rare("--cost-table", type=PATH, help="Times of 'dynvid time -o'; else measured now.")
+@rare("--temperature", is_flag=True, help="Fit one temperature a checkpoint; needs labels.")
+@rare("--split", type=float, default=0.5, show_default=True, help="Share of the videos that calibrate; 1: all.")
+@rare("--seed", type=int, default=0, show_default=True, help="Of the split.")
 @click.option("--plot", type=PATH, help="SVG of the curve to write.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]),
-              help="Of the subgraphs whose answers are scored; fp32 by default.")  # fmt: skip
+@click.option("--precision", type=PRECISIONS,
+              help="That the scores are computed in; fp32 by default.")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True, help="What computes; auto as in classify.")
-@click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
+@rare("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def calibrate(
     bundle: Path | None, training_checkpoint: Path | None, data: Path | None, scores: Path | None, output: Path | None,
     q: float | None, budget: float | None, max_drop: float | None, confidence: float | None, cost: str,
-    cost_table: Path | None, temperature: bool, split: float, seed: int, plot: Path | None, precision: str | None, backend: str,
+    cost_table: Path | None, temperature: bool, split: float, seed: int, plot: Path | None, precision: Precision | None, backend: str,
     threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose thresholds from labelled videos: by q, a budget, a drop of accuracy, or a promise about it."""
@@ -54,7 +51,7 @@ def calibrate(
         result = run_calibration(
             bundle, training_checkpoint, data=data, scores=scores, q=q, budget=budget, max_drop=max_drop, confidence=confidence,
             cost=cost, cost_table=cost_table, temperature=temperature, split=split, seed=seed,
-            precision=cast("Precision | None", precision), backend=backend, threads=threads, report=step,
+            precision=precision, backend=backend, threads=threads, report=step,
         )  # fmt: skip
     if output is not None:
         result.save(output)

@@ -5,59 +5,57 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import click
 
 from ..grid.errors import UsageError
+from ..grid.manifest import Precision
 from ..terminal import print_record, steps
-from . import PATH
-
-if TYPE_CHECKING:
-    from ..grid.manifest import Precision
+from . import PATH, Command, precision_option, rare
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=PATH)
 @click.argument("videos", metavar="[VIDEO]...", type=PATH, nargs=-1)
 @click.option("--data", type=PATH, help="LIST of videos (CSV with a column 'video').")
 @click.option("-o", "--output", type=PATH, help="JSON Lines file, one line a video; the same command goes on with it.")
-@click.option("--shard", metavar="I/N", help="Every N-th video by path, from the I-th: N shards, each with its own -o.")
-@click.option("--max-failures", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+@rare("--shard", metavar="I/N", help="Every N-th video by path, from the I-th: N shards, each with its own -o.")
+@rare("--max-failures", type=click.FloatRange(0, 1), default=0.05, show_default=True,
               help="Stop once a larger share of the videos failed, of 20 or more.")  # fmt: skip
-@click.option("--retry-failed", is_flag=True, help="With -o: try the videos again that failed before.")
+@rare("--retry-failed", is_flag=True, help="With -o: try the videos again that failed before.")
 @click.option("--thresholds", type=PATH, help="T.json; without it every video runs to the end.")
 @click.option("--backend", default="auto", show_default=True,
               help="What computes; auto: what engines were built for, else onnxruntime or openvino on the cells.")  # fmt: skip
-@click.option("--engines", type=PATH, help="Folder of the engines, such as fused segments; BUNDLE.engines by default.")
+@rare("--engines", type=PATH, help="Folder of the engines, such as fused segments; BUNDLE.engines by default.")
 @click.option(
     "--batch",
     type=click.IntRange(1, 4096),
     help="Most videos in one call; by default the engines' best, and 1 for cells.",
 )
-@click.option("--max-in-flight", metavar="MB", type=click.FloatRange(min=0, min_open=True),
+@rare("--max-in-flight", metavar="MB", type=click.FloatRange(min=0, min_open=True),
               help="Memory for videos that have begun; as much as keeps batches full by default.")  # fmt: skip
-@click.option(
+@rare(
     "--decoders",
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
     help="Processes that decode, for each stream.",
 )
-@click.option(
+@rare(
     "--streams",
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
     help="Streams that share the videos. On a CPU try one a core with --threads 1.",
 )
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@precision_option
 @click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--trace", is_flag=True, help="Run to the end and print every checkpoint's logits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video.")
 def classify(
     bundle: Path, videos: tuple[Path, ...], data: Path | None, output: Path | None, shard: str | None,
-    max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, engines: Path | None, precision: str,
+    max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, engines: Path | None, precision: Precision,
     batch: int | None, max_in_flight: float | None, decoders: int, streams: int, threads: int | None, trace: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Classify videos (files, or .npy arrays of frames), each until a checkpoint is confident; lines come as videos finish."""
@@ -79,7 +77,7 @@ def classify(
             bundle,
             thresholds=thresholds,
             backend=backend,
-            precision=cast("Precision", precision),
+            precision=precision,
             engines=engines,
             threads=threads,
             batch=batch,

@@ -31,7 +31,13 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
         click.echo(f"videos: {found['decoder']['problem'] or 'a clip made here was decoded, every pixel right'}")
         said = {True: "yes", False: "no", None: "-"}
         rows = [
-            [b["name"], b["version"] or "-", said[b["works"]], said[b["builds"]], b["problem"] or b["note"]]
+            [
+                b["name"] + ("" if b["precision"] == "fp32" else f", {b['precision']}"),
+                b["version"] or "-",
+                said[b["works"]],
+                said[b["builds"]],
+                b["problem"] or b["note"],
+            ]
             for b in found["backends"]
         ]
         table(["backend", "version", "works here", "builds engines", "what was seen"], rows)

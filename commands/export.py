@@ -7,20 +7,20 @@ from pathlib import Path
 import click
 
 from ..terminal import print_proof, steps
-from . import PATH
+from . import PATH, Command, rare
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("training_checkpoint", type=PATH)
 @click.option("-o", "--output", "root", type=PATH, required=True, help="The bundle's folder.")
-@click.option("--network", help="Expected network, such as resnet50; refused if the keys say otherwise.")
-@click.option("--layout", default="auto", show_default=True, help="Expected layout, or auto.")
+@rare("--network", help="Expected network, such as resnet50; refused if the keys say otherwise.")
+@rare("--layout", default="auto", show_default=True, help="Expected layout, or auto.")
 @click.option("--route", help="joint, depth, input, full, or cells such as '1,0 3,2 7,4'.")
 @click.option("--shift/--no-shift", default=None, help="Online temporal shift, where the keys do not say.")
-@click.option("--frames", type=int, help="Sampled frames l of a public layout; 16 by default.")
+@rare("--frames", type=int, help="Sampled frames l of a public layout; 16 by default.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp16", show_default=True,
               help="fp16: both precisions; fp32: that one only.")  # fmt: skip
-@click.option("--range-data", type=PATH, help="LIST whose activations decide what may be fp16.")
+@rare("--range-data", type=PATH, help="LIST whose activations decide what may be fp16.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export(
     training_checkpoint: Path, root: Path, network: str | None, layout: str, route: str | None, shift: bool | None,

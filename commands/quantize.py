@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from ..terminal import print_int8, print_sections, steps
-from . import PATH
+from . import PATH, Command, rare
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=PATH)
 @click.argument("training_checkpoint", type=PATH)
 @click.option(
@@ -22,15 +22,13 @@ from . import PATH
 @click.option(
     "--max-drop", type=float, help="Largest loss of accuracy (of agreement, without labels); 0.01 by default."
 )
-@click.option("--min-agreement", type=click.FloatRange(0, 1),
+@rare("--min-agreement", type=click.FloatRange(0, 1),
               help="Least share of videos that leave where fp32's do; 0.975 by default.")  # fmt: skip
 @click.option("--q", type=float, help="Ratio of one exit's share to the share before; else the critical point.")
-@click.option(
-    "--thresholds", type=PATH, help="T.json that videos leave by while ranges are found; else they run to the end."
-)
-@click.option("--ranges", type=PATH, help="Where ranges are kept; BUNDLE.ranges.json by default.")
-@click.option("--scores", type=PATH, help="Where the fp32 scores are kept; beside BUNDLE by default.")
-@click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
+@rare("--thresholds", type=PATH, help="T.json that videos leave by while ranges are found; else they run to the end.")
+@rare("--ranges", type=PATH, help="Where ranges are kept; BUNDLE.ranges.json by default.")
+@rare("--scores", type=PATH, help="Where the fp32 scores are kept; beside BUNDLE by default.")
+@rare("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def quantize(
     bundle: Path, training_checkpoint: Path, data: Path, output: Path | None, save_thresholds: Path | None, max_drop: float | None,

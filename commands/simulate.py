@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import PATH
+from . import PATH, Command, rare
 
 if TYPE_CHECKING:
     from ..runtime.policies import Mode
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=PATH, required=False)
 @click.option("--table", type=PATH, help="JSON with the times of every segment.")
 @click.option("--times", type=PATH, help="What 'dynvid time BUNDLE -o' wrote.")
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 @click.option("--batch", "batches", type=click.IntRange(1, 1024), multiple=True, default=(8,), show_default=True,
               help="Most videos of one call; may be repeated.")  # fmt: skip
 @click.option("--q", type=float, default=1.2, show_default=True, help="Ratio of the shares of the exits.")
-@click.option("--shares", help="Shares of the exits instead, '0.1,0.2,..'.")
-@click.option("--videos", type=click.IntRange(100), default=20000, show_default=True, help="To simulate.")
-@click.option("--slots", type=click.IntRange(1), help="Most videos in flight.  [default: two batches a segment]")
+@rare("--shares", help="Shares of the exits instead, '0.1,0.2,..'.")
+@rare("--videos", type=click.IntRange(100), default=20000, show_default=True, help="To simulate.")
+@rare("--slots", type=click.IntRange(1), help="Most videos in flight.  [default: two batches a segment]")
 @click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="Find the load that answers 99 % in time.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Videos a second to plan devices for.")
-@click.option("--mode", type=click.Choice(["throughput", "latency", "deadline"]), default="throughput", show_default=True,
+@rare("--mode", type=click.Choice(["throughput", "latency", "deadline"]), default="throughput", show_default=True,
               help="Of the scheduler under load.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of exits and arrivals.")
+@rare("--seed", type=int, default=0, show_default=True, help="Of exits and arrivals.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def simulate(
     bundle: Path | None, table: Path | None, times: Path | None, device: str | None, batches: tuple[int, ...], q: float,

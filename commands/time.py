@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import click
 
+from ..grid.manifest import Precision
 from ..terminal import steps, table
-from . import PATH
-
-if TYPE_CHECKING:
-    from ..grid.manifest import Precision
+from . import PATH, precision_option
 
 
 @click.command()
@@ -23,12 +20,12 @@ if TYPE_CHECKING:
 )
 @click.option("--backend", default="auto", show_default=True, help="What computes; auto as in classify.")
 @click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@precision_option
 @click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
 @click.option("--rounds", type=int, default=100, show_default=True, help="Measured runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def time(
-    bundle: Path, output: Path | None, backend: str, engines: Path | None, precision: str, threads: int | None, rounds: int,
+    bundle: Path, output: Path | None, backend: str, engines: Path | None, precision: Precision, threads: int | None, rounds: int,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Measure how long each segment of BUNDLE's route takes for one video, run as classify runs it."""
@@ -37,7 +34,7 @@ def time(
 
     with steps() as step:
         found = take_times(
-            bundle, backend=backend, engines=engines, precision=cast("Precision", precision), threads=threads, rounds=rounds,
+            bundle, backend=backend, engines=engines, precision=precision, threads=threads, rounds=rounds,
             report=step,
         )  # fmt: skip
     if output is not None:

@@ -15,7 +15,7 @@ from ..grid.bundle import Bundle
 from ..grid.engine_key import EngineKey, Flavour, this_platform
 from ..grid.engines import Engine, EngineCache
 from ..grid.errors import DynvidError, UsageError
-from ..grid.manifest import Precision
+from ..grid.manifest import Precision, graphs_of
 from ..runtime.backends.base import Backend
 from .census import Census, require_census, require_int8
 from .engine_builder import Report
@@ -32,7 +32,7 @@ class Row:
 
     Attributes:
         subgraph: or the fused segment.
-        precision: of its graph.
+        precision: that it computes in.
         flavour: what runs it.
         targets: compute capabilities that it is for; none: Ampere and later, or any processor. For onnxruntime the processor.
         status: ``kept`` where it was there already.
@@ -91,7 +91,7 @@ def build_engines(
         bundle: the bundle.
         folder: of the engines; made where it is missing.
         flavour: ``tensorrt``, ``tensorrt-rtx`` or ``onnxruntime``.
-        precision: of the graphs.
+        precision: to compute in.
         targets: for ``tensorrt-rtx``, compute capabilities such as ``sm89``, or ``current``; none: Ampere and later. For
             ``tensorrt`` none, or ``current``: it builds for the present GPU. For ``onnxruntime`` none.
         max_batch: most videos in one call; ``onnxruntime`` takes any number, whatever is built, and wants 1 here.
@@ -108,11 +108,11 @@ def build_engines(
     """
     if workers < 1:
         raise UsageError(f"{workers} workers: expected at least 1")
-    if precision == "int8" and workers > 1 and flavour in ("onnxruntime", "openvino"):
+    if graphs_of(precision) == "int8" and workers > 1 and flavour in ("onnxruntime", "openvino"):
         raise UsageError(
             f"{workers} workers with INT8 on {flavour}: engines are measured while they are built, expected 1"
         )
-    maker = open_maker(flavour, targets, max_batch, expected)
+    maker = open_maker(flavour, targets, max_batch, expected, precision)
     found = maker.jobs(bundle, precision)
     names = [job.name for job in found]
     unknown = [name for name in only or () if name not in names]
@@ -208,12 +208,12 @@ def _ensure(
         report(f"{job.name} {precision}: {line}")
 
     plan, census, seconds = maker.make(job, content, tell)
-    if precision == "int8":
+    if graphs_of(precision) == "int8":
         backend = maker.backend()
         if backend is not None:
             plan, census, seconds = _or_fp32(job, bundle, maker, backend, (plan, census, seconds), tell)
         require_int8(census, content, job, whole=backend is None)
-    require_census(census, job, precision)
+    require_census(census, job, graphs_of(precision))
     return "built", cache.write(key, plan, seconds, census)
 
 
@@ -231,5 +231,5 @@ def _or_fp32(
         faster, own_ms, fp32_ms = is_faster(backend, job, int8[0], fp32[0])
     finally:
         backend.close()
-    report(f"{own_ms:.3g} ms in INT8, {fp32_ms:.3g} ms in fp32")
+    report(f"{own_ms:.3g} ms in INT8, {fp32_ms:.3g} ms without")
     return int8 if faster else fp32

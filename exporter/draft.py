@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..grid.bundle import Bundle
-from ..grid.manifest import Manifest, Precision, Variant
+from ..grid.manifest import Manifest, Precision, Stored, Variant
 from ..grid.manifest import Subgraph as ManifestSubgraph
 from ..grid.tensors import TensorSpec
 from ..models.config_json import to_json
@@ -38,7 +38,7 @@ class Draft:
     """
 
     def __init__(self, network: VideoNetwork, source_sha256: str, report: Callable[[str], None]) -> None:
-        self.parts: dict[Precision, list[Subgraph]] = {}
+        self.parts: dict[Stored, list[Subgraph]] = {}
         self.network = network
         self.ranges: Mapping[str, float] = {}
         self._source_sha256 = source_sha256
@@ -46,7 +46,7 @@ class Draft:
         self._fp32_only: tuple[str, ...] = ()
         self._graphs: dict[Key, bytes] = {}
 
-    def add(self, precision: Precision, fp32_only: Sequence[str] = ()) -> None:
+    def add(self, precision: Stored, fp32_only: Sequence[str] = ()) -> None:
         """Split and export in ``precision``, with the blocks and heads ``fp32_only`` left in fp32.
 
         A second time replaces the first; a graph whose precision and ports are the same is not exported again.

@@ -10,7 +10,7 @@ from ..grid.bundle import Bundle
 from ..grid.engine_key import Flavour, sorted_targets, this_processor
 from ..grid.errors import MissingPackageError, UsageError
 from ..grid.manifest import Precision
-from ..runtime.backends.base import Backend, open_backend
+from ..runtime.backends.base import Backend, open_backend, require_precision
 from ..runtime.backends.tensorrt_api import Api, open_api
 from .census import Census, graph_census
 from .engine_builder import Report
@@ -76,14 +76,19 @@ class EngineMaker(Builder, Protocol):
 
 
 def open_maker(
-    flavour: str, targets: Sequence[str] = (), max_batch: int = 1, expected: Sequence[int] | None = None
+    flavour: str,
+    targets: Sequence[str] = (),
+    max_batch: int = 1,
+    expected: Sequence[int] | None = None,
+    precision: Precision = "fp32",
 ) -> EngineMaker:
     """Return the maker of a flavour's engines; the arguments are those of ``build_engines``.
 
     Raises:
-        UsageError: If the flavour is unknown, or an argument is not for it.
+        UsageError: If the flavour is unknown, or an argument or the precision is not for it.
         MissingPackageError, BackendError, DeviceError: If it cannot build here at all.
     """
+    require_precision(flavour, precision)
     if flavour not in ("onnxruntime", "openvino"):
         return TensorRTMaker(open_api(flavour), targets, max_batch, expected)
     if targets:
@@ -95,7 +100,7 @@ def open_maker(
     if flavour == "openvino":
         from .openvino_maker import OpenVinoMaker
 
-        return OpenVinoMaker()
+        return OpenVinoMaker(precision)
     return OnnxRuntimeMaker()
 
 

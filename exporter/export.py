@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle, require_target, write_bundle
 from ..grid.errors import HashError
-from ..grid.manifest import Manifest, Precision
+from ..grid.manifest import Manifest, Stored
 from ..models.layouts import load_training_checkpoint
 from ..models.network import NetworkConfig, VideoNetwork
 from ..runtime.backends.base import open_backend
@@ -36,7 +36,7 @@ def export(
     root: Path,
     *,
     source_sha256: str,
-    precisions: Sequence[Precision] = ("fp32", "fp16"),
+    precisions: Sequence[Stored] = ("fp32", "fp16"),
     range_clips: NDArray[np.float32] | None = None,
     report: Report = lambda _: None,
 ) -> Bundle:
@@ -91,7 +91,7 @@ def prove_again(bundle: Bundle, training_checkpoint: Path, report: Report) -> di
         )
     network = network_of(manifest, training_checkpoint)
     clips = proof_clips(PROOF_CLIPS, manifest.grid.num_frames, manifest.preprocessing)
-    parts: dict[Precision, list[Subgraph]] = {
+    parts: dict[Stored, list[Subgraph]] = {
         precision: split(network, precision, manifest.fp32_only)
         for precision in manifest.precisions
         if precision != "int8"

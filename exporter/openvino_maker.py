@@ -18,16 +18,20 @@ from .engine_maker import for_openvino
 class OpenVinoMaker:
     """See ``EngineMaker``. Before an engine is kept, OpenVINO compiles it once, for one video.
 
+    Args:
+        precision: that it is to compute in.
+
     Raises:
         MissingPackageError: If OpenVINO is not installed.
+        BackendError: If this processor does not compute in ``precision``.
     """
 
     flavour: Flavour = "openvino"
     cuda = ""
     targets: tuple[str, ...] = ()
 
-    def __init__(self) -> None:
-        self._backend = OpenVinoBackend(threads=1)
+    def __init__(self, precision: Precision = "fp32") -> None:
+        self._precision, self._backend = precision, OpenVinoBackend(1, precision)
         self.version = self._backend.version
 
     def jobs(self, bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
@@ -51,5 +55,5 @@ class OpenVinoMaker:
         """Do nothing: nothing is made in another process."""
 
     def backend(self) -> Backend:
-        """Return OpenVINO in fp32 on all cores."""
-        return OpenVinoBackend()
+        """Return OpenVINO on all cores."""
+        return OpenVinoBackend(None, self._precision)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..calibration.thresholds import exits, geometric_thresholds
 from ..grid.bundle import Bundle
 from ..grid.errors import ProofError
-from ..grid.manifest import Precision
+from ..grid.manifest import Precision, Stored
 from ..models.network import VideoNetwork
 from ..runtime.backends.base import Backend
 from ..runtime.session import ArraySource, Session
@@ -35,7 +35,7 @@ Report = Callable[[str], None]
 
 def prove(
     network: VideoNetwork,
-    subgraphs: Mapping[Precision, list[Subgraph]],
+    subgraphs: Mapping[Stored, list[Subgraph]],
     bundle: Bundle,
     backend: Backend,
     reference: Reference,
@@ -85,10 +85,10 @@ def prove(
 
 
 def prove_set(
-    subgraphs: Mapping[Precision, list[Subgraph]],
+    subgraphs: Mapping[Stored, list[Subgraph]],
     bundle: Bundle,
     backend: Backend,
-    precision: Precision,
+    precision: Stored,
     reference: Reference,
     rounding: Rounding,
     report: Report,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import HashError, InputRefusedError, ManifestError, ResourceError, UsageError
 from .files import read_file, sync_folder, write_file
-from .manifest import FILE_NAME, Manifest, Precision, Variant, read_manifest
+from .manifest import FILE_NAME, Manifest, Precision, Variant, graphs_of, read_manifest
 
 MANIFEST = "manifest.json"
 
@@ -69,13 +69,14 @@ class Bundle:
         return content
 
     def require(self, precision: Precision) -> None:
-        """Check that the bundle holds graphs of ``precision``.
+        """Check that the bundle holds the graphs that are computed in ``precision``.
 
         Raises:
             UsageError: If not.
         """
-        if precision not in self.manifest.precisions:
-            how = "Run 'dynvid quantize'" if precision == "int8" else f"Export again with --precision {precision}"
+        graphs = graphs_of(precision)
+        if graphs not in self.manifest.precisions:
+            how = "Run 'dynvid quantize'" if graphs == "int8" else f"Export again with --precision {graphs}"
             raise UsageError(
                 f"precision {precision}: bundle {str(self.root)!r} holds {', '.join(self.manifest.precisions)}. {how}."
             )

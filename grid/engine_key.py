@@ -66,11 +66,11 @@ class Profile:
 class EngineKey:
     """Everything that decides what a build makes: two engines with equal keys stand for each other.
 
-    But a CPU engine of precision int8 may hold the fp32 graph instead, where that was measured to be faster.
+    But a CPU engine in INT8 may hold the fp32 graph instead, where that was measured to be faster.
 
     Attributes:
         subgraph: or the name of a fused segment.
-        precision: of its graph.
+        precision: that it computes in; engines in bf16 are built from the fp32 graphs.
         onnx_sha256: of the graph that it was built from.
         bundle_sha256: of the bundle's manifest.
         fusion: version of the fused graphs; 0 for a plain subgraph.

@@ -19,7 +19,7 @@ class Wanted:
 
     Attributes:
         subgraph: or the name of a fused segment.
-        precision: of its graph.
+        precision: that it computes in.
         onnx_sha256: of its graph; None where the runtime has no graph to hash: fused segments.
         bundle_sha256: of the bundle's manifest.
         fusion: version of the fused graphs; 0 for a plain subgraph.
@@ -97,7 +97,7 @@ def build_command(
     """Return the command that builds engines into ``folder``; the word BUNDLE where the bundle is not known."""
     words = ["dynvid", "build-engines", "BUNDLE" if bundle is None else str(bundle), "--backend", flavour]
     if precision != "fp32":
-        words.append(f"--{precision}")
+        words += ["--precision", precision]
     if targets and flavour == "tensorrt-rtx":
         words += ["--target", ",".join(targets)]
     if max_batch > 1 and flavour not in ("onnxruntime", "openvino"):  # whose engines take any number of videos

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from .cost import Costs
 from .errors import DynvidError, HashError, ManifestError
@@ -18,7 +18,12 @@ from .topology import Cell, Grid
 
 FORMAT = "dynvid.bundle"
 VERSION = (1, 1)
-Precision = Literal["fp32", "fp16", "int8"]
+Stored = Literal["fp32", "fp16", "int8"]
+"""What the graphs of a bundle are in."""
+Precision = Literal[Stored, "bf16", "int8-bf16"]
+"""What is computed in: bf16 is arithmetic on the fp32 graphs, int8-bf16 on what INT8 graphs leave in fp32."""
+IN_BF16: dict[Precision, Stored] = {"bf16": "fp32", "int8-bf16": "int8"}
+"""The graphs of each precision that has none of its own; OpenVINO computes them."""
 FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\.onnx")
 
 
@@ -45,8 +50,8 @@ class Subgraph:
     range: float
 
     def variant(self, precision: Precision) -> Variant:
-        """Return the variant of ``precision``."""
-        return self.variants[precision]
+        """Return the variant that is computed in ``precision``."""
+        return self.variants[graphs_of(precision)]
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Manifest:
     subgraphs: tuple[Subgraph, ...]
     cells: tuple[tuple[str | None, ...], ...]
     heads: tuple[str, ...]
-    precisions: tuple[Precision, ...]
+    precisions: tuple[Stored, ...]
     fp32_only: tuple[str, ...]
     opset: int
     source_sha256: str
@@ -103,6 +108,11 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Return ``manifest.json``: canonical JSON that carries the sha256 of its own other contents."""
         return seal(dataclasses.asdict(self), FORMAT, VERSION)
+
+
+def graphs_of(precision: Precision) -> Stored:
+    """Return the precision of the graphs that are computed in ``precision``."""
+    return cast(Stored, IN_BF16.get(precision, precision))
 
 
 def read_manifest(text: bytes, where: str) -> Manifest:

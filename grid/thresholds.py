@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .errors import StaleThresholdsError, ThresholdsError
 from .files import whole_file
-from .manifest import Precision
+from .manifest import Precision, graphs_of
 from .strict_json import StrictJsonError, dumps, loads, parse
 
 CONFIDENCE_BINS = 10  # of a tally: [0, 0.1), ..., [0.9, 1]
@@ -53,8 +53,8 @@ def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int, precision:
         path: of the file.
         bundle_sha256: of the bundle's manifest.
         checkpoints: of its route.
-        precision: that they are to be used with; INT8 needs thresholds of its own, fp16 is held to answer as fp32 does. None:
-            any.
+        precision: that they are to be used with; INT8 needs thresholds of its own, fp16 is held to answer as fp32 does, and bf16 comes
+            near. None: any.
 
     Raises:
         ThresholdsError: If the file is malformed, or its thresholds are not one a checkpoint in [0, 1], the last null.
@@ -74,7 +74,7 @@ def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int, precision:
             f"thresholds {str(path)!r} belong to bundle {found.bundle_sha256[:8]}…, this one is {bundle_sha256[:8]}…: "
             "choose them again for this bundle"
         )
-    if precision is not None and (precision == "int8") != (found.precision == "int8"):
+    if precision is not None and (graphs_of(precision) == "int8") != (graphs_of(found.precision) == "int8"):
         raise StaleThresholdsError(
             f"thresholds {str(path)!r} were chosen on answers in {found.precision}, these are in {precision}: run in that "
             f"precision, or choose thresholds with 'dynvid calibrate --precision {precision}'"

@@ -11,10 +11,10 @@ from ..grid.bundle import Bundle
 from ..grid.errors import UsageError
 from ..grid.fusion import fused_segments
 from ..grid.manifest import Precision
-from .backends.base import ON_CPU, Backend
+from .backends.base import ON_CPU, Backend, open_backend
 from .call_times import Cost
 from .composed import CELLS
-from .engines import open_engines
+from .engines import fitting_backend, open_engines
 from .executor import Executor
 from .slots import slots_for, slots_within
 from .state_store import bytes_per_video
@@ -42,11 +42,14 @@ class Limits:
 
 def open_executor(
     bundle: Bundle,
-    backend: Backend,
+    backend: str | Backend = "auto",
     precision: Precision = "fp32",
     engines: Path | None = None,
     limits: Limits = Limits(),
     full: bool = False,
+    threads: int | None = None,
+    gpu: int = 0,
+    kind: type[Executor] = Executor,
 ) -> Executor:
     """Return the executor of a bundle, as large as ``limits`` and the engines allow: the one way to run it.
 
@@ -54,18 +57,26 @@ def open_executor(
 
     Args:
         bundle: the bundle.
-        backend: what computes.
-        precision: of the graphs.
+        backend: what computes: an open one, a name, or auto as ``fitting_backend`` finds it.
+        precision: to compute in.
         engines: the folder of the engines; None: ``BUNDLE.engines``.
         limits: of one of so many streams.
         full: run the static network instead of the bundle's route.
+        threads: of a backend that is opened here; None: one a core.
+        gpu: likewise.
+        kind: of executor; a subclass may watch it.
 
     Raises:
-        UsageError: If the memory allowed holds no video, or the backend runs no engines, or cells for one video a call only.
+        UsageError: If the backend is unknown, does not compute in ``precision``, runs no engines, or runs cells for one video a call
+            only, or the memory allowed holds no video.
         IntegrityError: If an engine is missing, stale or damaged; with the command that builds it.
         BackendError, ResourceError: As ``Executor``.
+        EnvironmentFaultError: If the backend cannot run here.
     """
     bundle.require(precision)
+    if isinstance(backend, str):
+        name = fitting_backend(bundle, precision, engines) if backend == "auto" else backend
+        backend = open_backend(name, threads, gpu, precision=precision)
     segments, found = fused_segments(bundle.manifest, precision), None
     if backend.engine_host is not None or engines is not None:
         found = open_engines(bundle, backend, engines, precision)
@@ -85,7 +96,7 @@ def open_executor(
     batch = min(batch, slots)
     buckets = [batch_sizes(batch, padded=backend.name not in ON_CPU)] * len(segments)
     programs = CELLS if found is None else replace(found, batch=batch).plan
-    return Executor(bundle, backend, precision, programs, slots, buckets, route)
+    return kind(bundle, backend, precision, programs, slots, buckets, route)
 
 
 def batch_sizes(batch: int, padded: bool) -> Sequence[int]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..grid.bundle import Bundle
 from ..grid.errors import BackendError, DecoderFaultError, DeviceError, DynvidError
-from ..grid.manifest import Variant
+from ..grid.manifest import Precision, Variant
 from ..grid.tensors import TensorSpec
 from .backends.base import NAMES, ON_CPU, Backend, Call, open_backend
 from .backends.tensorrt_api import Api, open_api
@@ -37,8 +37,8 @@ _PACKAGES = {
     "tensorrt-rtx": "pip install tensorrt-rtx",
     **INSTALL,
 }
-_DISTRIBUTIONS = {"cuda-python": "cuda-bindings"}  # where the wheel that counts has another name
-_BACKEND_PACKAGES = {"onnxruntime-cuda": "onnxruntime-gpu", "openvino-bf16": "openvino"}  # likewise
+# where the wheel that counts has another name
+_DISTRIBUTIONS = {"cuda-python": "cuda-bindings", "onnxruntime-cuda": "onnxruntime-gpu"}
 _ROUNDS = 5
 _REST_S = 0.02  # before each call: threads of the backend before still spin
 
@@ -65,7 +65,7 @@ def examine(bundle: Bundle | None = None) -> dict[str, Any]:
     """Return the machine, its GPU, every package with its version or how to get it, and what every backend did here.
 
     The decoder works only if a clip that was just made came out of it as it was. A backend works only if it just computed something, and ``builds`` engines only if it just built one, None where it
-    has none; ``problem`` says what failed and what to do about it. ``speed`` compares the backends of a CPU that work.
+    has none; ``problem`` says what failed and what to do about it. OpenVINO is tried in bf16, too. ``speed`` compares the backends of a CPU that work.
 
     Args:
         bundle: whose static network to time; None: four convolutions.
@@ -82,8 +82,8 @@ def examine(bundle: Bundle | None = None) -> dict[str, Any]:
         for name, sibling in ((one, other), (other, one)):
             if packages[name]["version"]:
                 packages[sibling]["remedy"] = None
-    backends = [_try(name) for name in NAMES]
-    working = {row["name"] for row in backends if row["works"]}
+    backends = [*map(_try, NAMES), _try("openvino", "bf16")]
+    working = [(row["name"], row["precision"]) for row in backends if row["works"] and row["name"] in ON_CPU]
     both = packages["onnxruntime"]["version"] and packages["onnxruntime-gpu"]["version"]
     return {
         "dynvid": version("dynvid"),
@@ -99,21 +99,24 @@ def examine(bundle: Bundle | None = None) -> dict[str, Any]:
         ),
         "decoder": _decoder(),
         "backends": backends,
-        "speed": compare_speed([name for name in ON_CPU if name in working], bundle),
+        "speed": compare_speed(working, bundle),
     }
 
 
-def compare_speed(names: Sequence[str], bundle: Bundle | None = None) -> dict[str, Any] | None:
-    """Return the milliseconds of one call on each of these backends, and which to use; None without backends.
+def compare_speed(pairs: Sequence[tuple[str, Precision]], bundle: Bundle | None = None) -> dict[str, Any] | None:
+    """Return the milliseconds of one call on each of these backends, in fp32 or bf16, and which to use; None without any.
 
     Interleaved, medians of 5 after a warm-up, one thread a core. bf16 is never the advice, only told of: it is other
     arithmetic.
     """
-    if not names:
+    if not pairs:
         return None
-    backends = {name: open_backend(name) for name in names}
+    backends = {
+        name if precision == "fp32" else f"{name}, {precision}": open_backend(name, precision=precision)
+        for name, precision in pairs
+    }
     calls = {name: _static(backend, bundle) for name, backend in backends.items()}
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in backends}
     for turn in range(1 + _ROUNDS):
         for name, call in calls.items():
             time.sleep(_REST_S)
@@ -124,12 +127,15 @@ def compare_speed(names: Sequence[str], bundle: Bundle | None = None) -> dict[st
     for backend in backends.values():
         backend.close()
     ms = {name: round(statistics.median(spent) * 1e3, 3) for name, spent in times.items()}
-    fp32 = min((name for name in names if name != "openvino-bf16"), key=ms.__getitem__, default=None)
-    advice = f"--backend {fp32} is the fastest in fp32" if fp32 else "no backend computes in fp32"
-    if "openvino-bf16" in ms:
-        advice += f"; --backend openvino-bf16 takes {ms['openvino-bf16']:.3g} ms, and videos near a threshold may exit elsewhere"
+    fp32 = [name for name, precision in pairs if precision == "fp32"]
+    fastest = min(fp32, key=ms.__getitem__, default=None)
+    advice = f"--backend {fastest} is the fastest in fp32" if fastest else "no backend computes in fp32"
+    if "openvino, bf16" in ms:
+        advice += (
+            f"; --precision bf16 takes {ms['openvino, bf16']:.3g} ms, and videos near a threshold may exit elsewhere"
+        )
     what = "four convolutions" if bundle is None else f"the static network of {str(bundle.root)!r}, as cells"
-    return {"timed": what, "ms": ms, "fastest": fp32, "advice": advice}
+    return {"timed": what, "ms": ms, "fastest": fastest, "advice": advice}
 
 
 def _static(backend: Backend, bundle: Bundle | None) -> Call:
@@ -188,12 +194,12 @@ def _gpu() -> dict[str, Any]:
     return found
 
 
-def _try(name: str) -> dict[str, Any]:
+def _try(name: str, precision: Precision = "fp32") -> dict[str, Any]:
     spec = TensorSpec("x", "float32", (1, 2))
     variant = Variant("", "", len(_MODEL), (spec,), (TensorSpec("y", "float32", (1, 2)),))
-    found = _version(_BACKEND_PACKAGES.get(name, name))
+    found = _version(_DISTRIBUTIONS.get(name, name))
     row: dict[str, Any] = {
-        "name": name, "version": found, "builds": None, "works": False, "problem": None, "note": None
+        "name": name, "precision": precision, "version": found, "builds": None, "works": False, "problem": None, "note": None
     }  # fmt: skip
     content = _MODEL
     try:
@@ -202,7 +208,7 @@ def _try(name: str) -> dict[str, Any]:
             row |= {"version": api.version, "builds": False}
             content = _plan(api)
             row["builds"] = True
-        backend = open_backend(name)
+        backend = open_backend(name, precision=precision)
         x, y = backend.zeros((1, 2), "float32"), backend.zeros((1, 2), "float32")
         if name == "null":
             return row | {"works": True, "note": "computes nothing, by design"}

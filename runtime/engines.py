@@ -11,7 +11,7 @@ from ..grid.bundle import Bundle
 from ..grid.engines import Engine, EngineCache, Wanted, engines_folder, this_platform
 from ..grid.errors import MissingPackageError, UsageError
 from ..grid.fusion import FUSION, FusedSegment, fused_segments
-from ..grid.manifest import Precision, Subgraph
+from ..grid.manifest import IN_BF16, Precision, Subgraph
 from ..grid.route import Route
 from .backends.base import Backend, EngineHost
 
@@ -109,12 +109,13 @@ class Engines:
 def fitting_backend(bundle: Bundle, precision: Precision, folder: Path | None = None) -> str:
     """Return the name of the backend that engines of this bundle were built for, or that can run its cells.
 
-    In this order: TensorRT, where there is a GPU; then OpenVINO in INT8 and onnxruntime else; then the other one. Without any
-    engine onnxruntime, or OpenVINO where only that is installed. Whether the engines fit is not looked at.
+    In bf16 OpenVINO. Else in this order: TensorRT, where there is a GPU; then OpenVINO in INT8 and onnxruntime in fp32 and fp16;
+    then the other one. Without any engine onnxruntime, or OpenVINO where only that is installed. Whether the engines fit is not
+    looked at.
 
     Args:
         bundle: the bundle.
-        precision: of the graphs.
+        precision: that is computed in.
         folder: of the engines; None: ``BUNDLE.engines``.
 
     Raises:
@@ -123,6 +124,8 @@ def fitting_backend(bundle: Bundle, precision: Precision, folder: Path | None = 
         MissingPackageError: If nothing is installed that could run cells.
     """
     bundle.require(precision)
+    if precision in IN_BF16:
+        return "openvino"
     ledger = EngineCache(engines_folder(bundle.root) if folder is None else folder, bundle.root).engines()
     names = (*(engine.key.name for engine in ledger.engines), *ledger.damaged)
     parts = fused_segments(bundle.manifest, precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from ..grid.bundle import Bundle
@@ -44,8 +45,8 @@ def open_model(
         bundle: a bundle's folder.
         thresholds: a T.json, or what it holds; None: every video runs to the end of its route.
         backend: what computes; ``auto``: what engines were built for, TensorRT first where there is a GPU, and without engines
-            onnxruntime, or OpenVINO where only that is installed.
-        precision: of the graphs.
+            onnxruntime, or OpenVINO where only that is installed; in bf16 OpenVINO.
+        precision: to compute in: fp32, fp16, int8, or on OpenVINO bf16 and int8-bf16, what INT8 leaves in bf16.
         engines: the folder of the engines; None: ``BUNDLE.engines``.
         threads: CPU threads to compute with; None: one a core.
         gpu: which one, where the backend uses one.
@@ -77,14 +78,10 @@ def open_model(
         raise UsageError("backend 'null' computes nothing, so it cannot classify: expected onnxruntime")
     limits = Limits(batch, max_in_flight_mb, decoders, streams)
     # streams share a CPU's backend; a GPU belongs to the thread that opened it, so each stream opens its own
-    shared = open_backend(name, threads) if name in ON_CPU else None
-
-    def executor() -> Executor:
-        held = open_backend(name, threads, gpu) if shared is None else shared
-        return open_executor(opened, held, precision, folder, limits)
-
+    shared = open_backend(name, threads, precision=precision) if name in ON_CPU else name
+    executor = partial(open_executor, opened, shared, precision, folder, limits, threads=threads, gpu=gpu)
     chosen = (thresholds.thresholds, thresholds.temperatures) if thresholds else (None, None)
-    measure = Executor.measured_cost if shared is None else cost_by_macs
+    measure = cost_by_macs if name in ON_CPU else Executor.measured_cost
     replicas = Replicas(lambda: Stream(executor, *chosen, mode=mode, decoders=decoders, measure=measure), streams)
     return Model(opened, name, precision, thresholds, replicas, _runs(opened, replicas, precision, folder), max_pending)
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -333,6 +335,26 @@ def test_every_command_explains_itself(command):
 
     shown = CliRunner().invoke(cli, [command, "--help"])
     assert shown.exit_code == 0 and len(shown.output.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    ("command", "often", "rarely"),
+    [
+        ("export", "--route", "--layout"), ("build-engines", "--backend", "--workers"), ("calibrate", "--budget", "--seed"),
+        ("quantize", "--max-drop", "--ranges"), ("classify", "--data", "--decoders"), ("bench", "--peer", "--rounds"),
+        ("simulate", "--times", "--slots"),
+    ],
+)  # fmt: skip
+def test_what_is_rarely_needed_comes_last(command, often, rarely):
+    from dynvid.cli import cli
+
+    options = CliRunner().invoke(cli, [command, "--help"]).output.split("\nOptions:\n")[1]
+    first, last = options.split("\nRarely needed:\n")
+    assert often in first and "--help" in first and rarely not in first
+    assert rarely in last and often not in last
+    shown = re.findall(r"^  (?:-\w, )?(--[a-z0-9-]+)", options, re.MULTILINE)
+    assert len(shown) == len(set(shown)) == sum(isinstance(p, click.Option) for p in cli.commands[command].params) + 1
+    assert not re.search("^  [A-Z[]", options, re.MULTILINE)  # arguments stand in the usage
 
 
 def test_an_interrupted_command_is_one_line(monkeypatch, capsys):

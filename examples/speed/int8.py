@@ -26,9 +26,9 @@ BACKENDS = {
     "onnxruntime fp32": ("onnxruntime", "fp32"),
     "onnxruntime INT8": ("onnxruntime", "int8"),
     "OpenVINO fp32": ("openvino", "fp32"),
-    "OpenVINO bf16": ("openvino-bf16", "fp32"),
+    "OpenVINO bf16": ("openvino", "bf16"),
     "OpenVINO INT8": ("openvino", "int8"),
-    "OpenVINO INT8, the rest bf16": ("openvino-bf16", "int8"),
+    "OpenVINO INT8, the rest bf16": ("openvino", "int8-bf16"),
 }
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 20
     frames, calls = bundle.manifest.grid.num_frames, {}
     for column, (name, precision) in BACKENDS.items():
-        backend, noise = open_backend(name, threads), np.random.default_rng(0)
+        backend, noise = open_backend(name, threads, precision=precision), np.random.default_rng(0)
         for part, ports, content in graphs(bundle, name, precision):
             inputs = {s.name: noise.standard_normal(s.concrete(1, frames)).astype(s.dtype) for s in ports.inputs}
             outputs = {s.name: np.zeros(s.concrete(1, frames), s.dtype) for s in ports.outputs}

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from ...grid.engine_key import Flavour
 from ...grid.errors import BackendError, UsageError
+from ...grid.manifest import IN_BF16, Precision, graphs_of
 from ...grid.tensors import DType, Ports
 
-NAMES = ("onnxruntime", "openvino", "openvino-bf16", "null", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
-ON_CPU = ("onnxruntime", "openvino", "openvino-bf16")
+NAMES = ("onnxruntime", "openvino", "null", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+ON_CPU = ("onnxruntime", "openvino")
 """Those that compute on the processor."""
 
 Value = Any
@@ -122,7 +123,9 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(name: str, threads: int | None = None, gpu: int = 0, cuda_graphs: bool = True) -> Backend:
+def open_backend(
+    name: str, threads: int | None = None, gpu: int = 0, cuda_graphs: bool = True, precision: Precision = "fp32"
+) -> Backend:
     """Return the backend called ``name``; never another one.
 
     Args:
@@ -130,11 +133,13 @@ def open_backend(name: str, threads: int | None = None, gpu: int = 0, cuda_graph
         threads: CPU threads to compute with; None: one a core.
         gpu: which GPU, where the backend uses one.
         cuda_graphs: whether recorded calls become CUDA graphs, where backend and CUDA binding can do that.
+        precision: that it is to compute in; bf16 is a matter of the backend, all else of the graphs.
 
     Raises:
-        UsageError: If the name is unknown.
+        UsageError: If the name is unknown, or the backend has no such precision.
         MissingPackageError, BackendError, DeviceError: If it cannot run here.
     """
+    require_precision(name, precision)
     most = 4 * len(os.sched_getaffinity(0))
     if threads is not None and not 1 <= threads <= most:
         raise UsageError(f"{threads} threads: expected 1 to {most}, four a core of this machine")
@@ -142,10 +147,10 @@ def open_backend(name: str, threads: int | None = None, gpu: int = 0, cuda_graph
         from .ort import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(threads)
-    if name in ("openvino", "openvino-bf16"):
+    if name == "openvino":
         from .openvino import OpenVinoBackend
 
-        return OpenVinoBackend(threads, bf16=name == "openvino-bf16")
+        return OpenVinoBackend(threads, precision)
     if name == "onnxruntime-cuda":
         from .ort_cuda import open_ort_cuda
 
@@ -161,6 +166,19 @@ def open_backend(name: str, threads: int | None = None, gpu: int = 0, cuda_graph
 
         return NullBackend()
     raise UsageError(f"backend {name!r}: expected one of {', '.join(NAMES)}")
+
+
+def require_precision(name: str, precision: Precision) -> None:
+    """Check that the backend called ``name`` can compute in ``precision``.
+
+    Raises:
+        UsageError: If not.
+    """
+    if precision in IN_BF16 and name != "openvino":
+        raise UsageError(
+            f"precision {precision} on backend {name!r}: expected openvino, which alone computes in bf16. Give --backend openvino, "
+            f"or --precision {graphs_of(precision)}."
+        )
 
 
 def require_ports(name: str, ports: Ports, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...grid.engine_key import this_processor
 from ...grid.errors import BackendError, MissingPackageError
+from ...grid.manifest import IN_BF16, Precision, graphs_of
 from ...grid.tensors import Ports
 from .base import Call, EngineHost, require_ports
 from .host_arrays import HostArrays, pass_nan_on
@@ -20,26 +21,28 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class OpenVinoBackend(HostArrays):
-    """OpenVINO's CPU plugin, in fp32, or in bf16 where that is asked for.
+    """OpenVINO's CPU plugin; what is not INT8 is computed in fp32, or in bf16 where ``precision`` says so.
 
     Shapes are static: OpenVINO is slower with dynamic ones. So a program is compiled at the first ``prepare`` with new
     shapes, each time with packed weights of its own.
     """
 
-    def __init__(self, threads: int | None = None, bf16: bool = False) -> None:
-        self.name = "openvino-bf16" if bf16 else "openvino"
+    name = "openvino"
+
+    def __init__(self, threads: int | None = None, precision: Precision = "fp32") -> None:
         try:
             import openvino
         except ImportError as error:
             raise MissingPackageError(
-                f"backend {self.name!r} cannot run: {error}. Install it: pip install 'dynvid[openvino]'"
+                f"backend 'openvino' cannot run: {error}. Install it: pip install 'dynvid[openvino]'"
             ) from None
         self.openvino, self.core = openvino, openvino.Core()
         self.version: str = openvino.get_version().split("-")[0]
-        if bf16 and "BF16" not in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        self.in_bf16 = precision in IN_BF16
+        if self.in_bf16 and "BF16" not in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise BackendError(
-                f"backend {self.name!r}: {self.core.get_property('CPU', 'FULL_DEVICE_NAME')} has no bf16 arithmetic. "
-                "Use --backend openvino."
+                f"precision {precision}: {self.core.get_property('CPU', 'FULL_DEVICE_NAME')} has no bf16 arithmetic, expected "
+                f"AVX-512 BF16 or AMX. Give --precision {graphs_of(precision)}."
             )
         self.threads = threads or len(os.sched_getaffinity(0))
         self.settings: Mapping[str, Any] = {
@@ -47,7 +50,7 @@ class OpenVinoBackend(HostArrays):
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,
-            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self.in_bf16 else "f32",
         }
 
     @property
@@ -70,7 +73,7 @@ class OpenVinoBackend(HostArrays):
         if any(_is_signed(node) for node in model.get_ops()):
             raise BackendError(
                 f"openvino {self.version} computes {name} wrongly: its activations are signed INT8. Run 'dynvid build-engines "
-                "BUNDLE --int8 --backend openvino', whose engines have them unsigned."
+                f"BUNDLE --backend openvino --precision {'int8-bf16' if self.in_bf16 else 'int8'}', whose engines have them unsigned."
             )
         if "vnni" not in this_processor() and any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
             raise BackendError(

@@ -19,11 +19,14 @@ from dynvid.benchmarks.peers import open_peer
 from dynvid.benchmarks.report_files import write_report
 from dynvid.benchmarks.stream_bench import FILES, NEVER, OFFLINE
 from dynvid.benchmarks.stream_bench import STATIC as STATIC_STREAM
+from dynvid.exporter.build_engines import build_engines
 from dynvid.exporter.fuse import fuse
-from dynvid.grid.errors import BackendError, ListError, UsageError
+from dynvid.grid.errors import BackendError, ListError, MissingEngineError, UsageError
 from dynvid.grid.fusion import fused_full
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.ort import OnnxRuntimeBackend
+from dynvid.runtime.capacity import Limits, open_executor
+from dynvid.runtime.exit_rule import ExitRule
 from dynvid.runtime.session import ArraySource, Session
 
 CLIPS = 12
@@ -41,14 +44,28 @@ def fused(tiny_bundle):
 
 
 @pytest.fixture(scope="module")
-def loads(fused):
-    return lambda _: Loads(None, fused, fused, fused)
+def engines(tiny_bundle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("engines")
+    build_engines(tiny_bundle, folder, "onnxruntime")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def report(tiny_bundle, clips, loads):
-    labelled = dataclasses.replace(clips, labels=np.zeros(CLIPS, np.int64))
-    return bench(tiny_bundle, "onnxruntime", loads, labelled, QUICK, lambda _: None)
+def measured(tiny_bundle, engines, fused):
+    """Return a function that benches the bundle on onnxruntime's engines."""
+
+    def run(clips, options, loads=None):
+        return bench(
+            tiny_bundle, "onnxruntime", engines, lambda: loads or Loads(more=fused, graph=fused), clips, options,
+            lambda _: None,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def report(clips, measured):
+    return measured(dataclasses.replace(clips, labels=np.zeros(CLIPS, np.int64)), QUICK)
 
 
 def point(report, name):
@@ -78,11 +95,13 @@ def test_operating_points_cost_what_their_exits_cost(report, tiny_bundle):
     assert report.setting.gmacs == pytest.approx(full)
 
 
-def test_agreement_and_accuracy_are_those_of_the_session(report, tiny_bundle, clips):
-    backend, order = open_backend("onnxruntime"), tiny_bundle.manifest.grid.frame_order
-    found = point(report, "q = 1.2")
-    session = Session.open(tiny_bundle, backend, found.thresholds)
-    static = Session.open(tiny_bundle, backend, route=tiny_bundle.manifest.route.full)
+def test_agreement_and_accuracy_are_those_of_what_classify_runs(report, tiny_bundle, engines, clips):
+    order, found = tiny_bundle.manifest.grid.frame_order, point(report, "q = 1.2")
+    session, static = (
+        Session(open_executor(tiny_bundle, engines=engines, limits=Limits(batch=1), full=full))
+        for full in (False, True)
+    )
+    session.rule = ExitRule(session.route, found.thresholds, None)
     temporal = [ArraySource(clip[np.argsort(order)]) for clip in clips.frames]
     own = [session.classify(source) for source in temporal]
     wanted = [static.classify(source).class_index for source in temporal]
@@ -160,19 +179,19 @@ def test_the_table_has_every_call_and_the_files_are_written(report, tmp_path):
     assert found["memory"]["slots"] == segments * (2 - 1) + 2
 
 
-def test_a_run_beside_others_is_not_valid(tiny_bundle, clips, loads, monkeypatch):
+def test_a_run_beside_others_is_not_valid(measured, clips, monkeypatch):
     monkeypatch.setattr("dynvid.benchmarks.bench.others_share", lambda before, after: 0.3)
-    found = bench(tiny_bundle, "onnxruntime", loads, clips, QUICK, lambda _: None)
+    found = measured(clips, QUICK)
     assert any("other processes used 30%" in fault for fault in found.setting.faults)
     assert found.points[0].accuracy is None
 
 
-def test_two_streams_share_the_videos(tiny_bundle, clips, loads):
+def test_two_streams_share_the_videos(measured, clips):
     options = dataclasses.replace(QUICK, streams=2, threads=None, rounds=1, load_videos=77)
-    found = bench(tiny_bundle, "onnxruntime", loads, clips, options, lambda _: None)
-    measured = [run for run in found.streams if run.measured]
-    assert [run.videos for run in measured if run.rate_per_s is not None] == [77, 77]
-    for run in measured:
+    found = measured(clips, options)
+    runs = [run for run in found.streams if run.measured]
+    assert [run.videos for run in runs if run.rate_per_s is not None] == [77, 77]
+    for run in runs:
         assert sum(n * count for n, count in enumerate(run.fills[0])) == run.videos
     oracle = next(run for run in found.streams if run.policy == "oracle")
     per_video = sum(
@@ -186,26 +205,26 @@ def test_two_streams_share_the_videos(tiny_bundle, clips, loads):
         2e3 / found.points[0].offline_videos_per_s
     )
     with pytest.raises(UsageError, match="0 streams"):
-        bench(tiny_bundle, "onnxruntime", loads, clips, dataclasses.replace(QUICK, streams=0), lambda _: None)
+        measured(clips, dataclasses.replace(QUICK, streams=0))
 
 
-def test_clips_of_files_are_also_served_from_their_files(tiny_bundle, tmp_path, loads):
+def test_clips_of_files_are_also_served_from_their_files(tiny_bundle, tmp_path, measured):
     rng, rows = np.random.default_rng(2), ["video"]
     for number in range(CLIPS):
         np.save(tmp_path / f"{number}.npy", rng.integers(0, 256, (9, 40, 48, 3), np.uint8))
         rows.append(f"{number}.npy")
     (tmp_path / "list.csv").write_text("\n".join(rows))
     read = read_clips(tmp_path / "list.csv", tiny_bundle.manifest, CLIPS, lambda _: None)
-    found = bench(tiny_bundle, "onnxruntime", loads, read, dataclasses.replace(QUICK, rounds=1), lambda _: None)
+    found = measured(read, dataclasses.replace(QUICK, rounds=1))
     by = {run.name: run for run in found.streams if run.measured}
     assert by[FILES].videos == by[NEVER].videos and by[FILES].videos_per_s > 0
     assert FILES in {span.run for span in found.launches}
-    memory = bench(tiny_bundle, "onnxruntime", loads, dataclasses.replace(read, paths=()), QUICK, lambda _: None)
+    memory = measured(dataclasses.replace(read, paths=()), QUICK)
     assert FILES not in {run.name for run in memory.streams}
 
 
-def test_without_onnx_what_needs_it_is_left_out_and_said(tiny_bundle, clips, fused):
-    found = bench(tiny_bundle, "onnxruntime", lambda _: Loads(None, fused, None, fused), clips, QUICK, lambda _: None)
+def test_without_onnx_what_needs_it_is_left_out_and_said(measured, clips):
+    found = measured(clips, QUICK, Loads())
     ratio = found.ratios[0]
     assert (ratio.name, ratio.estimate, ratio.meets) == ("split_overhead", None, None)
     assert "dynvid[export]" in ratio.note
@@ -225,30 +244,37 @@ class OfOneThread(OnnxRuntimeBackend):
         return object.__getattribute__(self, name)
 
 
+def test_without_engines_nothing_is_measured_in_their_place(tiny_bundle, clips, tmp_path):
+    with pytest.raises(MissingEngineError, match="no engine in .*Run 'dynvid build-engines"):
+        bench(tiny_bundle, "onnxruntime", tmp_path, Loads, clips, QUICK, lambda _: None)
+
+
 @pytest.mark.parametrize("streams", [1, 3])
-def test_each_stream_of_the_table_keeps_to_one_thread(tiny_bundle, fused, streams):
+def test_each_stream_of_the_table_keeps_to_one_thread(tiny_bundle, engines, streams):
     opened = []
 
-    def open_one():
-        opened.append(OfOneThread())
-        return opened[-1]
+    def open_one(backend=None, **options):
+        if backend is None:
+            backend = OfOneThread()
+            opened.append(backend)
+        return open_executor(tiny_bundle, backend, engines=engines, **options)
 
-    table = measure_table(tiny_bundle, open_one, "fp32", fused, 2, streams, 0.01, lambda _: None)
+    table = measure_table(open_one, 4, 2, streams, 0.01, lambda _: None)
     assert len({backend.opener for backend in opened}) == len(opened) == streams
     assert [(e.index, e.batch) for e in table] == [(k, n) for k in range(5) for n in (1, 2)]
 
 
-def test_a_stream_that_fails_ends_the_table_with_its_error(tiny_bundle, fused):
+def test_a_stream_that_fails_ends_the_table_with_its_error(tiny_bundle, engines):
     opened = []
 
-    def open_one():
-        opened.append(1)
-        if len(opened) == 2:
+    def open_one(backend=None, **options):
+        opened.append(backend)
+        if opened.count(None) == 2 and backend is None:
             raise BackendError("no second GPU")
-        return OfOneThread()
+        return open_executor(tiny_bundle, backend or OfOneThread(), engines=engines, **options)
 
     with pytest.raises(BackendError, match="no second GPU"):
-        measure_table(tiny_bundle, open_one, "fp32", fused, 1, 2, 0.01, lambda _: None)
+        measure_table(open_one, 4, 1, 2, 0.01, lambda _: None)
 
 
 # peers
@@ -270,12 +296,11 @@ def test_peers_compute_the_static_network(tiny_bundle, clips, fused, exports):
         open_peer("torch", tiny_bundle, clips, graph, wanted, None, 1)
 
 
-def test_peers_are_measured_in_the_same_rounds(tiny_bundle, clips, fused):
-    options = dataclasses.replace(QUICK, peers=("openvino", "openvino"), rounds=1)
-    found = bench(tiny_bundle, "onnxruntime", lambda _: Loads(None, fused, None, fused), clips, options, lambda _: None)
+def test_peers_are_measured_in_the_same_rounds(measured, clips, fused):
+    found = measured(clips, dataclasses.replace(QUICK, peers=("openvino", "openvino"), rounds=1), Loads(graph=fused))
     assert [peer.latency.videos for peer in found.peers] == [CLIPS]
     with pytest.raises(UsageError, match="needs the training checkpoint"):
-        bench(tiny_bundle, "onnxruntime", None, clips, dataclasses.replace(QUICK, peers=("torch",)), lambda _: None)
+        measured(clips, dataclasses.replace(QUICK, peers=("torch",)))
 
 
 # clips
@@ -324,7 +349,7 @@ def test_the_command_measures_and_writes(tiny_bundle, tmp_path):
     for name in ("split_overhead", "progressive_penalty", "flops_realisation", "scheduler_efficiency",
                  "latency_ratio_p50", "latency_ratio_p99"):  # fmt: skip
         assert math.isfinite(found[name]["estimate"]["value"])
-    assert found["setting"]["command"].startswith("dynvid bench")
+    assert found["setting"]["command"].startswith("dynvid bench") and found["setting"]["backend"] == "onnxruntime"
     assert json.loads((tmp_path / "r" / "report.json").read_text()) == found
     assert (tmp_path / "r" / "report.html").read_text().startswith("<!")
 

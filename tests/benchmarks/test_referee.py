@@ -46,7 +46,6 @@ def order_of(bundle, clips, folder, **settings):
         precision="fp32",
         threads=1,
         batch=4,
-        slots=16,
         thresholds=thresholds,
         temperatures=None,
         clips=str(folder / "clips.npy"),

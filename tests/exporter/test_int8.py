@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
@@ -61,6 +62,9 @@ from dynvid.runtime.session import ArraySource, Session
 
 NEEDS_VNNI = pytest.mark.skipif(
     "vnni" not in this_processor(), reason="no VNNI, and dynvid refuses OpenVINO's INT8 without: it computes wrongly"
+)
+NEEDS_BF16 = pytest.mark.skipif(
+    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="no bf16 arithmetic"
 )
 OPENVINO = pytest.param("openvino", marks=NEEDS_VNNI)
 
@@ -252,15 +256,24 @@ def test_bench_measures_an_int8_set(backend, int8_bundle, tmp_path):
     assert "split_overhead_cells" in done.stdout
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", OPENVINO])
-def test_engines_answer_what_the_cells_answer(backend, int8_bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(build_module, "is_faster", lambda *_: (True, 1.0, 2.0))
-    rows = build_engines(int8_bundle, tmp_path, backend, "int8")
+@pytest.mark.parametrize(
+    ("backend", "precision"),
+    [
+        ("onnxruntime", "int8"),
+        pytest.param("openvino", "int8", marks=NEEDS_VNNI),
+        pytest.param("openvino", "int8-bf16", marks=[NEEDS_VNNI, NEEDS_BF16]),
+    ],
+)
+def test_engines_answer_what_the_cells_answer(backend, precision, int8_bundle, tmp_path, monkeypatch):
+    raced = []
+    monkeypatch.setattr(build_module, "is_faster", lambda runs, *_: raced.append(runs) or (True, 1.0, 2.0))
+    rows = build_engines(int8_bundle, tmp_path, backend, precision)
+    assert {getattr(runs, "in_bf16", False) for runs in raced} == {precision == "int8-bf16"}
     assert [row.status for row in rows] == ["built"] * len(rows)
     assert all(row.engine.dtype_census["convolution"].keys() == {"int8"} for row in rows)
-    runs = open_backend(backend)
-    engines = open_engines(int8_bundle, runs, tmp_path, "int8")
-    session = Session.open(int8_bundle, runs, precision="int8", programs=engines.plan)
+    runs = open_backend(backend, precision=precision)
+    engines = open_engines(int8_bundle, runs, tmp_path, precision)
+    session = Session.open(int8_bundle, runs, precision=precision, programs=engines.plan)
     cells = Session.open(int8_bundle, open_backend("onnxruntime"), precision="int8")
     manifest = int8_bundle.manifest
     for clip in proof_clips(3, manifest.grid.num_frames, manifest.preprocessing):
@@ -295,7 +308,7 @@ def test_nan_and_infinity_are_not_quantised_away(backend, engines, int8_bundle, 
 @NEEDS_VNNI
 def test_openvino_refuses_signed_activations(int8_bundle):
     """It computes them wrongly, without a word (2026.4.1)."""
-    with pytest.raises(BackendError, match="signed INT8.*build-engines BUNDLE --int8 --backend openvino"):
+    with pytest.raises(BackendError, match="signed INT8.*build-engines BUNDLE --backend openvino --precision int8"):
         Session.open(int8_bundle, open_backend("openvino"), precision="int8")
     segment = fused_full(int8_bundle.manifest, "int8")
     graph = fuse(int8_bundle, segment, "int8")
@@ -312,7 +325,7 @@ def test_what_is_not_faster_in_int8_stays_in_fp32_and_runs_beside_the_rest(int8_
     kinds = {row.subgraph: set(row.engine.dtype_census["convolution"]) for row in rows}
     assert kinds.pop("segment2") == {"int8"}
     assert all(kind == {"float32"} for kind in kinds.values())
-    assert any("segment1 int8: 1 ms in INT8, 1 ms in fp32" in line for line in lines)
+    assert any("segment1 int8: 1 ms in INT8, 1 ms without" in line for line in lines)
     backend = open_backend("onnxruntime")
     session = Session.open(
         int8_bundle, backend, precision="int8", programs=open_engines(int8_bundle, backend, tmp_path, "int8").plan
@@ -629,7 +642,14 @@ def test_thresholds_with_temperatures_find_no_ranges(exports, data, tmp_path):
         (["quantize", "BUNDLE", "missing.pth", "--data", "LIST"], "'missing.pth' cannot be read"),
         (["bench", "BUNDLE", "--precision", "int8", "--peer", "torch", "-o", "report"], "peers run the fp32 network"),
         (["build-engines", "BUNDLE", "--int8", "--backend", "onnxruntime"], "Run 'dynvid quantize'"),
-        (["build-engines", "BUNDLE", "--int8", "--fp16"], "--fp16 and --int8: give one"),
+        (
+            ["build-engines", "BUNDLE", "--precision", "bf16"],
+            "precision bf16 on backend 'tensorrt-rtx': expected openvino",
+        ),
+        (["classify", "BUNDLE", "LIST", "--precision", "bf16", "--backend", "onnxruntime"], "Give --backend openvino"),
+        (["bench", "BUNDLE", "--precision", "bf16", "--peer", "torch", "-o", "report"], "peers run the fp32 network"),
+        (["build-engines", "BUNDLE", "--int8", "--precision", "bf16"], "--precision, --fp16 and --int8: give one"),
+        (["build-engines", "BUNDLE", "--int8", "--fp16"], "--precision, --fp16 and --int8: give one"),
         (["calibrate", "BUNDLE", "--scores", "LIST", "--precision", "int8"], "scores say theirs"),
         (["calibrate", "BUNDLE", "--data", "LIST", "--precision", "int8"], "Run 'dynvid quantize'"),
     ],

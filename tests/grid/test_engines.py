@@ -23,7 +23,7 @@ def cache(tmp_path):
     return EngineCache(tmp_path / "k400.engines")
 
 
-def command(cache, options="--fp16 --target sm86,sm89 --max-batch 32", flavour="tensorrt-rtx"):
+def command(cache, options="--precision fp16 --target sm86,sm89 --max-batch 32", flavour="tensorrt-rtx"):
     return f"'dynvid build-engines {cache.bundle} --backend {flavour}{options and ' '}{options}'"
 
 
@@ -105,7 +105,7 @@ def test_without_an_engine_the_command_that_builds_it_is_named(cache, there):
         (cache.folder / "notes.json").write_text("{}")
     with pytest.raises(MissingEngineError, match="block0 in fp16 for tensorrt-rtx") as caught:
         cache.find(WANTED)
-    assert command(cache, "--fp16 --max-batch 8") in str(caught.value)
+    assert command(cache, "--precision fp16 --max-batch 8") in str(caught.value)
     assert caught.value.exit_code == 4
 
 
@@ -116,19 +116,19 @@ MISMATCHES = [
     ("bundle", {"bundle_sha256": "c3" * 32}, {}, "bundle_sha256 c3c3c3c3…, needed b2b2b2b2…", None),
     ("fusion", {"fusion": 7}, {}, "fusion 7, needed 0", None),
     ("flavour", {"flavour": "tensorrt", "targets": ("sm89",)}, {}, "flavour tensorrt, needed tensorrt-rtx",
-     "--fp16 --max-batch 32"),
+     "--precision fp16 --max-batch 32"),
     ("version", {"version": "1.7.0.90"}, {}, r"version 1.7.0.90, needed 1.7.1.116", None),
     ("platform", {"platform": "linux-aarch64"}, {}, "platform linux-aarch64, needed linux-x86_64", None),
     ("cuda", {}, {"cuda": "12"}, "cuda 13, the driver has 12", None),
     ("targets", {}, {"device": "sm120"}, "targets sm86,sm89, needed sm120",
-     "--fp16 --target sm86,sm89,sm120 --max-batch 32"),
+     "--precision fp16 --target sm86,sm89,sm120 --max-batch 32"),
     ("targets: no GPU that can be named", {}, {"device": "sm90"}, "targets sm86,sm89, needed sm90",
-     "--fp16 --max-batch 32"),
+     "--precision fp16 --max-batch 32"),
     ("targets: Turing", {"targets": ()}, {"device": "sm75"}, "targets sm80 and later, needed sm75",
-     "--fp16 --target sm75 --max-batch 32"),
+     "--precision fp16 --target sm75 --max-batch 32"),
     ("largest batch", {}, {"batch": 48},
      "profiles batch 1..1..1 frames 2..4..16 or batch 1..5..32 frames 2..4..16, needed batch 48 frames 2,4,16",
-     "--fp16 --target sm86,sm89 --max-batch 48"),
+     "--precision fp16 --target sm86,sm89 --max-batch 48"),
     ("least batch", {"profiles": (Profile((9, 9, 32), (2, 4, 16)),)}, {},
      "profiles batch 9..9..32 frames 2..4..16, needed batch 8", None),
     ("largest frames", {}, {"frames": (4, 17)}, "needed batch 8 frames 4,17", None),
@@ -177,7 +177,7 @@ def test_an_expected_size_outside_least_and_largest_is_refused(cache):
         EngineFileError, match=r"profile with batch \(1, 40, 32\): expected 1 <= least <= expected"
     ) as caught:
         cache.find(WANTED)
-    assert command(cache, "--fp16 --max-batch 8") in str(caught.value)
+    assert command(cache, "--precision fp16 --max-batch 8") in str(caught.value)
     with pytest.raises(EngineFileError, match="profile with batch"):
         cache.read(engine)
 
@@ -206,12 +206,14 @@ def test_the_nearest_engine_is_the_one_compared(cache):
 def test_the_command_builds_what_is_wanted_in_its_precision_and_flavour(cache):
     engine = put(cache, dataclasses.replace(KEY, flavour="tensorrt", version="10.16.1.11", targets=("sm89",)))
     wanted = dataclasses.replace(WANTED, flavour="tensorrt", version="10.16.1.12")
-    with pytest.raises(StaleEngineError, match=re.escape(command(cache, "--fp16 --max-batch 32", "tensorrt"))):
+    with pytest.raises(
+        StaleEngineError, match=re.escape(command(cache, "--precision fp16 --max-batch 32", "tensorrt"))
+    ):
         cache.find(wanted)
     with pytest.raises(StaleEngineError, match=re.escape(command(cache, "--max-batch 32", "tensorrt"))):
         cache.find(dataclasses.replace(wanted, precision="fp32"))
     (cache.folder / engine.plan).unlink()
-    with pytest.raises(EngineFileError, match=re.escape(command(cache, "--fp16 --max-batch 32", "tensorrt"))):
+    with pytest.raises(EngineFileError, match=re.escape(command(cache, "--precision fp16 --max-batch 32", "tensorrt"))):
         cache.read(engine)
 
 
@@ -224,14 +226,14 @@ def test_without_a_known_device_the_command_keeps_the_targets(cache):
 @pytest.mark.parametrize(
     ("folder", "bundle", "said"),
     [
-        ("k400.engines", "k400", "build-engines k400 --backend tensorrt-rtx --fp16 --max-batch 8'"),
-        ("k400.engines", None, "build-engines k400 --backend tensorrt-rtx --fp16 --max-batch 8'"),
+        ("k400.engines", "k400", "build-engines k400 --backend tensorrt-rtx --precision fp16 --max-batch 8'"),
+        ("k400.engines", None, "build-engines k400 --backend tensorrt-rtx --precision fp16 --max-batch 8'"),
         (
             "cache",
             "my bundle",
-            "build-engines 'my bundle' --backend tensorrt-rtx --fp16 --max-batch 8 --engines cache'",
+            "build-engines 'my bundle' --backend tensorrt-rtx --precision fp16 --max-batch 8 --engines cache'",
         ),
-        ("cache", None, "build-engines BUNDLE --backend tensorrt-rtx --fp16 --max-batch 8 --engines cache'"),
+        ("cache", None, "build-engines BUNDLE --backend tensorrt-rtx --precision fp16 --max-batch 8 --engines cache'"),
     ],
 )
 def test_the_command_names_the_bundle_and_the_folder(tmp_path, monkeypatch, folder, bundle, said):

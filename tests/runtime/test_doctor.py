@@ -35,8 +35,8 @@ def on_a_gpu(monkeypatch):
     return stub
 
 
-def rows(report):
-    return {row["name"]: row for row in report["backends"]}
+def rows(report, precision="fp32"):
+    return {row["name"]: row for row in report["backends"] if row["precision"] == precision}
 
 
 @pytest.fixture
@@ -46,12 +46,12 @@ def no_openvino(monkeypatch):
 
 def test_without_a_gpu_the_cpu_works_and_every_other_row_says_what_to_do(no_bindings, no_openvino):
     report = doctor.examine()
-    assert [row["name"] for row in report["backends"]] == list(NAMES)
+    assert [row["name"] for row in report["backends"]] == [*NAMES, "openvino"]
     assert {row["name"] for row in report["backends"] if row["works"]} == {"onnxruntime", "null"}
     assert report["speed"]["ms"].keys() == {"onnxruntime"} and report["speed"]["timed"] == "four convolutions"
     assert report["gpu"]["name"] is None and "pip install cuda-python" in report["gpu"]["problem"]
     for row in report["backends"]:
-        assert set(row) == {"name", "version", "builds", "works", "problem", "note"}
+        assert set(row) == {"name", "precision", "version", "builds", "works", "problem", "note"}
         assert row["works"] or re.search("pip install|onnxruntime", row["problem"])
     assert report["packages"]["pycuda"]["remedy"].startswith("pip install pycuda")
 
@@ -98,13 +98,14 @@ def test_openvino_works_where_it_is_installed_and_bf16_where_the_cpu_has_it(no_b
     capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     report = doctor.examine()
     found = rows(report)
-    assert found["openvino"]["works"] and found["openvino"]["version"] == found["openvino-bf16"]["version"]
-    assert found["openvino-bf16"]["works"] == ("BF16" in capabilities)
-    names = ["onnxruntime", "openvino", *(["openvino-bf16"] if "BF16" in capabilities else [])]
+    in_bf16 = rows(report, "bf16")
+    assert found["openvino"]["works"] and found["openvino"]["version"] == in_bf16["openvino"]["version"]
+    assert list(in_bf16) == ["openvino"] and in_bf16["openvino"]["works"] == ("BF16" in capabilities)
+    names = ["onnxruntime", "openvino", *(["openvino, bf16"] if "BF16" in capabilities else [])]
     assert list(report["speed"]["ms"]) == names and all(ms > 0 for ms in report["speed"]["ms"].values())
     said = {"OPTIMIZATION_CAPABILITIES": ["FP32"], "FULL_DEVICE_NAME": "Old CPU"}
     monkeypatch.setattr(core, "get_property", lambda core, device, name: said[name])
-    row = rows(doctor.examine())["openvino-bf16"]
+    row = rows(doctor.examine(), "bf16")["openvino"]
     assert not row["works"] and "Old CPU has no bf16 arithmetic" in row["problem"]
 
 
@@ -141,11 +142,12 @@ def race(monkeypatch):
     clock = [0.0]
 
     def compare(**ms):
-        backends = {name.replace("_", "-"): Slow(clock, spent) for name, spent in ms.items()}
-        monkeypatch.setattr(doctor, "open_backend", backends.__getitem__)
+        pairs = [(name.removesuffix("_bf16"), "bf16" if name.endswith("_bf16") else "fp32") for name in ms]
+        backends = {pair: Slow(clock, spent) for pair, spent in zip(pairs, ms.values(), strict=True)}
+        monkeypatch.setattr(doctor, "open_backend", lambda name, precision: backends[name, precision])
         monkeypatch.setattr(doctor.time, "perf_counter", lambda: clock[-1])
         monkeypatch.setattr(doctor.time, "sleep", lambda seconds: None)
-        found = doctor.compare_speed(list(backends))
+        found = doctor.compare_speed(pairs)
         assert all(backend.closed for backend in backends.values())
         return found
 
@@ -154,9 +156,9 @@ def race(monkeypatch):
 
 def test_the_fastest_in_fp32_is_advised_by_medians_without_the_first_call(race):
     found = race(onnxruntime=[1, 9, 9, 9, 1, 1], openvino=[99, 8, 8, 8, 80, 80], openvino_bf16=[3] * 6)
-    assert found["ms"] == {"onnxruntime": 9.0, "openvino": 8.0, "openvino-bf16": 3.0}
+    assert found["ms"] == {"onnxruntime": 9.0, "openvino": 8.0, "openvino, bf16": 3.0}
     assert found["fastest"] == "openvino" and found["advice"].startswith("--backend openvino is the fastest in fp32")
-    assert "--backend openvino-bf16 takes 3 ms" in found["advice"]
+    assert "--precision bf16 takes 3 ms" in found["advice"]
     found = race(onnxruntime=[7] * 6, openvino=[8] * 6)
     assert found["fastest"] == "onnxruntime" and "bf16" not in found["advice"]
 
@@ -166,7 +168,7 @@ def test_without_a_backend_of_the_cpu_nothing_is_compared():
 
 
 def test_a_bundle_s_static_network_is_timed(tiny_bundle):
-    found = doctor.compare_speed(["onnxruntime"], tiny_bundle)
+    found = doctor.compare_speed([("onnxruntime", "fp32")], tiny_bundle)
     assert (
         found["timed"] == f"the static network of {str(tiny_bundle.root)!r}, as cells"
         and found["ms"]["onnxruntime"] > 0

@@ -254,13 +254,13 @@ def gpu(tiny_bundle, tmp_path, monkeypatch):
     build_here(tiny_bundle, tmp_path / "engines", "fp32", open_api("tensorrt"), ("sm86",))
     opened = []
 
-    def open_backend(name, threads, gpu):
+    def open_backend(name, threads, gpu, precision):
         opened.append(threading.current_thread().name)
         device = HostDevice("sm86")
         stub.recordings[device.stream] = device
         return TensorRTBackend(open_api(name), device)
 
-    monkeypatch.setattr("dynvid.runtime.open_model.open_backend", open_backend)
+    monkeypatch.setattr("dynvid.runtime.capacity.open_backend", open_backend)
     return opened
 
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from contract import BATCH, Case, Graphs
 
-from dynvid.exporter.build_engines import key_of
+from dynvid.exporter.build_engines import build_engines, key_of
+from dynvid.exporter.engine_maker import open_maker
 from dynvid.exporter.openvino_maker import OpenVinoMaker
 from dynvid.grid.engines import EngineCache
-from dynvid.grid.errors import BackendError, MissingPackageError
+from dynvid.grid.errors import BackendError, IntegrityError, MissingPackageError, UsageError
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.backends.host_arrays import poisoned_rows
 from dynvid.runtime.backends.openvino import Compiled, OpenVinoBackend
 from dynvid.runtime.engines import open_engines
+from dynvid.runtime.open_model import open_model
 from dynvid.runtime.session import ArraySource, Session
 
 openvino = pytest.importorskip("openvino")
@@ -30,13 +32,13 @@ has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILIT
 needs_bf16 = pytest.mark.skipif(not has_bf16, reason="this CPU has no bf16 arithmetic")
 
 
-def opener(name):
-    return lambda cuda_graphs=True: open_backend(name, 1)
+def opener(precision):
+    return lambda cuda_graphs=True: open_backend("openvino", 1, precision=precision)
 
 
-@pytest.fixture(params=["openvino", pytest.param("openvino-bf16", marks=needs_bf16)])
+@pytest.fixture(params=["fp32", pytest.param("bf16", marks=needs_bf16)])
 def case(request):
-    bound = BF16_BOUND if request.param == "openvino-bf16" else None
+    bound = BF16_BOUND if request.param == "bf16" else None
     return Case(opener(request.param), Graphs(), on_device=False, bound=bound, eps=EPS)
 
 
@@ -89,8 +91,8 @@ def test_a_video_alone_is_within_eps_of_itself_among_others(case, tiny_bundle, b
 def test_bf16_is_other_arithmetic_and_only_where_asked_for(tiny_bundle):
     clips = contract.clips_of(tiny_bundle, 1)
     found = [
-        contract.run(contract.fused(Case(open_backend, Graphs()), open_backend(name), tiny_bundle), clips)
-        for name in ("onnxruntime", "openvino", "openvino-bf16")
+        contract.run(contract.fused(Case(open_backend, Graphs()), open_backend(name, precision=p), tiny_bundle), clips)
+        for name, p in (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
     ]
     assert contract.error(found[0], found[1]) < 1e-5 < 1e-4 < contract.error(found[0], found[2]) < BF16_BOUND
 
@@ -149,33 +151,72 @@ def test_poisoned_rows():
     assert poisoned_rows([halves, np.array([[np.inf], [0], [-np.inf]], np.float32)]) == [0, 2]
 
 
-def test_engines_are_the_fused_graphs_and_sessions_run_them(tiny_bundle, tmp_path):
-    maker, cache = OpenVinoMaker(), EngineCache(tmp_path, tiny_bundle.root)
-    for job in maker.jobs(tiny_bundle, "fp32"):
-        graph = job.graph(tiny_bundle, "fp32")
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+def test_engines_are_the_fused_graphs_and_sessions_run_them(tiny_bundle, tmp_path, precision):
+    maker, cache = OpenVinoMaker(precision), EngineCache(tmp_path, tiny_bundle.root)
+    for job in maker.jobs(tiny_bundle, precision):
+        graph = job.graph(tiny_bundle, precision)
+        assert graph == job.graph(tiny_bundle, "fp32")
         plan, census, seconds = maker.make(job, graph, lambda _: None)
         assert plan == graph and census["convolution"].keys() == {"float32"} and seconds > 0
-        cache.write(key_of(job, tiny_bundle, graph, maker, "fp32", maker.targets), plan, seconds, census)
+        cache.write(key_of(job, tiny_bundle, graph, maker, precision, maker.targets), plan, seconds, census)
     clip = contract.clips_of(tiny_bundle, 1)[0]
-    for name in ("openvino", "openvino-bf16") if has_bf16 else ("openvino",):
-        backend = open_backend(name, 1)
-        plan = open_engines(tiny_bundle, backend, tmp_path).plan
-        found = Session.open(tiny_bundle, backend, programs=plan).classify(ArraySource(clip), trace=True).logits
-        cells = Session.open(tiny_bundle, backend).classify(ArraySource(clip), trace=True).logits
-        assert contract.error(np.stack(cells), np.stack(found)) < (1e-4 if name == "openvino" else BF16_BOUND)
+    backend = open_backend("openvino", 1, precision=precision)
+    plan = open_engines(tiny_bundle, backend, tmp_path, precision).plan
+    found = Session.open(tiny_bundle, backend, precision=precision, programs=plan)
+    cells = Session.open(tiny_bundle, backend, precision=precision)
+    answers = [np.stack(session.classify(ArraySource(clip), trace=True).logits) for session in (cells, found)]
+    assert contract.error(*answers) < (1e-4 if precision == "fp32" else BF16_BOUND)
+
+
+@needs_bf16
+def test_bf16_is_a_precision_of_its_own_on_engines_and_on_cells(tiny_bundle, tmp_path):
+    clip = contract.clips_of(tiny_bundle, 1)[0]
+    assert {row.status for row in build_engines(tiny_bundle, tmp_path, "openvino", "fp32")} == {"built"}
+    with open_model(tiny_bundle, precision="bf16") as model:
+        assert "cells of" in model.runs and "on openvino, bf16," in model.runs
+        assert "--backend openvino --precision bf16' makes it faster" in model.runs
+        cells = model.classify(clip, trace=True).logits
+    with pytest.raises(IntegrityError, match=r"precision fp32, needed bf16.*--backend openvino --precision bf16"):
+        open_model(tiny_bundle, precision="bf16", engines=tmp_path)
+    rows = build_engines(tiny_bundle, tmp_path, "openvino", "bf16")
+    assert {(row.status, row.precision, row.engine.key.precision) for row in rows} == {("built", "bf16", "bf16")}
+    with open_model(tiny_bundle, precision="bf16", engines=tmp_path) as model:
+        assert "fused segments" in model.runs and "on openvino, bf16," in model.runs
+        fused = model.classify(clip, trace=True).logits
+    with open_model(tiny_bundle, backend="openvino", engines=tmp_path) as model:
+        assert "on openvino, fp32," in model.runs
+        fp32 = model.classify(clip, trace=True).logits
+    fp32, fused, cells = map(np.stack, (fp32, fused, cells))
+    for found in (fused, cells):
+        assert 1e-4 < contract.error(fp32, found) < BF16_BOUND
+
+
+def test_bf16_elsewhere_is_one_error(tiny_bundle, tmp_path):
+    said = "precision bf16 on backend '{}': expected openvino, .* Give --backend openvino, or --precision fp32"
+    with pytest.raises(UsageError, match=said.format("onnxruntime")):
+        open_model(tiny_bundle, backend="onnxruntime", precision="bf16")
+    with pytest.raises(UsageError, match=said.format("tensorrt-rtx")):
+        build_engines(tiny_bundle, tmp_path, "tensorrt-rtx", "bf16")
+    with pytest.raises(UsageError, match="precision int8-bf16: bundle .* holds fp32.* Run 'dynvid quantize'"):
+        open_model(tiny_bundle, precision="int8-bf16")
+    with pytest.raises(UsageError, match="backend 'openvino-bf16': expected one of"):
+        open_backend("openvino-bf16")
 
 
 def test_without_openvino_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(MissingPackageError, match=r"'openvino-bf16' cannot run: .*pip install 'dynvid\[openvino\]'"):
-        open_backend("openvino-bf16")
+    with pytest.raises(MissingPackageError, match=r"'openvino' cannot run: .*pip install 'dynvid\[openvino\]'"):
+        open_backend("openvino", precision="bf16")
 
 
 def test_bf16_on_a_cpu_without_it_is_refused(monkeypatch):
-    said = {"OPTIMIZATION_CAPABILITIES": ["FP32"], "FULL_DEVICE_NAME": "Old CPU"}
-    monkeypatch.setattr(openvino.Core, "get_property", lambda core, device, name: said[name])
-    with pytest.raises(BackendError, match="'openvino-bf16': Old CPU has no bf16 arithmetic. Use --backend openvino"):
-        open_backend("openvino-bf16")
+    known = {"OPTIMIZATION_CAPABILITIES": ["FP32"], "FULL_DEVICE_NAME": "Old CPU"}
+    monkeypatch.setattr(openvino.Core, "get_property", lambda core, device, name: known[name])
+    said = "precision bf16: Old CPU has no bf16 arithmetic, expected AVX-512 BF16 or AMX. Give --precision fp32"
+    for use in (open_backend, lambda _, precision: open_maker("openvino", precision=precision)):
+        with pytest.raises(BackendError, match=said):
+            use("openvino", precision="bf16")
     assert open_backend("openvino").name == "openvino"
 
 
