@@ -171,7 +171,7 @@ def test_a_subgraph_kept_in_fp32_among_half_ones_still_agrees(exports, tmp_path,
     assert max(bundle.manifest.proof["fp16"]["checkpoints"]) <= 2e-2
 
 
-CASTS = {"half throughout": ((), "block1"), "half to fp32": (("block1",), "block0"), 
+CASTS = {"half throughout": ((), "block1"), "half to fp32": (("block1",), "block0"),
          "half from fp32": (("block0",), "block1"), "half head": ((), "head2"), "half head from fp32": (("block2",), "head2"),
          "fp32 head from half": (("head2",), "head2")}  # fmt: skip
 
