@@ -205,7 +205,6 @@ def build_engines(
         import onnx  # noqa: F401
 
         from .exporter.build_engines import build_engines as run_build
-        from .exporter.engine_maker import preparation
         from .exporter.fuse_proof import prove_segments
 
     opened = Bundle.open(Path(bundle))
@@ -218,7 +217,7 @@ def build_engines(
         max_batch,
         workers,
         only,
-        prove=lambda: prove_segments(opened, precision, report, preparation(backend)),
+        prove=lambda graphs: prove_segments(graphs, report),
         report=report,
     )
 
@@ -588,7 +587,7 @@ def _loads(
         cache,
         flavour,
         precision,
-        prove=lambda: prove_segments(bundle, precision, report, prepare),
+        prove=lambda graphs: prove_segments(graphs, report),
         report=report,
     )
     for row in rows:

@@ -9,7 +9,8 @@ import pytest
 from contract import BATCH, Case, Graphs
 
 from dynvid.exporter.build_engines import key_of
-from dynvid.exporter.openvino_maker import OpenVinoMaker
+from dynvid.exporter.engine_graphs import EngineGraphs
+from dynvid.exporter.engine_maker import open_maker, preparation
 from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import BackendError, MissingPackageError
 from dynvid.runtime.backends.base import open_backend
@@ -150,12 +151,12 @@ def test_poisoned_rows():
 
 
 def test_engines_are_the_fused_graphs_and_sessions_run_them(tiny_bundle, tmp_path):
-    maker, cache = OpenVinoMaker(), EngineCache(tmp_path, tiny_bundle.root)
+    maker, cache = open_maker("openvino"), EngineCache(tmp_path, tiny_bundle.root)
     for job in maker.jobs(tiny_bundle, "fp32"):
-        graph = job.graph(tiny_bundle, "fp32")
+        graph = EngineGraphs(tiny_bundle, "fp32", preparation("openvino")).take(job.source)
         plan, census, seconds = maker.make(job, graph, lambda _: None)
-        assert plan == graph and census["convolution"].keys() == {"float32"} and seconds > 0
-        cache.write(key_of(job, tiny_bundle, graph, maker, "fp32", maker.targets), plan, seconds, census)
+        assert plan == graph.content and census["convolution"].keys() == {"float32"} and seconds > 0
+        cache.write(key_of(job, tiny_bundle, graph.sha256, maker, "fp32"), plan, seconds, census)
     clip = contract.clips_of(tiny_bundle, 1)[0]
     for name in ("openvino", "openvino-bf16") if has_bf16 else ("openvino",):
         backend = open_backend(name, 1)
