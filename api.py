@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .grid.errors import CostTableError, InputRefusedError, UsageError
-from .grid.manifest import graphs_of
 from .grid.packages import packages
 from .runtime.open_model import open_model as load
 
@@ -205,7 +204,6 @@ def build_engines(
         import onnx  # noqa: F401
 
         from .exporter.build_engines import build_engines as run_build
-        from .exporter.engine_maker import preparation
         from .exporter.fuse_proof import prove_segments
 
     opened = Bundle.open(Path(bundle))
@@ -218,7 +216,7 @@ def build_engines(
         max_batch,
         workers,
         only,
-        prove=lambda: prove_segments(opened, graphs_of(precision), report, preparation(backend)),
+        prove=lambda graphs: prove_segments(graphs, report),
         report=report,
     )
 
@@ -571,7 +569,7 @@ def _loads(bundle: Bundle, backend: str, precision: Precision, folder: Path, rep
         folder,
         backend,
         precision,
-        prove=lambda: prove_segments(bundle, graphs_of(precision), report, prepare),
+        prove=lambda graphs: prove_segments(graphs, report),
         report=report,
     )
     for row in rows:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +13,13 @@ from ..grid.bundle import Bundle
 from ..grid.engine_key import EngineKey, Flavour, this_platform
 from ..grid.engines import Engine, EngineCache
 from ..grid.errors import DynvidError, UsageError
+from ..grid.fusion import FusedSegment
 from ..grid.manifest import Precision, graphs_of
-from ..runtime.backends.base import Backend
-from .census import Census, require_census, require_int8
+from .census import graph_census, require_census, require_int8
 from .engine_builder import Report
+from .engine_graphs import EngineGraphs
 from .engine_jobs import EngineJob
-from .engine_maker import Builder, EngineMaker, open_maker
+from .engine_maker import EngineMaker, open_maker, preparation
 from .faster import is_faster
 
 PARTIAL = 7
@@ -80,7 +79,7 @@ def build_engines(
     workers: int = 1,
     only: Sequence[str] | None = None,
     expected: Sequence[int] | None = None,
-    prove: Callable[[], None] | None = None,
+    prove: Callable[[EngineGraphs], object] | None = None,
     report: Report = lambda _: None,
 ) -> list[Row]:
     """Return a row for every engine that the bundle's route needs, after building those that are missing.
@@ -98,7 +97,7 @@ def build_engines(
         workers: builds at once. On a GPU use one: the builder measures.
         only: names of subgraphs and segments to build; None: all.
         expected: videos that enter each segment; None: as ``engine_jobs.jobs``.
-        prove: called once before the first fused segment is built; raises where they are not what the cells are.
+        prove: see ``EngineGraphs``.
         report: gets a line about each step, from any thread.
 
     Raises:
@@ -120,13 +119,16 @@ def build_engines(
         raise UsageError(f"engine {unknown[0]!r}: expected some of {', '.join(names)}")
     found = tuple(job for job in found if only is None or job.name in only)
     cache = EngineCache(folder, bundle.root)
-    proof, number = _Proof(prove), itertools.count(1)
+    graphs, fp32 = (
+        EngineGraphs(bundle, stored, preparation(maker.flavour), prove) for stored in (graphs_of(precision), "fp32")
+    )
+    number = itertools.count(1)
 
     def run(job: EngineJob) -> Row:
         status: Literal["built", "kept", "failed"] = "failed"
         engine = fault = None
         try:
-            status, engine = _ensure(job, bundle, cache, maker, precision, proof, report)
+            status, engine = _ensure(job, cache, maker, precision, graphs, fp32, report)
         except DynvidError as error:
             fault = error
         report(f"engines {next(number)}/{len(found)}: {job.name} {precision}: {status}")
@@ -142,94 +144,58 @@ def build_engines(
             raise
 
 
-class _Proof:
-    """The proof of the fused segments, made when the first one asks for it; each one fails if it fails."""
-
-    def __init__(self, prove: Callable[[], None] | None) -> None:
-        self._prove = prove
-        self._lock = threading.Lock()
-        self._fault: DynvidError | None = None
-
-    def require(self) -> None:
-        """Make the proof, or tell again how it ended.
-
-        Raises:
-            ProofError: If the fused segments do not compute what the cells compute.
-        """
-        with self._lock:
-            prove, self._prove = self._prove, None
-            if prove is not None:
-                try:
-                    prove()
-                except DynvidError as error:
-                    self._fault = error
-        if self._fault is not None:
-            raise self._fault
-
-
-def key_of(
-    job: EngineJob, bundle: Bundle, content: bytes, builder: Builder, precision: Precision, targets: tuple[str, ...]
-) -> EngineKey:
-    """Return the key of the engine of ``job``, whose graph is ``content``."""
+def key_of(job: EngineJob, bundle: Bundle, onnx_sha256: str, maker: EngineMaker, precision: Precision) -> EngineKey:
+    """Return the key of the engine of ``job``, made from the graph of that hash."""
     return EngineKey(
         subgraph=job.name,
         precision=precision,
-        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        onnx_sha256=onnx_sha256,
         bundle_sha256=bundle.sha256,
         fusion=job.fusion,
         profiles=job.profiles,
-        flavour=builder.flavour,
-        version=builder.version,
-        targets=targets,
+        flavour=maker.flavour,
+        version=maker.version,
+        targets=maker.targets,
         platform=this_platform(),
-        cuda=builder.cuda,
+        cuda=maker.cuda,
     )
 
 
 def _ensure(
     job: EngineJob,
-    bundle: Bundle,
     cache: EngineCache,
     maker: EngineMaker,
     precision: Precision,
-    proof: _Proof,
+    graphs: EngineGraphs,
+    fp32: EngineGraphs,
     report: Report,
 ) -> tuple[Literal["built", "kept"], Engine]:
-    """Return the engine of a job, from the cache or newly made."""
-    content = job.graph(bundle, precision)
-    key = key_of(job, bundle, content, maker, precision, maker.targets)
-    kept = cache.has(key)
-    if kept is not None:
-        return "kept", kept
-    if job.fusion:
-        proof.require()
+    """Return the engine of a job, from the cache or newly made; ``fp32`` are the graphs for where INT8 is not faster."""
+
+    def key(onnx_sha256: str) -> EngineKey:
+        return key_of(job, graphs.bundle, onnx_sha256, maker, precision)
+
+    for kept in cache.engines().engines:
+        # whatever its graph's hash: the graph follows from the rest of the key, and is not fused to compare it
+        if kept.key == key(kept.key.onnx_sha256) and cache.has(kept.key):
+            return "kept", kept
 
     def tell(line: str) -> None:
         report(f"{job.name} {precision}: {line}")
 
-    plan, census, seconds = maker.make(job, content, tell)
-    if graphs_of(precision) == "int8":
+    graph = graphs.take(job.source)
+    made = maker.make(job, graph, tell)
+    if graphs.precision == "int8":
         backend = maker.backend()
-        if backend is not None:
-            plan, census, seconds = _or_fp32(job, bundle, maker, backend, (plan, census, seconds), tell)
-        require_int8(census, content, job, whole=backend is None)
-    require_census(census, job, graphs_of(precision))
-    return "built", cache.write(key, plan, seconds, census)
-
-
-def _or_fp32(
-    job: EngineJob,
-    bundle: Bundle,
-    maker: EngineMaker,
-    backend: Backend,
-    int8: tuple[bytes, Census, float],
-    report: Report,
-) -> tuple[bytes, Census, float]:
-    """Return what was made of an INT8 graph, or of the fp32 graph instead where that is faster on the CPU at hand."""
-    fp32 = maker.make(job, job.graph(bundle, "fp32"), report)
-    try:
-        faster, own_ms, fp32_ms = is_faster(backend, job, int8[0], fp32[0])
-    finally:
-        backend.close()
-    report(f"{own_ms:.3g} ms in INT8, {fp32_ms:.3g} ms without")
-    return int8 if faster else fp32
+        if backend is not None and isinstance(job.source, FusedSegment):
+            try:
+                faster, own_ms, fp32_ms = is_faster(backend, job, made[0], fp32.lend(job.source))
+            finally:
+                backend.close()
+            tell(f"{own_ms:.3g} ms in INT8, {fp32_ms:.3g} ms without")
+            if not faster:
+                made = maker.make(job, fp32.take(job.source), tell)
+        require_int8(made[1], graph.census or graph_census(graph.content), job, whole=backend is None)
+    plan, census, seconds = made
+    require_census(census, job, graphs.precision)
+    return "built", cache.write(key(graph.sha256), plan, seconds, census)

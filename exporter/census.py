@@ -153,13 +153,13 @@ def require_census(census: Census, job: EngineJob, precision: Precision) -> None
         )
 
 
-def require_int8(census: Census, graph: bytes, job: EngineJob, whole: bool) -> None:
+def require_int8(census: Census, graph: Census, job: EngineJob, whole: bool) -> None:
     """Check that a network computes in INT8 the convolutions that its graph has in INT8, or, if not ``whole``, all or none.
 
     Raises:
         CensusError: Saying what was counted and what was expected.
     """
-    found, expected = (one["convolution"].get("int8", 0) for one in (census, graph_census(graph)))
+    found, expected = (one["convolution"].get("int8", 0) for one in (census, graph))
     if found != expected and (whole or found):
         raise CensusError(
             f"{job.name} int8: {found} convolutions in INT8, expected the {expected} of its graph. Run 'dynvid quantize' "

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from ..calibration.thresholds import exit_quotas
 from ..grid.bundle import Bundle
 from ..grid.engine_key import Profile
-from ..grid.errors import CensusError, LintError, UsageError
+from ..grid.errors import CensusError, UsageError
 from ..grid.fusion import FUSION, FusedSegment, fused_full, fused_segments
 from ..grid.manifest import Manifest, Precision, Subgraph, Variant
 from ..grid.tensors import DType, TensorSpec
-from ..runtime.backends.tensorrt_api import first_line
 
 EXPECTED_Q = 1.2  # the paper's exit distribution, where no other is known
 ANY_BATCH = Profile((1, 1, 4096), None)
@@ -51,28 +50,6 @@ class EngineJob:
     def fusion(self) -> int:
         """Version of the fused graphs; 0 for a plain subgraph."""
         return FUSION if isinstance(self.source, FusedSegment) else 0
-
-    def graph(self, bundle: Bundle, precision: Precision) -> bytes:
-        """Return the ONNX model to build from.
-
-        Raises:
-            HashError: If a file of the bundle has changed.
-            LintError: If a fused graph is not what it should be.
-        """
-        if isinstance(self.source, FusedSegment):
-            from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-            from onnx.shape_inference import InferenceError
-
-            from .fuse import fuse
-
-            try:
-                return fuse(bundle, self.source, precision)
-            except (DecodeError, InferenceError) as error:
-                raise LintError(
-                    f"{self.name}: a graph of bundle {str(bundle.root)!r} is no valid ONNX ({first_line(str(error))}). Run "
-                    "'dynvid export' again."
-                ) from None
-        return bundle.read(self.source)
 
 
 def jobs(

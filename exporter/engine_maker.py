@@ -7,46 +7,35 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..grid.bundle import Bundle
-from ..grid.engine_key import Flavour, sorted_targets, this_processor
-from ..grid.errors import MissingPackageError, UsageError
+from ..grid.engine_key import Flavour, sorted_targets
+from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..runtime.backends.base import Backend, open_backend, require_precision
 from ..runtime.backends.tensorrt_api import Api, open_api
 from .census import Census, graph_census
 from .engine_builder import Report
+from .engine_graphs import EngineGraph
 from .engine_jobs import EngineJob, fused_jobs, jobs
 from .engine_process import Children, Order
+from .faster import call_on_noise
 from .optimise import optimise
 from .rewrites import REWRITES, Rewrite, rewrite
 from .unsigned import unsigned
 
 
-class Builder(Protocol):
-    """What an engine's key says of what built it."""
-
-    @property
-    def flavour(self) -> Flavour:
-        """What runs the engines."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """Of the flavour."""
-        ...
-
-    @property
-    def cuda(self) -> str:
-        """Major version of CUDA that the flavour is made for; empty without CUDA."""
-        ...
-
-
-class EngineMaker(Builder, Protocol):
+class EngineMaker(Protocol):
     """Makes engines of one flavour.
 
     Attributes:
+        flavour: what runs them.
+        version: of the flavour.
+        cuda: major version of CUDA that the flavour is made for; empty without CUDA.
         targets: compute capabilities that they are for, as in ``EngineKey``.
     """
 
+    flavour: Flavour
+    version: str
+    cuda: str
     targets: tuple[str, ...]
 
     def jobs(self, bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
@@ -58,7 +47,7 @@ class EngineMaker(Builder, Protocol):
         """
         ...
 
-    def make(self, job: EngineJob, graph: bytes, report: Report) -> tuple[bytes, Census, float]:
+    def make(self, job: EngineJob, graph: EngineGraph, report: Report) -> tuple[bytes, Census, float]:
         """Return the engine of ``job``, made from ``graph``, what it computes in, and the seconds that it took.
 
         Raises:
@@ -97,19 +86,11 @@ def open_maker(
         raise UsageError(
             f"batch of at most {max_batch} videos: {flavour}'s engines take any number, leave --max-batch out"
         )
-    if flavour == "openvino":
-        from .openvino_maker import OpenVinoMaker
-
-        return OpenVinoMaker(precision)
-    return OnnxRuntimeMaker()
+    return CpuMaker(flavour, precision)
 
 
-Prepare = Callable[[bytes], bytes]
-"""Returns what is made of a fused graph before it is proved and kept."""
-
-
-def preparation(flavour: str) -> Prepare:
-    """Return how a flavour's engines are prepared: rewritten and optimised for onnxruntime, with INT8 unsigned for OpenVINO, else as is."""
+def preparation(flavour: str) -> Callable[[bytes], bytes]:
+    """Return what prepares a flavour's fused graphs before they are proved: for TensorRT they stay as they are."""
     return {"onnxruntime": for_onnxruntime, "openvino": for_openvino}.get(flavour, bytes)
 
 
@@ -137,10 +118,10 @@ class TensorRTMaker:
         """Return an engine for each subgraph of the route, each fused segment, and ``full``."""
         return jobs(bundle, precision, self._max_batch, self._expected)
 
-    def make(self, job: EngineJob, graph: bytes, report: Report) -> tuple[bytes, Census, float]:
+    def make(self, job: EngineJob, graph: EngineGraph, report: Report) -> tuple[bytes, Census, float]:
         """Return the plan; see ``EngineMaker``."""
         return self._children.build(
-            Order(job.name, self.flavour, graph, job.source, job.profiles, self.targets), report
+            Order(job.name, self.flavour, graph.content, job.source, job.profiles, self.targets), report
         )
 
     def kill(self) -> None:
@@ -151,38 +132,47 @@ class TensorRTMaker:
         """Return nothing: engines are built where there may be no GPU."""
 
 
-class OnnxRuntimeMaker:
-    """See ``EngineMaker``. An engine is the fused graph, prepared for this processor; the bundle's own graphs need none."""
+class CpuMaker:
+    """See ``EngineMaker``. An engine is a fused graph, prepared for this processor; the bundle's own graphs need none.
 
-    flavour: Flavour = "onnxruntime"
+    Args:
+        flavour: onnxruntime or openvino.
+        precision: that it is to compute in.
+
+    Raises:
+        MissingPackageError: If the flavour is not installed.
+        BackendError: If this processor does not compute in ``precision``.
+    """
+
     cuda = ""
 
-    def __init__(self) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingPackageError(
-                f"backend 'onnxruntime' cannot run: {error}. Install it: pip install 'dynvid[cpu]'"
-            ) from None
-        self.version: str = onnxruntime.__version__
-        self.targets: tuple[str, ...] = (this_processor(),)
+    def __init__(self, flavour: str, precision: Precision) -> None:
+        self._precision: Precision = precision
+        self._backend = open_backend(flavour, 1, precision=precision)
+        host = self._backend.engine_host
+        assert host is not None
+        self.flavour, self.version = host.flavour, host.version
+        self.targets: tuple[str, ...] = () if host.device is None else (host.device,)
 
     def jobs(self, bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
         """Return an engine for each fused segment of the route, and ``full``."""
         return fused_jobs(bundle, precision)
 
-    def make(self, job: EngineJob, graph: bytes, report: Report) -> tuple[bytes, Census, float]:
-        """Return the plan, and what the nodes of the graph compute in."""
+    def make(self, job: EngineJob, graph: EngineGraph, report: Report) -> tuple[bytes, Census, float]:
+        """Return the graph as it was prepared; see ``EngineMaker``. OpenVINO compiles it first, once, for one video."""
+        if self.flavour == "onnxruntime":
+            return graph.content, graph.census, graph.seconds
         started = time.perf_counter()
-        plan = for_onnxruntime(graph)
-        return plan, graph_census(graph), round(time.perf_counter() - started, 3)
+        call_on_noise(self._backend, job, graph.content)
+        census = graph_census(graph.content)
+        return graph.content, census, round(graph.seconds + time.perf_counter() - started, 3)
 
     def kill(self) -> None:
-        """Do nothing: what is being made is done at once."""
+        """Do nothing: nothing is made in another process."""
 
     def backend(self) -> Backend:
-        """Return onnxruntime on every core."""
-        return open_backend("onnxruntime")
+        """Return what runs the engines, on all cores."""
+        return open_backend(self.flavour, precision=self._precision)
 
 
 def choose_targets(api: Api, targets: Sequence[str]) -> tuple[str, ...]:

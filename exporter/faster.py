@@ -29,7 +29,7 @@ def is_faster(backend: Backend, job: EngineJob, int8: bytes, fp32: bytes) -> tup
     Raises:
         BackendError: If one of them does not load or run.
     """
-    calls = [_call(backend, job, engine) for engine in (int8, fp32)]
+    calls = [call_on_noise(backend, job, engine) for engine in (int8, fp32)]
     seconds: list[list[float]] = [[], []]
     for turn in range(1 + ROUNDS):
         for spent, call in zip(seconds, calls, strict=True):
@@ -41,7 +41,12 @@ def is_faster(backend: Backend, job: EngineJob, int8: bytes, fp32: bytes) -> tup
     return own <= _GAIN * other, own, other
 
 
-def _call(backend: Backend, job: EngineJob, engine: bytes) -> Call:
+def call_on_noise(backend: Backend, job: EngineJob, engine: bytes) -> Call:
+    """Return a call of an engine of ``job`` for one video of noise.
+
+    Raises:
+        BackendError: If the engine does not load, or cannot be prepared for one video.
+    """
     noise = np.random.default_rng(0)
     inputs = {spec.name: backend.zeros(spec.concrete(1, 1), spec.dtype) for spec in job.inputs}
     outputs = {spec.name: backend.zeros(spec.concrete(1, 1), spec.dtype) for spec in job.outputs}

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.bundle import Bundle
 from ..grid.fusion import FusedSegment, fused_full, fused_segments
 from ..grid.manifest import Precision
 from ..runtime.backends.base import open_backend
@@ -19,7 +18,7 @@ from ..runtime.backends.optimised_graph import OptimisedGraph, unpack
 from ..runtime.composed import Cells
 from ..runtime.executor import Executor
 from ..runtime.session import ArraySource
-from .fuse import fuse
+from .engine_graphs import EngineGraphs
 from .proof_clips import proof_clips
 from .tolerances import Rounding, relative, require, require_bits, require_softmax, rounded, tolerance
 
@@ -32,42 +31,34 @@ Arrays = dict[str, NDArray[Any]]  # by output port, [batch, ...]
 Floats = NDArray[np.float32]
 
 
-def prove_fused(
-    bundle: Bundle,
-    precision: Precision,
-    clips: Floats,
-    report: Callable[[str], None],
-    prepare: Callable[[bytes], bytes] = bytes,
-) -> dict[str, Any]:
-    """Return how far the fused segments of the bundle's route, and ``full``, are from its cells on onnxruntime's CPU.
+def prove_fused(graphs: EngineGraphs, clips: Floats, report: Callable[[str], None]) -> dict[str, Any]:
+    """Return how far the fused segments of a bundle's route, and ``full``, are from its cells on onnxruntime's CPU.
 
     Differences are those of the worst clip, in standard deviations of the tensor (their mean over the clips): of answers
     the largest, of tensors handed on the root of the mean square, for the largest of 100,000 roundings in half precision
     grows with their number. Videos are also run among others, and compared bit by bit with themselves alone.
 
     Args:
-        bundle: a proved bundle; need not be on disk.
-        precision: of the segments.
+        graphs: of a proved bundle, which need not be on disk. They lend what is proved.
         clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop], all different.
         report: gets a line about each step.
-        prepare: what is made of every fused graph first, see ``engine_maker.preparation``.
 
     Raises:
         ProofError: Naming the first segment and tensor that differ.
     """
-    manifest, backend = bundle.manifest, open_backend("onnxruntime")
+    bundle, precision, backend = graphs.bundle, graphs.precision, open_backend("onnxruntime")
+    manifest = bundle.manifest
     segments, full = fused_segments(manifest, precision), fused_full(manifest, precision)
-    models = {}
     for segment in (*segments, full):
         report(f"{precision}: fusing {segment.name}")
-        models[segment] = prepare(fuse(bundle, segment, precision))
+        graphs.lend(segment)
 
     def alone_and_among_others(whole: bool) -> list[list[Arrays]]:
         route, parts = (manifest.route.full, (full,)) if whole else (manifest.route, segments)
-        layouts = [unpack(models[part]) for part in parts]
-        executor = Executor(bundle, backend, precision, models.__getitem__, route=route)
+        layouts = [unpack(graphs.lend(part)) for part in parts]
+        executor = Executor(bundle, backend, precision, graphs.lend, route=route)
         alone = [_run(executor, clip[None], layouts) for clip in clips]
-        executor = Executor(bundle, backend, precision, models.__getitem__, BATCH, [[BATCH]] * len(parts), route)
+        executor = Executor(bundle, backend, precision, graphs.lend, BATCH, [[BATCH]] * len(parts), route)
         rows = np.arange(BATCH) % len(clips)
         for segment, together in zip(parts, _run(executor, clips[rows], layouts), strict=True):
             for row, clip in enumerate(rows):
@@ -99,25 +90,21 @@ def prove_fused(
     }
 
 
-def prove_segments(
-    bundle: Bundle, precision: Precision, report: Callable[[str], None], prepare: Callable[[bytes], bytes] = bytes
-) -> None:
+def prove_segments(graphs: EngineGraphs, report: Callable[[str], None]) -> None:
     """Prove the fused segments of a bundle on clips of dynvid's own, before engines are built from them.
 
     Args:
-        bundle: a bundle.
-        precision: of the segments.
+        graphs: of the segments.
         report: gets a line about each step.
-        prepare: as ``prove_fused``.
 
     Raises:
         ProofError: As ``prove_fused``.
     """
-    grid = bundle.manifest.grid
-    clips = proof_clips(CLIPS, grid.num_frames, bundle.manifest.preprocessing)
-    if precision == "int8":  # beyond the ranges signed and unsigned activations clip elsewhere
+    manifest = graphs.bundle.manifest
+    clips = proof_clips(CLIPS, manifest.grid.num_frames, manifest.preprocessing)
+    if graphs.precision == "int8":  # beyond the ranges signed and unsigned activations clip elsewhere
         clips *= _WITHIN_RANGES
-    prove_fused(bundle, precision, clips, report, prepare)
+    prove_fused(graphs, clips, report)
 
 
 def _errors(

@@ -46,7 +46,7 @@ def in_half(content: bytes, subgraph: Subgraph) -> bytes:
         value.name for value in (*inferred, *graph.input, *graph.output) if value.type.tensor_type.elem_type == _FLOAT
     }
     own = list(_precisions(graph.node, subgraph))
-    held = {spec.name: _PORTS[spec.dtype] for spec in subgraph.inputs}
+    held: dict[str, int] = {spec.name: _PORTS[spec.dtype] for spec in subgraph.inputs}
     held |= {value: own[index] for index, node in enumerate(graph.node) for value in node.output}
     weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == _FLOAT}
     readers: defaultdict[str, set[int]] = defaultdict(set)

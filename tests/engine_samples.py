@@ -1,5 +1,6 @@
-"""A key, what fits it, and plans made for it, for the tests of engines."""
+"""A key, what fits it, and plans made for it, for the tests of engines; and what engines are made from."""
 
+from dynvid.exporter.engine_graphs import EngineGraphs
 from dynvid.grid.engines import EngineKey, Profile, Wanted
 from dynvid.grid.sealed import seal
 
@@ -31,6 +32,11 @@ WANTED = Wanted(
     batch=8,
     frames=(2, 4, 16),
 )
+
+
+def graph_of(job, bundle, precision):
+    """Return the ONNX model that an engine is made from, as it is in the bundle or as its segment is fused."""
+    return EngineGraphs(bundle, precision).take(job.source).content
 
 
 def plan_of(payload=b"", tag=b"vtrt", version=(1, 7, 1, 116), length=2048, says=None):

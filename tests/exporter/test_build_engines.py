@@ -12,14 +12,17 @@ from types import SimpleNamespace
 import onnx
 import pytest
 from disguise import disguised
+from engine_samples import graph_of
 from tensorrt_stub.stub import Stub, write_package
 
+from dynvid.exporter import engine_graphs
 from dynvid.exporter.build_engines import Row, build_engines, exit_code
 from dynvid.exporter.census import graph_census
 from dynvid.exporter.engine_jobs import jobs
 from dynvid.exporter.engine_maker import choose_targets, for_onnxruntime
 from dynvid.exporter.engine_process import Children, Order
-from dynvid.grid.bundle import write_bundle
+from dynvid.exporter.fuse import fuse
+from dynvid.grid.bundle import Bundle, write_bundle
 from dynvid.grid.engine_key import this_processor
 from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import DeviceError, EngineBuildError, EngineFileError, LintError, ProofError, UsageError
@@ -129,7 +132,7 @@ def test_every_engine_of_a_bundle_is_built_for_tensorrt(stub, tiny_bundle, tmp_p
     for row, job in zip(rows, jobs(tiny_bundle, precision, 8), strict=True):
         assert row.engine.key.profiles == job.profiles
         assert row.engine.key.fusion == job.fusion
-        assert row.engine.key.onnx_sha256 == hashlib.sha256(job.graph(tiny_bundle, precision)).hexdigest()
+        assert row.engine.key.onnx_sha256 == hashlib.sha256(graph_of(job, tiny_bundle, precision)).hexdigest()
 
 
 def test_exit_codes():
@@ -185,12 +188,9 @@ def test_a_graph_that_changed_since_export_fails_alone(rtx, tiny_bundle, tmp_pat
 
 def test_graphs_in_another_precision_than_declared_fail(rtx, tiny_bundle, tmp_path, monkeypatch):
     """The fp32 graph behind fp16 ports, for which the builder has no complaint."""
-
-    def swap(job, bundle, precision):
-        other = next(j for j in jobs(bundle, "fp32") if j.name == job.name)
-        return disguised(bundle.read(other.source), job)
-
-    monkeypatch.setattr("dynvid.exporter.engine_jobs.EngineJob.graph", swap)
+    job = next(job for job in jobs(tiny_bundle, "fp16") if job.name == "block1")
+    content = disguised(tiny_bundle.read(tiny_bundle.manifest.subgraph("block1").variant("fp32")), job)
+    monkeypatch.setattr(Bundle, "read", lambda bundle, variant: content)
     (row,) = build_engines(tiny_bundle, tmp_path, precision="fp16", only=["block1"])
     assert row.status == "failed"
     assert exit_code([row]) == 4
@@ -316,7 +316,7 @@ def test_a_build_that_starts_after_the_end_is_killed(stub, tiny_bundle):
     job = jobs(tiny_bundle, "fp32")[0]
     children = Children()
     children.kill()
-    order = Order(job.name, "tensorrt", job.graph(tiny_bundle, "fp32"), job.source, job.profiles, ())
+    order = Order(job.name, "tensorrt", graph_of(job, tiny_bundle, "fp32"), job.source, job.profiles, ())
     with pytest.raises(EngineBuildError, match="died .SIGKILL."):
         children.build(order, print)
 
@@ -407,8 +407,8 @@ def test_every_cell_and_segment_of_the_big_networks_builds(rtx, exports, tmp_pat
 def test_no_segment_is_built_where_the_proof_of_the_fused_segments_fails(tiny_bundle, tmp_path):
     asked = []
 
-    def prove():
-        asked.append(1)
+    def prove(graphs):
+        asked.append(graphs.precision)
         raise ProofError("proof failed: segment2")
 
     rows = build_engines(tiny_bundle, tmp_path / "e", only=["block0", "segment1", "segment2"], prove=prove)
@@ -425,16 +425,16 @@ def test_no_segment_is_built_where_the_proof_of_the_fused_segments_fails(tiny_bu
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_fused_graphs_are_onnxruntimes_engines(tiny_bundle, tmp_path, precision):
     proofs = []
-    rows = build_engines(tiny_bundle, tmp_path, "onnxruntime", precision, prove=lambda: proofs.append(1))
+    rows = build_engines(tiny_bundle, tmp_path, "onnxruntime", precision, prove=lambda graphs: proofs.append(1))
     assert [row.subgraph for row in rows] == ["segment1", "segment2", "segment3", "segment4", "full"]
     assert {row.status for row in rows} == {"built"} and proofs == [1]
     for row, job in zip(rows, [job for job in jobs(tiny_bundle, precision) if job.fusion], strict=True):
         graph = EngineCache(tmp_path).read(row.engine)
-        assert graph == for_onnxruntime(job.graph(tiny_bundle, precision))
+        assert graph == for_onnxruntime(graph_of(job, tiny_bundle, precision))
         assert row.targets == row.engine.key.targets == (this_processor(),) and row.engine.key.cuda == ""
         assert all(row.engine.key.profiles[0].holds(batch, ()) for batch in (1, 3, 4096))
     before = files_of(tmp_path)
-    again = build_engines(tiny_bundle, tmp_path, "onnxruntime", precision, prove=lambda: proofs.append(1))
+    again = build_engines(tiny_bundle, tmp_path, "onnxruntime", precision, prove=lambda graphs: proofs.append(1))
     assert {row.status for row in again} == {"kept"} and proofs == [1]
     assert [row.to_json() | {"status": "built"} for row in again] == [row.to_json() for row in rows]
     assert files_of(tmp_path) == before
@@ -444,22 +444,21 @@ def test_the_fused_graphs_are_onnxruntimes_engines(tiny_bundle, tmp_path, precis
 def test_the_census_of_a_graph_is_that_of_its_network(rtx, tiny_bundle, tmp_path, precision):
     (built,) = build_engines(tiny_bundle, tmp_path, "tensorrt-rtx", precision, only=["segment3"])
     job = next(job for job in jobs(tiny_bundle, precision) if job.name == "segment3")
-    counted, network = graph_census(job.graph(tiny_bundle, precision)), built.engine.dtype_census
+    counted, network = graph_census(graph_of(job, tiny_bundle, precision)), built.engine.dtype_census
     for kind in ("convolution", "parts", "inputs", "outputs"):
         assert counted[kind] == network[kind]
     assert sum(counted["matrix_multiply"].values()) == sum(network["matrix_multiply"].values()) > 0
 
 
 def test_a_graph_in_another_precision_is_no_engine_of_onnxruntime_either(tiny_bundle, tmp_path, monkeypatch):
-    graph = next(job for job in jobs(tiny_bundle, "fp32") if job.name == "segment1").graph(tiny_bundle, "fp32")
-    monkeypatch.setattr("dynvid.exporter.engine_jobs.EngineJob.graph", lambda job, bundle, precision: graph)
+    monkeypatch.setattr(engine_graphs, "fuse", lambda bundle, segment, precision: fuse(bundle, segment, "fp32"))
     (row,) = build_engines(tiny_bundle, tmp_path, "onnxruntime", "fp16", only=["segment1"])
     assert row.status == "failed" and exit_code([row]) == 4
     assert not EngineCache(tmp_path).engines().engines
 
 
 def test_onnxruntime_has_no_engine_that_is_not_proved(tiny_bundle, tmp_path):
-    def prove():
+    def prove(graphs):
         raise ProofError("proof failed: segment2")
 
     rows = build_engines(tiny_bundle, tmp_path, "onnxruntime", only=["segment1", "full"], prove=prove)

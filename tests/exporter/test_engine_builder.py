@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import onnx
 import pytest
 from disguise import disguised
+from engine_samples import graph_of
 from tensorrt_stub.building import HEADER
 from tensorrt_stub.stub import Stub
 
@@ -65,7 +66,7 @@ def content_of(plan):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_whole_sequence_runs_on_every_version(stub, stubbed, tiny_bundle, precision):
     for job in jobs(tiny_bundle, precision, 8):
-        plan, census = build(stubbed, job.graph(tiny_bundle, precision), job, job.name, job.profiles)
+        plan, census = build(stubbed, graph_of(job, tiny_bundle, precision), job, job.name, job.profiles)
         require_census(census, job, precision)
         made = content_of(plan)
         assert "TF32" not in made["flags"]  # fp32 means fp32
@@ -142,7 +143,7 @@ def test_tensorrt_without_a_gpu_is_one_error(monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_rtx_builds_every_subgraph_and_segment_of_a_small_network(rtx, tiny_bundle, precision):
     for job in jobs(tiny_bundle, precision, 8):
-        plan, census = build(rtx, job.graph(tiny_bundle, precision), job, job.name, job.profiles, TARGETS)
+        plan, census = build(rtx, graph_of(job, tiny_bundle, precision), job, job.name, job.profiles, TARGETS)
         require_census(census, job, precision)
         assert set(census["convolution"]) == {"float16" if precision == "fp16" else "float32"}
         assert plan[:4] == b"vtrt"
@@ -231,19 +232,19 @@ def job(request, tiny_bundle):
 def test_an_fp32_graph_passed_off_as_fp16_is_refused_for_its_ports(api, tiny_bundle, job):
     other = next(j for j in jobs(tiny_bundle, "fp32", 8) if j.name == job.name)
     with pytest.raises(CensusError, match=r"of the graph is float32 .*, the bundle declares float16"):
-        build(api, other.graph(tiny_bundle, "fp32"), job, job.name, job.profiles)
+        build(api, graph_of(other, tiny_bundle, "fp32"), job, job.name, job.profiles)
 
 
 def test_an_fp32_graph_behind_fp16_ports_is_refused_for_its_layers(api, tiny_bundle, job):
     other = next(j for j in jobs(tiny_bundle, "fp32", 8) if j.name == job.name)
-    content = disguised(other.graph(tiny_bundle, "fp32"), job)
+    content = disguised(graph_of(other, tiny_bundle, "fp32"), job)
     _, census = build(api, content, job, job.name, job.profiles)
     with pytest.raises(CensusError, match=r"'convolution': \{'float32': \d+\}.*expected the convolutions of .*float16"):
         require_census(census, job, "fp16")
 
 
 def test_an_fp16_graph_passed_off_as_fp32_is_refused(api, tiny_bundle, job):
-    _, census = build(api, job.graph(tiny_bundle, "fp16"), job, job.name, job.profiles)
+    _, census = build(api, graph_of(job, tiny_bundle, "fp16"), job, job.name, job.profiles)
     declared = dataclasses.replace(job, parts=tuple((part, "float32") for part, _ in job.parts))
     with pytest.raises(CensusError, match="expected every layer of .*float32"):
         require_census(census, declared, "fp32")
@@ -253,7 +254,7 @@ def test_an_fp16_graph_passed_off_as_fp32_is_refused(api, tiny_bundle, job):
 
 def test_a_segment_of_both_kinds_is_checked_part_by_part(api, tiny_bundle):
     (job,) = (job for job in jobs(tiny_bundle, "fp16", 8) if job.name == "segment3")
-    _, census = build(api, job.graph(tiny_bundle, "fp16"), job, job.name, job.profiles)
+    _, census = build(api, graph_of(job, tiny_bundle, "fp16"), job, job.name, job.profiles)
     assert set(census["parts"]) == {"block0", "block1", "block2", "head2"} == set(dict(job.parts))
     mixed = dataclasses.replace(job, parts=tuple((p, "float32" if p == "block1" else d) for p, d in job.parts))
     with pytest.raises(CensusError, match="'block1': 'float32'"):
@@ -266,7 +267,7 @@ def test_a_segment_of_both_kinds_is_checked_part_by_part(api, tiny_bundle):
 
 
 def test_ports_of_another_dtype_are_refused(api, tiny_bundle, job):
-    _, census = build(api, job.graph(tiny_bundle, "fp16"), job, job.name, job.profiles)
+    _, census = build(api, graph_of(job, tiny_bundle, "fp16"), job, job.name, job.profiles)
     wrong = census | {"inputs": dict.fromkeys(census["inputs"], "float64")}
     with pytest.raises(CensusError, match="fp16: inputs .*float64"):
         require_census(wrong, job, "fp16")

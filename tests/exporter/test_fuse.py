@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.utils import Extractor
 from samples import TINY, every_monotone_route
 
-from dynvid.exporter import fuse_proof
+from dynvid.exporter import engine_graphs
 from dynvid.exporter.draft import Draft
+from dynvid.exporter.engine_graphs import EngineGraphs
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.fuse_proof import prove_fused
 from dynvid.exporter.proof_clips import proof_clips
@@ -29,7 +30,7 @@ def clips_of(bundle, count=3):
 
 
 def prove(bundle, precision="fp32", count=3):
-    return prove_fused(bundle, precision, clips_of(bundle, count), lambda _: None)
+    return prove_fused(EngineGraphs(bundle, precision), clips_of(bundle, count), lambda _: None)
 
 
 def on_route(bundle, cells, linked=True):
@@ -442,7 +443,7 @@ def test_a_wrong_graph_is_found(tiny_bundle, monkeypatch, name, fault, message):
     # at (2,1) block 1 joins frames that waited with new ones, at (3,1) they are joined to wait; full has two spans a block
     bundle = on_route(tiny_bundle, [(1, 0), (2, 1), (3, 1), (3, 2)], linked=name != "full")
     prove(bundle)
-    monkeypatch.setattr(fuse_proof, "fuse", faulty)
+    monkeypatch.setattr(engine_graphs, "fuse", faulty)
     with pytest.raises(ProofError, match=message):
         prove(bundle)
 

@@ -25,10 +25,11 @@ from dynvid.exporter import build_engines as build_module
 from dynvid.exporter import faster as faster_module
 from dynvid.exporter import int8_layers as layers_module
 from dynvid.exporter.build_engines import build_engines
+from dynvid.exporter.engine_graphs import EngineGraphs
 from dynvid.exporter.engine_jobs import fused_jobs
 from dynvid.exporter.engine_maker import for_onnxruntime, for_openvino, preparation
 from dynvid.exporter.fuse import fuse
-from dynvid.exporter.fuse_proof import prove_fused
+from dynvid.exporter.fuse_proof import prove_fused, prove_segments
 from dynvid.exporter.int8_layers import choose, drops, exits_agree
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.rewrites import rewrite
@@ -38,6 +39,7 @@ from dynvid.exporter.watch import watch
 from dynvid.exporter.wires import Tensor, Wires
 from dynvid.grid.bundle import Bundle, write_bundle
 from dynvid.grid.engine_key import this_processor
+from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import (
     BackendError,
     CensusError,
@@ -240,7 +242,7 @@ def test_convolutions_multiply_unsigned_bytes_by_signed_ones_where_vnni_does(
 def test_fused_segments_compute_what_the_cells_compute(int8_bundle):
     manifest = int8_bundle.manifest
     clips = proof_clips(3, manifest.grid.num_frames, manifest.preprocessing)
-    figures = prove_fused(int8_bundle, "int8", clips, lambda _: None, preparation("onnxruntime"))
+    figures = prove_fused(EngineGraphs(int8_bundle, "int8", preparation("onnxruntime")), clips, lambda _: None)
     assert max(figures["checkpoints"]) < 0.2
 
 
@@ -338,6 +340,34 @@ def test_what_is_not_faster_in_int8_stays_in_fp32_and_runs_beside_the_rest(int8_
     assert 1e-4 * plain.std() < np.abs(found[1] - plain[1]).max() < 0.5 * plain.std()
 
 
+def test_fp32_in_the_place_of_int8_is_proved_too(int8_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "is_faster", lambda _, job, *__: (job.name == "segment2", 1.0, 1.0))
+    proved = {}
+
+    def prove(graphs):
+        prove_segments(graphs, lambda _: None)
+        manifest, precision = int8_bundle.manifest, graphs.precision
+        segments = (*fused_segments(manifest, precision), fused_full(manifest, precision))
+        proved[precision] = {segment.name: graphs.lend(segment) for segment in segments}
+
+    rows = build_engines(int8_bundle, tmp_path, "onnxruntime", "int8", prove=prove)
+    for row in rows:
+        kept = proved["int8" if row.subgraph == "segment2" else "fp32"][row.subgraph]
+        assert (tmp_path / row.engine.plan).read_bytes() == kept
+
+
+def test_fp32_that_is_not_proved_takes_no_place(int8_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "is_faster", lambda _, job, *__: (job.name == "segment2", 1.0, 1.0))
+
+    def prove(graphs):
+        if graphs.precision == "fp32":
+            raise ProofError("proof failed: segment1")
+
+    rows = build_engines(int8_bundle, tmp_path, "onnxruntime", "int8", prove=prove)
+    assert {row.subgraph for row in rows if row.status == "built"} == {"segment2"}
+    assert {engine.key.subgraph for engine in EngineCache(tmp_path).engines().engines} == {"segment2"}
+
+
 def test_int8_engines_are_measured_one_at_a_time(int8_bundle, tmp_path):
     with pytest.raises(UsageError, match="2 workers with INT8 on openvino: .* expected 1"):
         build_engines(int8_bundle, tmp_path, "openvino", "int8", workers=2)
@@ -378,7 +408,7 @@ def test_a_census_without_int8_is_refused(int8_bundle, tmp_path, monkeypatch):
             plan, census, seconds = super().make(job, graph, report)
             return plan, census | {"convolution": {"int8": 1, "float32": 5}}, seconds
 
-    monkeypatch.setattr(build_module, "open_maker", lambda *_: Forgetful())
+    monkeypatch.setattr(build_module, "open_maker", lambda *_: Forgetful("onnxruntime"))
     (row,) = build_engines(int8_bundle, tmp_path, "onnxruntime", "int8", only=["segment1"])
     assert isinstance(row.error, CensusError)
     assert "1 convolutions in INT8, expected the" in str(row.error)

@@ -11,8 +11,9 @@ import pytest
 from samples import TINY
 
 from dynvid.exporter.build_engines import build_engines
+from dynvid.exporter.engine_graphs import EngineGraphs
 from dynvid.exporter.engine_jobs import fused_jobs
-from dynvid.exporter.engine_maker import OnnxRuntimeMaker, for_onnxruntime
+from dynvid.exporter.engine_maker import for_onnxruntime, open_maker, preparation
 from dynvid.exporter.fuse import fuse
 from dynvid.exporter.optimise import optimise
 from dynvid.exporter.rewrites import rewrite
@@ -199,7 +200,7 @@ def test_an_engine_that_names_no_processor_is_stale_and_says_so(tiny_bundle, tmp
 
 def test_an_engine_of_onnxruntime_is_for_one_kind_of_processor(tiny_bundle, tmp_path):
     (row,) = build_engines(tiny_bundle, tmp_path, "onnxruntime", only=["full"])
-    assert OnnxRuntimeMaker().targets == row.engine.key.targets == (this_processor(),)
+    assert open_maker("onnxruntime").targets == row.engine.key.targets == (this_processor(),)
     for targets in (("avx2", "avx512f"), ("AVX 2",)):
         with pytest.raises(UsageError, match="expected one processor like 'avx512f'"):
             dataclasses.replace(row.engine.key, targets=targets)
@@ -233,8 +234,9 @@ def test_a_processor_without_a_list_of_flags_has_its_name(monkeypatch):
 
 
 def test_every_job_of_a_bundle_is_optimised(tiny_bundle):
-    maker = OnnxRuntimeMaker()
+    maker = open_maker("onnxruntime")
+    graphs = EngineGraphs(tiny_bundle, "fp32", preparation("onnxruntime"))
     for job in fused_jobs(tiny_bundle, "fp32"):
-        plan, census, _ = maker.make(job, job.graph(tiny_bundle, "fp32"), lambda _: None)
+        plan, census, _ = maker.make(job, graphs.take(job.source), lambda _: None)
         assert b"nchwc" in unpack(plan).model or not this_processor().startswith("avx")
         assert census["convolution"].keys() == {"float32"}

@@ -15,7 +15,6 @@ from planted_faults import lose_state, rewired, scale_weight, stale_state, with_
 from public_layouts import EVERY, INITIALISATIONS, NAMES, SMALL_MSDNET, SMALL_RESNET, make_sure, network, resnet, weigh
 
 from dynvid.exporter.build_engines import build_engines
-from dynvid.exporter.engine_maker import preparation
 from dynvid.exporter.export import export, prove_again, sha256_of
 from dynvid.exporter.fuse_proof import prove_segments
 from dynvid.exporter.proof import PROOF_CLIPS, agreement_of, prove
@@ -62,12 +61,11 @@ def brought(layout, how, sure, folder):
 def goes_the_whole_way(path, model, folder):
     """Export, build engines, run a clip on them, prove again; return the proof."""
     bundle = export(model, folder / "b", source_sha256=sha256_of(path), precisions=("fp32",))
-    prepare = preparation("onnxruntime")
     rows = build_engines(
         bundle,
         folder / "b.engines",
         "onnxruntime",
-        prove=lambda: prove_segments(bundle, "fp32", lambda _: None, prepare),
+        prove=lambda graphs: prove_segments(graphs, lambda _: None),
     )
     assert [row.error for row in rows] == [None] * len(rows)
     backend = open_backend("onnxruntime")

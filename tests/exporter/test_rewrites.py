@@ -8,10 +8,10 @@ from onnx import helper, numpy_helper
 from samples import TINY
 
 from dynvid.exporter import join_frames as joining
-from dynvid.exporter.engine_jobs import fused_jobs
-from dynvid.exporter.engine_maker import OnnxRuntimeMaker, for_onnxruntime, preparation
+from dynvid.exporter.engine_graphs import EngineGraphs
+from dynvid.exporter.engine_maker import for_onnxruntime, preparation
 from dynvid.exporter.fuse import fuse
-from dynvid.exporter.fuse_proof import prove_fused, prove_segments
+from dynvid.exporter.fuse_proof import prove_fused
 from dynvid.exporter.join_frames import join_frames
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.exporter.rewrites import REWRITES, flatten_concats, fold_shift, one_video, rewrite, split_concats
@@ -30,7 +30,8 @@ DEEP = {**TINY, "options": {**TINY["options"], "layers": [3, 3], "channels": 32}
 def prove(bundle, precision="fp32", rewrites=REWRITES):
     grid = bundle.manifest.grid
     clips = proof_clips(3, grid.num_frames, bundle.manifest.preprocessing)
-    figures = prove_fused(bundle, precision, clips, lambda _: None, lambda graph: for_onnxruntime(graph, rewrites))
+    graphs = EngineGraphs(bundle, precision, lambda graph: for_onnxruntime(graph, rewrites))
+    figures = prove_fused(graphs, clips, lambda _: None)
     return max(*figures["checkpoints"], *figures["handed_on"], figures["full"])
 
 
@@ -422,23 +423,8 @@ def test_a_wrong_rewrite_is_found(however_small, tiny_bundle, fault):
         prove(tiny_bundle, rewrites=(one_video, fold_shift, join_frames, fault))
 
 
-def test_what_is_kept_is_what_is_proved(tiny_bundle):
-    proved = []
-
-    def prepare(graph):
-        proved.append(preparation("onnxruntime")(graph))
-        return proved[-1]
-
-    prove_segments(tiny_bundle, "fp32", lambda _: None, prepare)
-    maker = OnnxRuntimeMaker()
-    kept = {
-        maker.make(job, job.graph(tiny_bundle, "fp32"), lambda _: None)[0] for job in fused_jobs(tiny_bundle, "fp32")
-    }
-    assert kept == set(proved) and len(kept) == 5
-
-
 def test_other_flavours_keep_the_fused_graph(tiny_bundle):
-    graph = fused_jobs(tiny_bundle, "fp32")[0].graph(tiny_bundle, "fp32")
+    graph = fuse(tiny_bundle, fused_full(tiny_bundle.manifest, "fp32"), "fp32")
     assert [preparation(flavour)(graph) == graph for flavour in ("openvino", "tensorrt", "tensorrt-rtx")] == [True] * 3
 
 

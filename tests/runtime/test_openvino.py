@@ -9,8 +9,8 @@ import pytest
 from contract import BATCH, Case, Graphs
 
 from dynvid.exporter.build_engines import build_engines, key_of
-from dynvid.exporter.engine_maker import open_maker
-from dynvid.exporter.openvino_maker import OpenVinoMaker
+from dynvid.exporter.engine_graphs import EngineGraphs
+from dynvid.exporter.engine_maker import open_maker, preparation
 from dynvid.grid.engines import EngineCache
 from dynvid.grid.errors import BackendError, IntegrityError, MissingPackageError, UsageError
 from dynvid.runtime.backends.base import open_backend
@@ -153,13 +153,12 @@ def test_poisoned_rows():
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
 def test_engines_are_the_fused_graphs_and_sessions_run_them(tiny_bundle, tmp_path, precision):
-    maker, cache = OpenVinoMaker(precision), EngineCache(tmp_path, tiny_bundle.root)
+    maker, cache = open_maker("openvino", precision=precision), EngineCache(tmp_path, tiny_bundle.root)
     for job in maker.jobs(tiny_bundle, precision):
-        graph = job.graph(tiny_bundle, precision)
-        assert graph == job.graph(tiny_bundle, "fp32")
+        graph = EngineGraphs(tiny_bundle, "fp32", preparation("openvino")).take(job.source)
         plan, census, seconds = maker.make(job, graph, lambda _: None)
-        assert plan == graph and census["convolution"].keys() == {"float32"} and seconds > 0
-        cache.write(key_of(job, tiny_bundle, graph, maker, precision, maker.targets), plan, seconds, census)
+        assert plan == graph.content and census["convolution"].keys() == {"float32"} and seconds > 0
+        cache.write(key_of(job, tiny_bundle, graph.sha256, maker, precision), plan, seconds, census)
     clip = contract.clips_of(tiny_bundle, 1)[0]
     backend = open_backend("openvino", 1, precision=precision)
     plan = open_engines(tiny_bundle, backend, tmp_path, precision).plan
