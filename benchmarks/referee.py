@@ -6,11 +6,6 @@ process and a lost answer hangs it. Whatever LoadGen does is reported; only faul
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,13 +15,13 @@ import numpy as np
 from ..grid.errors import MissingPackageError, ResourceError, UsageError
 from ..grid.manifest import Precision
 from ..grid.strict_json import StrictJsonError, dumps, loads, parse
+from ..runtime.child_process import ChildFailure, ChildProcess
 from ..runtime.policies import Mode
 from .loadgen_log import ACCURACY, DETAIL, LogError, read_answers, read_verdict
 from .report import Scenario
 
 Name = Literal["SingleStream", "Offline", "Server"]
 
-EXITS = "exits.json"
 OFFLINE_MARGIN = 1.2
 """Offline is told to expect so much more than a first measurement, or it might end too soon to count."""
 
@@ -34,7 +29,8 @@ _LOADGEN_SLACK = 1.1  # on the number of Offline samples, LoadGen's own
 _SINGLE_STREAM_QUERIES = 100  # LoadGen wants 64 to trust a p90
 _SERVER_QUERIES = 1000  # and 662 to trust a p99; of 1000, two may be late
 _TIMES_LONGER = 3.0
-_CHILD = (sys.executable, "-P", "-m", "dynvid.benchmarks.referee_child")
+_STDERR = "stderr.txt"
+_CHILD = "from dynvid.benchmarks.referee_child import main; main()"
 
 
 @dataclass(frozen=True)
@@ -122,12 +118,12 @@ class ScenarioOrder:
         return opening_s + warm_up_s + max(self.min_s, self.min_queries * query_s)
 
 
-def referee(order: RefereeOrder, child: Sequence[str] = _CHILD, grace_s: float = 60.0) -> tuple[Scenario, ...]:
+def referee(order: RefereeOrder, child: str = _CHILD, grace_s: float = 60.0) -> tuple[Scenario, ...]:
     """Return what LoadGen says of SingleStream, Offline and Server; ``ABORTED`` where a run did not come to its end.
 
     Args:
         order: what to drive.
-        child: the command that runs one scenario, without its order.
+        child: code that runs one scenario.
         grace_s: that a scenario may take beyond three times what it should.
 
     Raises:
@@ -169,49 +165,31 @@ def _check(order: RefereeOrder) -> None:
         )
 
 
-def _run(scenario: ScenarioOrder, child: Sequence[str], grace_s: float) -> Scenario:
+def _run(scenario: ScenarioOrder, code: str, grace_s: float) -> Scenario:
     """Return the result of one scenario, run in a child process that is killed when it takes too long."""
     folder = scenario.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (DETAIL, ACCURACY, EXITS):  # of a run before
+        for name in (DETAIL, ACCURACY, _STDERR):  # of a run before
             (folder / name).unlink(missing_ok=True)
         (folder / "order.json").write_bytes(dumps(asdict(scenario)))
-        stderr = (folder / "stderr.txt").open("wb")
     except OSError as error:
         raise ResourceError(f"log folder {str(folder)!r} cannot be written ({error.strerror}): give another") from None
-    limit_s = scenario.expected_s * _TIMES_LONGER + grace_s
-    with stderr:
-        process = subprocess.Popen(
-            [*child, str(folder / "order.json")],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            start_new_session=True,
-        )
-        try:
-            status: int | None = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            if process.returncode is None:  # Ctrl-C, too
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    if status != 0:
-        ended = f"killed after {limit_s:.0f} s" if status is None else _how_it_ended(status)
-        lines = (folder / "stderr.txt").read_text(errors="replace").split("\n")
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-        return _aborted(scenario.name, _target(scenario), f"{ended}: {said}")
+    child = ChildProcess(code, str(folder / "order.json"))
     try:
-        return _result(scenario)
-    except (LogError, OSError, StrictJsonError) as error:
+        try:
+            exits = child.receive(scenario.expected_s * _TIMES_LONGER + grace_s)
+        finally:
+            child.stop(at_once=True)
+            (folder / _STDERR).write_bytes(child.heard)
+        return _result(scenario, parse(tuple[int, ...], loads(bytes(exits))))
+    except (ChildFailure, LogError, OSError, StrictJsonError) as error:
         return _aborted(scenario.name, _target(scenario), str(error))
 
 
-def _result(scenario: ScenarioOrder) -> Scenario:
-    order = scenario.order
+def _result(scenario: ScenarioOrder, exits: tuple[int, ...]) -> Scenario:
+    order, left = scenario.order, np.array(exits)
     verdict, answers = read_verdict(scenario.folder), read_answers(scenario.folder)
-    left = np.array(parse(tuple[int, ...], loads((scenario.folder / EXITS).read_bytes())))
     expected = np.load(order.expected)
     differing = sum((answer.class_index, answer.exit) != tuple(expected[answer.clip]) for answer in answers)
     return Scenario(
@@ -236,10 +214,6 @@ def _target(scenario: ScenarioOrder) -> str | None:
     if scenario.name == "Server":
         return f"{scenario.queries_per_s:.1f} queries/s, p99 <= {scenario.bound_ms:.1f} ms"
     return f"at least {scenario.min_s:g} s" if scenario.name == "Offline" else None
-
-
-def _how_it_ended(status: int) -> str:
-    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
 def _aborted(name: Name, target: str | None, reason: str) -> Scenario:

@@ -1,4 +1,4 @@
-"""The process in which LoadGen runs one scenario: ``python -m dynvid.benchmarks.referee_child ORDER.json``. ``referee`` says why.
+"""The process in which LoadGen runs one scenario; its argument is the file of the order. ``referee`` says why.
 
 LoadGen calls in from threads of its own, where a Python exception would end in a crash of the process; one in the callback
 of a future would be logged, its answer lost, and LoadGen would wait for ever. So every callback ends the process in order.
@@ -26,12 +26,13 @@ from ..grid.manifest import Manifest
 from ..grid.strict_json import dumps, loads, parse
 from ..runtime.answer import Answer
 from ..runtime.capacity import Limits, open_executor
+from ..runtime.child_process import end_with_the_parent, open_replies, send
 from ..runtime.intake import Intake
 from ..runtime.replicas import Replicas
 from ..runtime.stream import Stream
 from .clips import InOrder
 from .loadgen_log import ANSWER
-from .referee import EXITS, OFFLINE_MARGIN, ScenarioOrder
+from .referee import OFFLINE_MARGIN, ScenarioOrder
 
 P = ParamSpec("P")
 
@@ -148,8 +149,8 @@ class Subject:
         self._complete(sample, row.ctypes.data, row.nbytes)
 
 
-def run(scenario: ScenarioOrder) -> None:
-    """Run one scenario; LoadGen's logs and the exits go to its folder.
+def run(scenario: ScenarioOrder) -> list[int]:
+    """Run one scenario, with LoadGen's logs in its folder; return how many samples left at each checkpoint.
 
     Raises:
         DynvidError: As ``open_streams``, or what a clip got instead of an answer.
@@ -177,7 +178,7 @@ def run(scenario: ScenarioOrder) -> None:
         loadgen.StartTestWithLogSettings(sut, library, settings(loadgen, scenario, rate), logs, "")
         loadgen.DestroyQSL(library)
         loadgen.DestroySUT(sut)
-        (scenario.folder / EXITS).write_bytes(dumps(subject.exits))
+    return subject.exits
 
 
 def settings(loadgen: Any, scenario: ScenarioOrder, rate: float) -> Any:
@@ -208,12 +209,11 @@ def _die(fault: BaseException) -> NoReturn:
 
 
 def main() -> None:
-    """Run the scenario of the order in the file that is named on the command line."""
+    """Run the scenario of the order in the file that is named on the command line; reply with its exits, as JSON."""
+    replies = open_replies()
+    end_with_the_parent()
     try:
-        run(parse(ScenarioOrder, loads(Path(sys.argv[1]).read_bytes())))
+        exits = run(parse(ScenarioOrder, loads(Path(sys.argv[1]).read_bytes())))
     except DynvidError as error:
         _die(error)
-
-
-if __name__ == "__main__":
-    main()
+    send(replies, dumps(exits))

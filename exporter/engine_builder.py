@@ -5,11 +5,9 @@ In precision nothing is left to the builder: networks are strongly typed, and TF
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from ..grid.engine_key import Profile
@@ -48,7 +46,6 @@ def build(
         EngineBuildError: If the graph or its profiles are refused, with the parser's or the builder's reasons.
         CensusError: If the graph's ports are not the declared ones.
         BackendError: If no builder can be started.
-        KeyboardInterrupt: On Ctrl-C, between two steps of the build.
     """
     trt = api.trt
     builder = api.create_builder()
@@ -70,10 +67,9 @@ def build(
         _add_profile(api, builder, config, ports, profile, number, name)
     census = census_of(api, network)
     api.errors.clear()
-    monitor = _monitor(trt, report)
+    monitor = _monitor(trt, report)  # must live as long as the build
     config.progress_monitor = monitor
-    with _interruptible(monitor):
-        memory = builder.build_serialized_network(network, config)
+    memory = builder.build_serialized_network(network, config)
     if memory is None:
         raise _refused(api, name, "the builder refuses it", api.errors.reason())
     return bytes(memory), census
@@ -126,13 +122,12 @@ def _add_profile(api: Api, builder: Any, config: Any, ports: Ports, profile: Pro
 
 
 def _monitor(trt: Any, report: Report) -> Any:
-    """Return a progress monitor that reports a few lines a second; ``stop`` set, it ends the build at its next step."""
+    """Return a progress monitor that reports a few lines a second."""
     lock = threading.Lock()
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.stop = False
             self._steps: dict[str, int] = {}
             self._told = -_REPORT_EVERY_S
 
@@ -143,7 +138,7 @@ def _monitor(trt: Any, report: Report) -> Any:
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             self._tell(f"{phase_name.lower()} {step + 1}/{self._steps.get(phase_name, 0)}")
-            return not self.stop
+            return True
 
         def phase_finish(self, phase_name: str) -> None:
             pass
@@ -155,22 +150,3 @@ def _monitor(trt: Any, report: Report) -> Any:
                     self._told = time.monotonic()
 
     return Monitor()
-
-
-@contextmanager
-def _interruptible(monitor: Any) -> Iterator[None]:
-    """Let Ctrl-C end the build at its next step: an exception may not pass through the builder."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        monitor.stop = True
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if monitor.stop:
-        raise KeyboardInterrupt

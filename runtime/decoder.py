@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from ..grid.errors import DecoderFaultError, DynvidError, UsageError, VideoError
 from ..grid.preprocessing import Preprocessing
+from .child_process import ChildFailure
 from .closing import Closing
-from .decoder_child import Child, ChildFailure, StartFailure
+from .decoder_child import NO_MEMORY, Child, StartFailure
 from .frames import FrameArray, FrameSource, SampledFrames, regular_file
 from .sample_clip import AS_IT_IS, FRAMES, sample_pixels
 
@@ -194,7 +195,7 @@ class _ChildVideo(SampledFrames):
                 f"Expected '{sys.executable}' to load av and numpy; run 'dynvid doctor'."
             )
         reason, advice = f"cannot be decoded: the decoder process {failure}", "Leave it out, or repair it."
-        if failure.ended_itself:
+        if failure.code >= 0 and failure.code != NO_MEMORY:  # an exception that nobody foresaw
             try:
                 self._decoder.check()
             except DecoderFaultError:

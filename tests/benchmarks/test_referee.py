@@ -1,9 +1,7 @@
 """LoadGen drives a stream for real; whatever goes wrong in its process is a scenario that says so, in time."""
 
 import shutil
-import subprocess
 import sys
-import textwrap
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from dynvid.exporter.build_engines import build_engines
 from dynvid.exporter.proof_clips import proof_clips
 from dynvid.grid.errors import MissingPackageError, ResourceError, UsageError
 from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.child_process import ChildProcess
 from dynvid.runtime.decoder import Decoder
 from dynvid.runtime.session import ArraySource, Session
 from dynvid.training.clips import write_clips
@@ -71,20 +70,17 @@ def scenarios(order):
     return referee(order)
 
 
-def python(code, *arguments):
-    """Return a command that runs ``code`` in place of the child."""
-    return (sys.executable, "-P", "-c", textwrap.dedent(code), *arguments)
+REPLY = "from dynvid.runtime.child_process import open_replies, send; send(open_replies(), b'[1, 1, 1, 1]')"
 
 
 def child_with(planted):
     """Return the real child with a fault."""
-    return python(f"from dynvid.benchmarks import referee_child as child\n{planted}\nchild.main()\n")
+    return f"from dynvid.benchmarks import referee_child as child\n{planted}\nchild.main()\n"
 
 
 def replay(logs):
     """Return a child that writes what a run before wrote."""
-    code = "import pathlib, shutil, sys; to = pathlib.Path(sys.argv[2]).parent; [shutil.copy(p, to) for p in (pathlib.Path(sys.argv[1]) / to.name).iterdir() if p.name != 'order.json']"
-    return python(code, logs)
+    return f"import pathlib, shutil, sys; to = pathlib.Path(sys.argv[1]).parent; [shutil.copy(p, to) for p in (pathlib.Path({logs!r}) / to.name).iterdir() if p.name != 'order.json']; {REPLY}"
 
 
 @pytest.fixture
@@ -136,32 +132,31 @@ def test_wrong_answers_are_counted(order, scenarios, quick, tmp_path):
 
 def test_a_child_that_crashes_is_aborted(quick):
     crash = "import os, signal, sys; print('first\\nlast words\\n', file=sys.stderr, flush=True); os.kill(os.getpid(), signal.SIGSEGV)"
-    single, offline, server = referee(quick, python(crash))
-    assert (single.name, single.validity, single.reason) == ("SingleStream", "ABORTED", "killed by SIGSEGV: last words")
+    single, offline, server = referee(quick, crash)
+    assert (single.name, single.validity, single.reason) == ("SingleStream", "ABORTED", "died (SIGSEGV): last words")
+    assert (Path(quick.logs) / "SingleStream" / "stderr.txt").read_text() == "first\nlast words\n\n"
     assert offline.validity == "ABORTED"
     assert server.reason == "not run: its target comes from SingleStream, which was aborted"
 
 
 def test_a_child_that_hangs_is_killed(quick, tmp_path):
-    hang = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(1000)"
-    single, _, _ = referee(quick, python(hang, str(tmp_path / "pid")), grace_s=1.0)
+    hang = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(1000)"
+    single, _, _ = referee(quick, hang, grace_s=1.0)
     assert single.validity == "ABORTED"
-    assert single.reason.startswith("killed after ") and single.reason.endswith(" s: it said nothing")
+    assert single.reason.startswith("did not answer within ") and single.reason.endswith(" s and was killed")
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
 
 
-def test_ctrl_c_ends_the_child_too(quick, tmp_path, monkeypatch):
-    started, wait = [], subprocess.Popen.wait
+def test_ctrl_c_ends_the_child_too(quick, monkeypatch):
+    started = []
 
-    def interrupted(process, timeout=None):
-        if process not in started:
-            started.append(process)
-            raise KeyboardInterrupt
-        return wait(process, timeout)
+    def interrupted(child, timeout_s):
+        started.append(child.process)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    monkeypatch.setattr(ChildProcess, "receive", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        referee(quick, python("import time; time.sleep(1000)"))
+        referee(quick, "import time; time.sleep(1000)")
     assert [process.returncode for process in started] == [-9]
 
 
@@ -171,27 +166,34 @@ def test_an_exception_in_a_callback_ends_the_child_in_order(quick, callback):
     if callback == "load":  # not in the warm-up, which is no callback
         planted = "load = child.Subject.load\ndef broken(self, indices):\n    if isinstance(indices, range): load(self, indices)\n    else: raise ValueError('planted')\nchild.Subject.load = broken"
     single, _, _ = referee(quick, child_with(planted))
-    assert (single.validity, single.reason) == ("ABORTED", "exit status 1: ValueError: planted")
+    assert (single.validity, single.reason) == ("ABORTED", "died (exit code 1): ValueError: planted")
 
 
 def test_a_lost_answer_is_not_waited_for(quick):
     single, _, _ = referee(quick, child_with("child.Subject._answer = lambda *_: None"), grace_s=4.0)
     assert single.validity == "ABORTED"
-    assert single.reason.startswith("killed after ")
+    assert single.reason.startswith("did not answer within ")
 
 
 def test_an_error_of_ours_is_told_with_its_exit_code(quick, tmp_path):
     single, _, _ = referee(replace(quick, engines=str(tmp_path / "none")))
     assert single.validity == "ABORTED"
-    assert single.reason.startswith("exit status 4: MissingEngineError: ") and "dynvid build-engines" in single.reason
+    assert (
+        single.reason.startswith("died (exit code 4): MissingEngineError: ") and "dynvid build-engines" in single.reason
+    )
 
 
 def test_a_run_without_a_result_is_aborted_and_old_logs_are_not_taken_for_it(order, scenarios, quick):
     shutil.copytree(order.logs, quick.logs)
-    single, offline, _ = referee(quick, python("pass"))
+    single, offline, _ = referee(quick, REPLY)
     assert single.validity == offline.validity == "ABORTED"
     assert "mlperf_log_detail.txt cannot be read" in single.reason
     assert not (Path(quick.logs) / "Offline" / ACCURACY).exists()
+
+
+def test_a_child_that_ends_without_an_answer_is_aborted(quick):
+    single, _, _ = referee(quick, "pass")
+    assert (single.validity, single.reason) == ("ABORTED", "died (exit code 0)")
 
 
 def test_without_loadgen_nothing_runs(quick, monkeypatch):

@@ -150,7 +150,7 @@ def test_children_that_talk_much_do_not_block_and_leave_no_descriptor(with_av, c
         assert (read(decoder, clips[0]) == sample_pixels()).all()
         with pytest.raises(VideoError, match=r"ZeroDivisionError: an odd video"):
             read(decoder, clips[1])
-        assert len(decoder._child._heard if decoder._child else b"") <= 1 << 16
+        assert len(decoder._child.heard if decoder._child else b"") <= 1 << 16
     assert len(os.listdir("/proc/self/fd")) == before
 
 
