@@ -17,13 +17,13 @@ from .grid.packages import packages
 from .runtime.open_model import open_model as load
 
 if TYPE_CHECKING:
-    from .benchmarks.contestants import Loads
-    from .benchmarks.report import Report as BenchReport
-    from .benchmarks.timing import Timing
+    from .benchmarks.measure.contestants import Loads
+    from .benchmarks.report.report import Report as BenchReport
+    from .benchmarks.segment_times import Timing
     from .calibration.calibrate import Calibration
     from .calibration.drift import Drift
     from .calibration.scores import Scores
-    from .exporter.build_engines import Row
+    from .exporter.engines.build import Row
     from .grid.bundle import Bundle
     from .grid.manifest import Precision
 
@@ -198,13 +198,13 @@ def build_engines(
         EnvironmentFaultError: If this backend's engines cannot be built here at all.
     """
     from .grid.bundle import Bundle
-    from .grid.engines import engines_folder
+    from .grid.engines.cache import engines_folder
 
     with packages("export"):
         import onnx  # noqa: F401
 
-        from .exporter.build_engines import build_engines as run_build
-        from .exporter.fuse_proof import prove_segments
+        from .exporter.engines.build import build_engines as run_build
+        from .exporter.proof.segment_equivalence import prove_segments
 
     opened = Bundle.open(Path(bundle))
     return run_build(
@@ -357,7 +357,7 @@ def quantize(
     from .grid.bundle import Bundle
 
     with packages("export"):
-        from .exporter.int8 import MIN_AGREEMENT, calibrate_int8
+        from .exporter.int8.quantize import MIN_AGREEMENT, calibrate_int8
     opened = Bundle.open(Path(bundle))
     _require_source(opened, Path(training_checkpoint))
     request = Request(q=q, max_drop=max_drop if q is None else None)
@@ -426,7 +426,7 @@ def time(
         UsageError: If there are too few rounds.
         IntegrityError, BackendError: As ``load``.
     """
-    from .benchmarks.timing import measure
+    from .benchmarks.measure.timing import measure
     from .grid.bundle import Bundle
 
     opened, folder = Bundle.open(Path(bundle)), None if engines is None else Path(engines)
@@ -491,14 +491,14 @@ def bench(
     """
     from .benchmarks.bench import Options
     from .benchmarks.bench import bench as run_bench
-    from .benchmarks.clips import random_clips, read_clips
-    from .benchmarks.refereed import Referee
-    from .benchmarks.report_files import LOGS, require_report_folder, write_report
-    from .benchmarks.report_svg import require_plots
+    from .benchmarks.measure.clips import random_clips, read_clips
+    from .benchmarks.mlperf.subject import Referee
+    from .benchmarks.report.files import LOGS, require_report_folder, write_report
+    from .benchmarks.report.svg import require_plots
     from .grid.bundle import Bundle
-    from .grid.engines import engines_folder
+    from .grid.engines.cache import engines_folder
     from .grid.thresholds import read_thresholds
-    from .runtime.engines import fitting_backend
+    from .runtime.execution.engine_lookup import fitting_backend
 
     if backend == "null":
         raise UsageError("backend 'null' computes nothing, so there is nothing to measure: expected onnxruntime")
@@ -550,15 +550,15 @@ def _loads(bundle: Bundle, backend: str, precision: Precision, folder: Path, rep
     """
     import importlib.util
 
-    from .benchmarks.contestants import Loads
-    from .runtime.backends.base import ON_CPU
+    from .benchmarks.measure.contestants import Loads
+    from .runtime.backends.registry import ON_CPU
 
     if importlib.util.find_spec("onnx") is None:
         return Loads()
-    from .exporter.build_engines import build_engines as run_build
-    from .exporter.engine_maker import for_openvino, preparation
-    from .exporter.fuse import fuse
-    from .exporter.fuse_proof import prove_segments
+    from .exporter.engines.build import build_engines as run_build
+    from .exporter.engines.makers import for_openvino, preparation
+    from .exporter.graphs.fuse import fuse
+    from .exporter.proof.segment_equivalence import prove_segments
 
     graph = partial(fuse, bundle, precision=precision)
     if backend not in ON_CPU:
@@ -594,10 +594,10 @@ def _scores(
 ) -> Scores:
     """Return the scores of a bundle, run as ``load`` runs it."""
     from .calibration.scoring import score_videos
-    from .runtime.capacity import Limits, open_executor
-    from .runtime.decoder import Decoder
+    from .runtime.execution.capacity import Limits, open_executor
     from .runtime.session import Session
-    from .runtime.video_list import read_list
+    from .runtime.video.decoder import Decoder
+    from .runtime.video.listing import read_list
 
     videos = read_list(data)
     executor = open_executor(bundle, backend, precision, limits=Limits(batch=1), threads=threads)
@@ -609,7 +609,7 @@ def _checkpoint_ms(
     bundle: Bundle, table: StrPath | None, backend: str, precision: Precision, threads: int | None, report: Report
 ) -> list[float]:
     """Return the milliseconds until each checkpoint answers, of a table or measured now."""
-    from .benchmarks.timing import read_timing
+    from .benchmarks.segment_times import read_timing
 
     if table is not None:
         found = read_timing(Path(table), bundle)

@@ -20,25 +20,25 @@ from ..calibration.thresholds import exits as exits_of
 from ..calibration.thresholds import geometric_thresholds
 from ..grid.bundle import Bundle
 from ..grid.errors import UsageError
-from ..grid.fusion import fused_full, fused_segments
 from ..grid.manifest import Manifest, Precision
+from ..grid.segments import fused_full, fused_segments
 from ..grid.thresholds import Thresholds
-from ..runtime.backends.base import ON_CPU, open_backend
-from ..runtime.capacity import open_executor
-from ..runtime.state_store import bytes_per_video
-from .breakdown import single_breakdown, stream_breakdown
-from .call_table import cost_table, measure_table
-from .clips import Clips
-from .contestants import COPY, NO_EXITS, STATIC, Field, Loads
-from .machine import MOST_OTHERS, cpu_seconds, describe, gpu_name, others_share, versions
-from .peers import open_peer
-from .ratios import Gmacs, latency_ratios, offline_realisation, scheduler_efficiency, single_video_ratios
-from .referee import RefereeOrder
-from .refereed import Referee, judged
-from .report import Estimate, Latency, Memory, OperatingPoint, Peer, Report, Scenario, Setting
-from .rounds import Contestant, Samples, interleave
-from .stream_bench import LOADS, NEVER, OFFLINE, StreamBench, StreamOptions
-from .stream_bench import STATIC as STATIC_STREAM
+from ..runtime.backends.registry import ON_CPU, open_backend
+from ..runtime.execution.capacity import open_executor
+from ..runtime.execution.state_store import bytes_per_video
+from .measure.breakdown import single_breakdown, stream_breakdown
+from .measure.call_table import cost_table, measure_table
+from .measure.clips import Clips
+from .measure.contestants import COPY, NO_EXITS, STATIC, Field, Loads
+from .measure.machine import MOST_OTHERS, cpu_seconds, describe, gpu_name, others_share, versions
+from .measure.peers import open_peer
+from .measure.ratios import Gmacs, latency_ratios, offline_realisation, scheduler_efficiency, single_video_ratios
+from .measure.rounds import Contestant, Samples, interleave
+from .measure.stream_bench import LOADS, NEVER, OFFLINE, StreamBench, StreamOptions
+from .measure.stream_bench import STATIC as STATIC_STREAM
+from .mlperf.loadgen import RefereeOrder
+from .mlperf.subject import Referee, judged
+from .report.report import Estimate, Latency, Memory, OperatingPoint, Peer, Report, Scenario, Setting
 
 MOST_DIFFERENT = 0.02
 """By which two copies of the static run may differ while figures are taken."""

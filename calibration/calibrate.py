@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.thresholds import Tally, Thresholds
-from ..runtime.tally import ExitTally
+from ..runtime.exit_histogram import ExitTally
 from .answers import Answers, answers_of
 from .interval import of_mean
 from .risk import FAMILY_SHARE, Promise, promise

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..grid.errors import ResultsError, ThresholdsError
-from ..grid.strict_json import StrictJsonError, loads
+from ..grid.storage.strict_json import StrictJsonError, loads
 from ..grid.thresholds import Tally, Thresholds
-from ..runtime.tally import ExitTally
+from ..runtime.exit_histogram import ExitTally
 
 _DRAWS = 2000
 _CHANCE = 0.99  # quantile of what chance explains

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..grid.errors import ScoresError
-from ..grid.files import whole_file
+from ..grid.storage.files import whole_file
 
 _TOLERANCE = 5e-3  # by which probabilities of one answer may miss a sum of 1: what fp16 arithmetic leaves
 _KEYS = ("probabilities", "labels", "macs", "videos", "failed", "belongs_to")

@@ -18,9 +18,9 @@ import numpy as np
 from ..grid.bundle import Bundle
 from ..grid.errors import InputRefusedError, ListError, ScoresError, StaleScoresError
 from ..grid.manifest import Manifest
-from ..runtime.decoder import Decoder
 from ..runtime.session import Session
-from ..runtime.video_list import ListedVideo
+from ..runtime.video.decoder import Decoder
+from ..runtime.video.listing import ListedVideo
 from .journal import Journal
 from .scores import Scores, read_scores
 

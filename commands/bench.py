@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
+from ..commands import PATH, Command, precision_option, rare
 from ..grid.manifest import Precision
-from ..terminal import print_sections, steps
-from . import PATH, Command, precision_option, rare
+from .output import print_sections, steps
 
 
 @click.command(cls=Command)
@@ -56,7 +56,7 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure latency against average FLOPs of BUNDLE: table, JSON, CSV, a page with plots, and a trace."""
     from ..api import bench as run_bench
-    from ..benchmarks.report_console import describe
+    from ..benchmarks.report.console import describe
 
     with steps() as step:
         report = run_bench(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
+from ..commands import PATH, PRECISIONS, Command, rare
 from ..grid.bundle import Bundle
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
-from ..terminal import NO_FP16, print_engines, steps
-from . import PATH, PRECISIONS, Command, rare
+from .output import NO_FP16, print_engines, steps
 
 
 @click.command("build-engines", cls=Command)
@@ -62,7 +62,7 @@ def build_engines(
     for row in rows:
         if row.error is not None:
             click.echo(f"Error: {row.subgraph}: {row.error}", err=True)
-    from ..exporter.build_engines import exit_code
+    from ..exporter.engines.build import exit_code
 
     if code := exit_code(rows):
         sys.exit(code)

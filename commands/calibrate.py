@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
+from ..commands import PATH, PRECISIONS, Command, rare
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
-from ..terminal import print_sections, steps
-from . import PATH, PRECISIONS, Command, rare
+from .output import print_sections, steps
 
 
 @click.command(cls=Command)

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from ..commands import PATH, Command, precision_option, rare
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
-from ..terminal import print_record, steps
-from . import PATH, Command, precision_option, rare
+from .output import print_record, steps
 
 
 @click.command(cls=Command)
@@ -59,9 +59,9 @@ def classify(
     batch: int | None, max_in_flight: float | None, decoders: int, streams: int, threads: int | None, trace: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Classify videos (files, or .npy arrays of frames), each until a checkpoint is confident; lines come as videos finish."""
-    from ..runtime.classify import parse_shard
     from ..runtime.open_model import open_model
-    from ..runtime.video_list import read_list
+    from ..runtime.records import parse_shard
+    from ..runtime.video.listing import read_list
 
     if bool(videos) == (data is not None):
         raise UsageError("classify needs VIDEO arguments or --data LIST, and not both")

@@ -24,7 +24,7 @@ def conformance(network: str, crop: int, config: str, as_json: bool) -> None:
     with packages("export"):
         import torch
 
-        from ..models.conformance import check, read_config
+        from ..models.conformance.kit import check, read_config
     sys.path.insert(0, os.getcwd())  # where module:function is looked for first
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # many small tensors: on a busy machine more threads wait for each other

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from ..terminal import table
-from . import PATH
+from ..commands import PATH
+from .output import table
 
 
 @click.command()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..terminal import print_sections
-from . import PATH
+from ..commands import PATH
+from .output import print_sections
 
 
 @click.command()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..terminal import print_proof, steps
-from . import PATH, Command, rare
+from ..commands import PATH, Command, rare
+from .output import print_proof, steps
 
 
 @click.command(cls=Command)

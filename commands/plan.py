@@ -6,7 +6,7 @@ import json
 
 import click
 
-from ..terminal import table
+from .output import table
 
 
 @click.command()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..terminal import print_int8, print_sections, steps
-from . import PATH, Command, rare
+from ..commands import PATH, Command, rare
+from .output import print_int8, print_sections, steps
 
 
 @click.command(cls=Command)

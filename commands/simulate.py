@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import PATH, Command, rare
+from ..commands import PATH, Command, rare
 
 if TYPE_CHECKING:
-    from ..runtime.policies import Mode
+    from ..runtime.scheduling.policies import Mode
 
 
 @click.command(cls=Command)
@@ -38,9 +38,9 @@ def simulate(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Simulate one device, and plan how many a load needs."""
-    from ..benchmarks.cost_tables import find_table
-    from ..benchmarks.machines import plan
-    from ..benchmarks.served import draw_exits, geometric_shares, parse_shares
+    from ..benchmarks.simulation.capacity import plan
+    from ..benchmarks.simulation.cost_tables import find_table
+    from ..benchmarks.simulation.outcome import draw_exits, geometric_shares, parse_shares
 
     costs = find_table(table, times, device, bundle)
     given = geometric_shares(len(costs.segments), q) if shares is None else parse_shares(shares, len(costs.segments))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
+from ..commands import PATH, precision_option
 from ..grid.manifest import Precision
-from ..terminal import steps, table
-from . import PATH, precision_option
+from .output import steps, table
 
 
 @click.command()
@@ -30,7 +30,7 @@ def time(
 ) -> None:  # fmt: skip
     """Measure how long each segment of BUNDLE's route takes for one video, run as classify runs it."""
     from ..api import time as take_times
-    from ..benchmarks.machine import MOST_OTHERS
+    from ..benchmarks.measure.machine import MOST_OTHERS
 
     with steps() as step:
         found = take_times(

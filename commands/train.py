@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from ..terminal import steps
-from . import PATH
+from ..commands import PATH
+from .output import steps
 
 
 @click.command()

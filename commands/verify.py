@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..terminal import print_proof, steps
-from . import PATH
+from ..commands import PATH
+from .output import print_proof, steps
 
 
 @click.command()

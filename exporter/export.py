@@ -17,16 +17,16 @@ from ..grid.errors import HashError
 from ..grid.manifest import Manifest, Stored
 from ..models.layouts import load_training_checkpoint
 from ..models.network import NetworkConfig, VideoNetwork
-from ..runtime.backends.base import open_backend
-from ..runtime.decoder import Decoder
-from ..runtime.video_list import read_list
-from .draft import Draft
-from .graph_rules import lint
+from ..runtime.backends.registry import open_backend
+from ..runtime.video.decoder import Decoder
+from ..runtime.video.listing import read_list
+from .graphs.lint import lint
 from .precision import choose
-from .proof import PROOF_CLIPS, prove
-from .proof_clips import proof_clips
-from .reference import Reference
-from .subgraphs import Subgraph, split
+from .proof.clips import proof_clips
+from .proof.equivalence import PROOF_CLIPS, prove
+from .proof.reference import Reference
+from .split.bundle_builder import Draft
+from .split.subgraphs import Subgraph, split
 
 Report = Callable[[str], None]
 

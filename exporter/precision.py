@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from ..runtime.backends.base import Backend
-from .draft import Draft, Key, key_of
-from .proof import SplitLogits, prove_route, route_errors
-from .reference import FP16_LIMIT, Reference
-from .subgraph_proof import SIZES, load_programs, prove_subgraphs
-from .subgraphs import Subgraph
-from .tolerances import BOUND, SHARE, Rounding, require
+from .proof.equivalence import SplitLogits, prove_route, route_errors
+from .proof.reference import FP16_LIMIT, Reference
+from .proof.subgraph_equivalence import SIZES, load_programs, prove_subgraphs
+from .proof.tolerances import BOUND, SHARE, Rounding, require
+from .split.bundle_builder import Draft, Key, key_of
+from .split.subgraphs import Subgraph
 
 FEW = 2
 """Clips on which is tried how many blocks stay fp32; what is chosen holds on all of the proof's clips."""

@@ -7,12 +7,12 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from .cost import Costs
+from .costs import Costs
 from .errors import DynvidError, HashError, ManifestError
 from .preprocessing import Preprocessing
 from .route import Route
-from .sealed import SealError, VersionError, seal, unseal
-from .strict_json import StrictJsonError, parse
+from .storage.sealed import SealError, VersionError, seal, unseal
+from .storage.strict_json import StrictJsonError, parse
 from .tensors import StatePort, TensorSpec
 from .topology import Cell, Grid
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cost import Costs
+from .costs import Costs
 from .route import Route
 
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import StaleThresholdsError, ThresholdsError
-from .files import whole_file
 from .manifest import Precision, graphs_of
-from .strict_json import StrictJsonError, dumps, loads, parse
+from .storage.files import whole_file
+from .storage.strict_json import StrictJsonError, dumps, loads, parse
 
 CONFIDENCE_BINS = 10  # of a tally: [0, 0.1), ..., [0.9, 1]
 Tally = tuple[tuple[int, ...], ...]

@@ -10,7 +10,7 @@ from typing import Any
 from ..grid.errors import NetworkError, UsageError
 from ..grid.preprocessing import Preprocessing
 from ..grid.route import Route, parse_route, preset, require_heads
-from ..grid.strict_json import StrictJsonError, parse
+from ..grid.storage.strict_json import StrictJsonError, parse
 from ..grid.topology import Cell, Grid, Permutation
 from .network import HeadConfig, NetworkConfig
 from .registry import build_backbone

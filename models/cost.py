@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..grid.cost import Costs
+from ..grid.costs import Costs
 from .network import Backbone, Features, HeadConfig, VideoNetwork
 from .shift import ShiftConfig, WholeShift
 

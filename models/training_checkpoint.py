@@ -13,13 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..grid.errors import (
-    LayoutError,
-    NonFiniteWeightsError,
-    TrainingCheckpointError,
-    UnsafeTrainingCheckpointError,
-)
-from ..grid.files import whole_file
+from ..grid.errors import LayoutError, NonFiniteWeightsError, TrainingCheckpointError, UnsafeTrainingCheckpointError
+from ..grid.storage.files import whole_file
 from .config_json import from_json, to_json
 from .network import VideoNetwork
 from .registry import build

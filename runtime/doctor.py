@@ -18,10 +18,12 @@ from ..grid.bundle import Bundle
 from ..grid.errors import BackendError, DecoderFaultError, DeviceError, DynvidError
 from ..grid.manifest import Precision, Variant
 from ..grid.tensors import TensorSpec
-from .backends.base import NAMES, ON_CPU, Backend, Call, open_backend
+from .backends.base import Backend, Call
+from .backends.registry import NAMES, ON_CPU, open_backend
 from .backends.tensorrt_api import Api, open_api
-from .device import BINDINGS, INSTALL, open_device
-from .executor import Executor
+from .cuda.binding import open_device
+from .cuda.device import BINDINGS, INSTALL
+from .execution.executor import Executor
 
 _PACKAGES = {
     "av": "pip install dynvid",
@@ -56,7 +58,7 @@ _CONVOLUTIONS = (
     b'\n$\n\x02r0\n\x01w\x12\x02c1"\x04Conv*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\x0e\n\x02c1\x12\x02r1"\x04Relu'
     b'\n$\n\x02r1\n\x01w\x12\x02c2"\x04Conv*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\x0e\n\x02c2\x12\x02r2"\x04Relu'
     b'\n$\n\x02r2\n\x01w\x12\x02c3"\x04Conv*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\r\n\x02c3\x12\x01y"\x04Relu'
-    b"\x12\x01g*\r\x08\x04\x10\x07:\x04@@\x03\x03B\x01sZ\x1b\n\x01x\x12\x16\n\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08@\n\x02\x088\n\x02\x088"
+    b"\x12\x01g*\r\x08\x04\x10\x07:\x04\x03\x03B\x01sZ\x1b\n\x01x\x12\x16\n\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08@\n\x02\x088\n\x02\x088"
     b"b\x1b\n\x01y\x12\x16\n\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08@\n\x02\x088\n\x02\x088B\x04\n\x00\x10\r"
 )
 
@@ -164,7 +166,7 @@ def _decoder() -> dict[str, Any]:
     """Return whether what decodes for ``classify`` works, or why it does not and what to do."""
     row = {"name": "av", "version": _version("av"), "works": True, "problem": None}
     try:
-        from .decoder import Decoder  # here, so that a broken PyAV is told of, and not met
+        from .video.decoder import Decoder  # here, so that a broken PyAV is told of, and not met
 
         with Decoder() as decoder:
             decoder.check()

@@ -20,12 +20,12 @@ from ..grid.bundle import Bundle
 from ..grid.errors import DynvidError, InputRefusedError, QueueFullError, UsageError
 from ..grid.manifest import Precision
 from ..grid.thresholds import Thresholds
-from .answer import Answer
-from .classify import Failures, classify_rest, each_once, record, shard_of, unanswered
-from .frames import FrameArray, FrameSource
-from .replicas import Replicas
-from .results import Run, open_results, sha256_of_videos
-from .video_list import read_list
+from .prediction import Answer
+from .records import Failures, classify_rest, each_once, record, shard_of, unanswered
+from .results_file import Run, open_results, sha256_of_videos
+from .stream.pool import Replicas
+from .video.frames import FrameArray, FrameSource
+from .video.listing import read_list
 
 Video = str | os.PathLike[str] | NDArray[Any]
 Item = TypeVar("Item", bound=Video)

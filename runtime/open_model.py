@@ -7,18 +7,18 @@ from functools import partial
 from pathlib import Path
 
 from ..grid.bundle import Bundle
-from ..grid.engine_wanted import build_command, engines_folder
+from ..grid.engines.request import build_command, engines_folder
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.thresholds import Thresholds, read_thresholds
-from .backends.base import ON_CPU, open_backend
-from .capacity import Limits, cost_by_macs, open_executor
-from .engines import fitting_backend
-from .executor import Executor
+from .backends.registry import ON_CPU, open_backend
+from .execution.capacity import Limits, cost_by_macs, open_executor
+from .execution.engine_lookup import fitting_backend
+from .execution.executor import Executor
 from .model import Model
-from .policies import Mode
-from .replicas import Replicas
-from .stream import Stream
+from .scheduling.policies import Mode
+from .stream.pool import Replicas
+from .stream.stream import Stream
 
 MOST_PENDING = 1024
 

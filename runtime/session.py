@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle
 from ..grid.errors import FramesError
-from ..grid.fusion import FusedSegment
 from ..grid.manifest import Precision
 from ..grid.route import Route
+from ..grid.segments import FusedSegment
 from .backends.base import Backend
-from .composed import CELLS, Cells
-from .executor import Checkpoint, Executor
-from .exit_rule import ExitRule
-from .frames import FrameSource
-from .tally import ExitTally
+from .execution.composed import CELLS, Cells
+from .execution.executor import Checkpoint, Executor
+from .exit_histogram import ExitTally
+from .exits import ExitRule
+from .video.frames import FrameSource
 
 Status = Literal["ok", "numeric_error"]
 

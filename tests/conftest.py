@@ -108,7 +108,7 @@ def graphs_exported_once(exports: Exports):
 
     What compares two exports of one network runs them in processes of their own.
     """
-    from dynvid.exporter import draft
+    from dynvid.exporter.split import bundle_builder as draft
 
     original = draft.to_onnx
 

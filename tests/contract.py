@@ -16,18 +16,18 @@ import pytest
 import torch
 from engine_samples import graph_of
 
-from dynvid.exporter.build_engines import build_engines, key_of
-from dynvid.exporter.engine_builder import build
-from dynvid.exporter.engine_jobs import jobs
-from dynvid.exporter.fuse import fuse
-from dynvid.exporter.proof_clips import proof_clips
-from dynvid.exporter.tolerances import BOUND
+from dynvid.exporter.engines.build import build_engines, key_of
+from dynvid.exporter.engines.jobs import jobs
+from dynvid.exporter.engines.tensorrt_builder import build
+from dynvid.exporter.graphs.fuse import fuse
+from dynvid.exporter.proof.clips import proof_clips
+from dynvid.exporter.proof.tolerances import BOUND
 from dynvid.grid.bundle import Bundle
-from dynvid.grid.engines import EngineCache
+from dynvid.grid.engines.cache import EngineCache
 from dynvid.grid.errors import BackendError
-from dynvid.grid.fusion import fused_segments
-from dynvid.runtime.engines import open_engines
-from dynvid.runtime.executor import Executor
+from dynvid.grid.segments import fused_segments
+from dynvid.runtime.execution.engine_lookup import open_engines
+from dynvid.runtime.execution.executor import Executor
 from dynvid.runtime.session import ArraySource, Session
 
 BATCH = 3

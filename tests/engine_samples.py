@@ -1,8 +1,8 @@
 """A key, what fits it, and plans made for it, for the tests of engines; and what engines are made from."""
 
-from dynvid.exporter.engine_graphs import EngineGraphs
-from dynvid.grid.engines import EngineKey, Profile, Wanted
-from dynvid.grid.sealed import seal
+from dynvid.exporter.engines.segment_graphs import EngineGraphs
+from dynvid.grid.engines.cache import EngineKey, Profile, Wanted
+from dynvid.grid.storage.sealed import seal
 
 RTX_VERSION = "1.7.1.116"
 KEY = EngineKey(

@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 
 from dynvid.grid.errors import DeviceError, ResourceError
-from dynvid.runtime.device import ALIGNMENT_BYTES
+from dynvid.runtime.cuda.device import ALIGNMENT_BYTES
 
 JUNK = 0x7B
 _streams = itertools.count(0x1000, 0x10)

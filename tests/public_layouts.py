@@ -7,7 +7,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from dynvid.exporter.proof_clips import proof_clips
+from dynvid.exporter.proof.clips import proof_clips
 from dynvid.models.config_json import from_json
 from dynvid.models.network import VideoNetwork, initialise
 from dynvid.models.registry import build

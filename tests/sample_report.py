@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from dynvid.benchmarks.report import (
+from dynvid.benchmarks.report.report import (
     Breakdown,
     Decode,
     Estimate,
@@ -20,7 +20,7 @@ from dynvid.benchmarks.report import (
     Setting,
     StreamRun,
 )
-from dynvid.benchmarks.timing import SegmentTime
+from dynvid.benchmarks.segment_times import SegmentTime
 
 COSTS = (1.1, 1.9, 1.5, 3.4, 4.2, 7.6)  # GMACs of the segments
 EXITS = 6

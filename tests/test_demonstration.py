@@ -10,15 +10,15 @@ import pytest
 import torch
 from samples import DEMONSTRATION
 
-from dynvid.exporter.proof_clips import proof_clips
-from dynvid.exporter.subgraph_proof import prove_subgraphs
-from dynvid.exporter.subgraphs import split
-from dynvid.exporter.tolerances import Rounding
+from dynvid.exporter.proof.clips import proof_clips
+from dynvid.exporter.proof.subgraph_equivalence import prove_subgraphs
+from dynvid.exporter.proof.tolerances import Rounding
+from dynvid.exporter.split.subgraphs import split
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.route import preset
 from dynvid.grid.thresholds import read_thresholds
 from dynvid.models.layouts import load_training_checkpoint
-from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.session import ArraySource, Session
 from dynvid.training.clips import write_clips
 

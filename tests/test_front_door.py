@@ -15,9 +15,9 @@ import pytest
 from samples import synthetic_scores, write_noise
 
 import dynvid
-from dynvid.exporter.proof_clips import proof_clips
+from dynvid.exporter.proof.clips import proof_clips
 from dynvid.grid.errors import FramesError, QueueFullError, UsageError, VideoError
-from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.session import ArraySource, Session
 
 COUNT = 12

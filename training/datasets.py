@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ..grid.errors import ListError
 from ..grid.preprocessing import Preprocessing
-from ..runtime.video import VideoFile
-from ..runtime.video_list import ListedVideo, read_list
+from ..runtime.video.file import VideoFile
+from ..runtime.video.listing import ListedVideo, read_list
 
 
 def class_indices(videos: Sequence[ListedVideo], labels: Sequence[str], path: Path) -> NDArray[np.int64]:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..grid.errors import NetworkError, TrainingCheckpointError, UsageError
-from ..grid.files import whole_file
-from ..grid.strict_json import StrictJsonError, parse
+from ..grid.storage.files import whole_file
+from ..grid.storage.strict_json import StrictJsonError, parse
 from ..models.config_json import from_json, to_json
 from ..models.network import NetworkConfig, VideoNetwork
 from ..models.registry import build

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dynvid.benchmarks.timing import measure, read_timing
+from dynvid.benchmarks.measure.timing import measure
+from dynvid.benchmarks.segment_times import read_timing
 from dynvid.calibration.calibrate import Request, calibrate, split
 from dynvid.calibration.drift import compare
 from dynvid.calibration.plot import write_curve
@@ -22,11 +23,11 @@ from dynvid.calibration.sweep import Costs, costs_of
 from dynvid.exporter.export import export, sha256_of
 from dynvid.grid.bundle import Bundle
 from dynvid.models.layouts import load_training_checkpoint
-from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.decoder import Decoder
-from dynvid.runtime.exit_rule import ExitRule
+from dynvid.runtime.backends.registry import open_backend
+from dynvid.runtime.exits import ExitRule
 from dynvid.runtime.session import ArraySource, Session
-from dynvid.runtime.video_list import ListedVideo, read_list
+from dynvid.runtime.video.decoder import Decoder
+from dynvid.runtime.video.listing import ListedVideo, read_list
 from dynvid.training.clips import write_clips
 
 CLIPS, CLIPS_SEED, SPLIT_SEED = 10_000, 31, 0

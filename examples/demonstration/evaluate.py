@@ -21,9 +21,9 @@ from dynvid.calibration.sweep import costs_of
 from dynvid.calibration.thresholds import GeometricExits, exits
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.thresholds import Thresholds
-from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.decoder import Decoder
+from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.session import ArraySource, Session
+from dynvid.runtime.video.decoder import Decoder
 from dynvid.training.clips import CLASSES, LATE, LOOK_ALIKES
 
 MAX_DROP = 0.007  # of accuracy on the calibration clips: 1 point less a margin of 0.3

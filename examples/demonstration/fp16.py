@@ -18,12 +18,12 @@ from evaluate import choose, load_frames, trace
 
 from dynvid.calibration.thresholds import Thresholds, exits
 from dynvid.exporter.export import export, sha256_of
-from dynvid.exporter.subgraphs import Subgraph, split
+from dynvid.exporter.split.subgraphs import Subgraph, split
 from dynvid.grid.bundle import Bundle
 from dynvid.models.layouts import load_training_checkpoint
 from dynvid.models.network import VideoNetwork
-from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.composed import frame_weights
+from dynvid.runtime.backends.registry import open_backend
+from dynvid.runtime.execution.composed import frame_weights
 from dynvid.runtime.session import ArraySource, Session
 from dynvid.training.clips import CLASSES, write_clips
 

@@ -19,11 +19,11 @@ from dynvid.calibration.scores import Scores
 from dynvid.calibration.scoring import score_videos
 from dynvid.calibration.thresholds import exits, geometric_thresholds
 from dynvid.grid.bundle import Bundle
-from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.decoder import Decoder
-from dynvid.runtime.engines import open_engines
+from dynvid.runtime.backends.registry import open_backend
+from dynvid.runtime.execution.engine_lookup import open_engines
 from dynvid.runtime.session import Session
-from dynvid.runtime.video_list import read_list
+from dynvid.runtime.video.decoder import Decoder
+from dynvid.runtime.video.listing import read_list
 from dynvid.training.clips import write_clips
 
 CHECKPOINT = Path(__file__).with_name("network.pth")

@@ -10,13 +10,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from dynvid.calibration.range_pass import find_ranges
-from dynvid.exporter.watch import watch
+from dynvid.exporter.int8.range_observers import watch
+from dynvid.exporter.int8.range_pass import find_ranges
 from dynvid.grid.bundle import Bundle
-from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.decoder import Decoder
-from dynvid.runtime.executor import Executor
-from dynvid.runtime.video_list import read_list
+from dynvid.runtime.backends.registry import open_backend
+from dynvid.runtime.execution.executor import Executor
+from dynvid.runtime.video.decoder import Decoder
+from dynvid.runtime.video.listing import read_list
 
 COUNTS = (100, 500, 1000, 2000)
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dynvid.exporter.engine_maker import for_onnxruntime, for_openvino
-from dynvid.exporter.fuse import fuse
-from dynvid.exporter.rewrites import rewrite
-from dynvid.exporter.unsigned import unsigned
+from dynvid.exporter.engines.makers import for_onnxruntime, for_openvino
+from dynvid.exporter.graphs.fuse import fuse
+from dynvid.exporter.graphs.rewrites import rewrite
+from dynvid.exporter.graphs.uint8_activations import unsigned
 from dynvid.grid.bundle import Bundle
-from dynvid.grid.fusion import fused_full, fused_segments
+from dynvid.grid.segments import fused_full, fused_segments
 from dynvid.grid.tensors import Ports
-from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.registry import open_backend
 
 BACKENDS = {
     "onnxruntime fp32": ("onnxruntime", "fp32"),

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dynvid.exporter.fuse import fuse
-from dynvid.exporter.optimise import optimise
-from dynvid.exporter.rewrites import REWRITES, rewrite
+from dynvid.exporter.graphs.fuse import fuse
+from dynvid.exporter.graphs.optimise import optimise
+from dynvid.exporter.graphs.rewrites import REWRITES, rewrite
 from dynvid.grid.bundle import Bundle
-from dynvid.grid.fusion import fused_full, fused_segments
-from dynvid.runtime.backends.base import open_backend
+from dynvid.grid.segments import fused_full, fused_segments
+from dynvid.runtime.backends.registry import open_backend
 
 PREPARATIONS: dict[str, Callable[[bytes], bytes]] = {
     "as fused": lambda graph: optimise(graph, blocked=False),

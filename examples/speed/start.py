@@ -19,12 +19,12 @@ def child(bundle_path: str, kind: str, threads: int) -> None:
     import numpy as np
 
     from dynvid.grid.bundle import Bundle
-    from dynvid.runtime.backends.base import open_backend
-    from dynvid.runtime.capacity import Limits, open_executor
-    from dynvid.runtime.composed import CELLS
-    from dynvid.runtime.engines import open_engines
+    from dynvid.runtime.backends.registry import open_backend
+    from dynvid.runtime.execution.capacity import Limits, open_executor
+    from dynvid.runtime.execution.composed import CELLS
+    from dynvid.runtime.execution.engine_lookup import open_engines
     from dynvid.runtime.session import ArraySource, Session
-    from dynvid.runtime.stream import Stream
+    from dynvid.runtime.stream.stream import Stream
 
     bundle = Bundle.open(Path(bundle_path))
     manifest = bundle.manifest

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from ...grid.engine_key import Flavour
-from ...grid.errors import BackendError, UsageError
-from ...grid.manifest import IN_BF16, Precision, graphs_of
+from ...grid.engines.key import Flavour
+from ...grid.errors import BackendError
 from ...grid.tensors import DType, Ports
-
-NAMES = ("onnxruntime", "openvino", "null", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
-ON_CPU = ("onnxruntime", "openvino")
-"""Those that compute on the processor."""
 
 Value = Any
 """A backend's own tensor: a numpy array on a CPU, device memory elsewhere."""
@@ -121,64 +115,6 @@ class Backend(Protocol):
     def close(self) -> None:
         """Give everything back that the backend holds; neither it nor its calls may be used afterwards."""
         ...
-
-
-def open_backend(
-    name: str, threads: int | None = None, gpu: int = 0, cuda_graphs: bool = True, precision: Precision = "fp32"
-) -> Backend:
-    """Return the backend called ``name``; never another one.
-
-    Args:
-        name: one of ``NAMES``.
-        threads: CPU threads to compute with; None: one a core.
-        gpu: which GPU, where the backend uses one.
-        cuda_graphs: whether recorded calls become CUDA graphs, where backend and CUDA binding can do that.
-        precision: that it is to compute in; bf16 is a matter of the backend, all else of the graphs.
-
-    Raises:
-        UsageError: If the name is unknown, or the backend has no such precision.
-        MissingPackageError, BackendError, DeviceError: If it cannot run here.
-    """
-    require_precision(name, precision)
-    most = 4 * len(os.sched_getaffinity(0))
-    if threads is not None and not 1 <= threads <= most:
-        raise UsageError(f"{threads} threads: expected 1 to {most}, four a core of this machine")
-    if name == "onnxruntime":
-        from .ort import OnnxRuntimeBackend
-
-        return OnnxRuntimeBackend(threads)
-    if name == "openvino":
-        from .openvino import OpenVinoBackend
-
-        return OpenVinoBackend(threads, precision)
-    if name == "onnxruntime-cuda":
-        from .ort_cuda import open_ort_cuda
-
-        return open_ort_cuda(gpu, threads)
-    if name in ("tensorrt", "tensorrt-rtx"):
-        if threads is not None:
-            raise UsageError(f"{threads} threads: backend {name!r} computes on a GPU, leave --threads out")
-        from .trt import open_tensorrt
-
-        return open_tensorrt(name, gpu, cuda_graphs)
-    if name == "null":
-        from .null import NullBackend
-
-        return NullBackend()
-    raise UsageError(f"backend {name!r}: expected one of {', '.join(NAMES)}")
-
-
-def require_precision(name: str, precision: Precision) -> None:
-    """Check that the backend called ``name`` can compute in ``precision``.
-
-    Raises:
-        UsageError: If not.
-    """
-    if precision in IN_BF16 and name != "openvino":
-        raise UsageError(
-            f"precision {precision} on backend {name!r}: expected openvino, which alone computes in bf16. Give --backend openvino, "
-            f"or --precision {graphs_of(precision)}."
-        )
 
 
 def require_ports(name: str, ports: Ports, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> None:

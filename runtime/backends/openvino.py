@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...grid.engine_key import this_processor
+from ...grid.engines.key import this_processor
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.manifest import IN_BF16, Precision, graphs_of
 from ...grid.tensors import Ports

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..npy_header import ONE_HEADER
+from ..video.npy_header import ONE_HEADER
 
 _GRAPH, _BLOCKED, _BLOCK = "graph", "blocked", "block"
 _ZIP = b"PK\x03\x04"

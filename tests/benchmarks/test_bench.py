@@ -12,21 +12,21 @@ import pytest
 from samples import TINY
 
 from dynvid.benchmarks.bench import Options, bench
-from dynvid.benchmarks.call_table import measure_table
-from dynvid.benchmarks.clips import InOrder, random_clips, read_clips
-from dynvid.benchmarks.contestants import CELLS, COPY, HALVES, NO_EXITS, SPANS, STATIC, Loads
-from dynvid.benchmarks.peers import open_peer
-from dynvid.benchmarks.report_files import write_report
-from dynvid.benchmarks.stream_bench import FILES, NEVER, OFFLINE
-from dynvid.benchmarks.stream_bench import STATIC as STATIC_STREAM
-from dynvid.exporter.build_engines import build_engines
-from dynvid.exporter.fuse import fuse
+from dynvid.benchmarks.measure.call_table import measure_table
+from dynvid.benchmarks.measure.clips import InOrder, random_clips, read_clips
+from dynvid.benchmarks.measure.contestants import CELLS, COPY, HALVES, NO_EXITS, SPANS, STATIC, Loads
+from dynvid.benchmarks.measure.peers import open_peer
+from dynvid.benchmarks.measure.stream_bench import FILES, NEVER, OFFLINE
+from dynvid.benchmarks.measure.stream_bench import STATIC as STATIC_STREAM
+from dynvid.benchmarks.report.files import write_report
+from dynvid.exporter.engines.build import build_engines
+from dynvid.exporter.graphs.fuse import fuse
 from dynvid.grid.errors import BackendError, ListError, MissingEngineError, UsageError
-from dynvid.grid.fusion import fused_full
-from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.backends.ort import OnnxRuntimeBackend
-from dynvid.runtime.capacity import Limits, open_executor
-from dynvid.runtime.exit_rule import ExitRule
+from dynvid.grid.segments import fused_full
+from dynvid.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from dynvid.runtime.backends.registry import open_backend
+from dynvid.runtime.execution.capacity import Limits, open_executor
+from dynvid.runtime.exits import ExitRule
 from dynvid.runtime.session import ArraySource, Session
 
 CLIPS = 12

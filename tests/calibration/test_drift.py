@@ -6,7 +6,7 @@ import pytest
 from dynvid.calibration.drift import check_results, compare, tally_of
 from dynvid.grid.errors import ResultsError, ThresholdsError
 from dynvid.grid.thresholds import Thresholds
-from dynvid.runtime.tally import ExitTally
+from dynvid.runtime.exit_histogram import ExitTally
 
 EXPECTED = (
     (0, 0, 0, 0, 0, 0, 0, 50, 100, 250),

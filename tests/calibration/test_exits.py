@@ -9,7 +9,7 @@ from dynvid.calibration.scores import Scores
 from dynvid.calibration.thresholds import exits
 from dynvid.grid.route import Route
 from dynvid.grid.topology import Cell, Grid
-from dynvid.runtime.exit_rule import ExitRule
+from dynvid.runtime.exits import ExitRule
 
 ROUTE = Route(Grid(3, 1, 1), (Cell(0, 0), Cell(1, 0), Cell(2, 0)))
 

@@ -17,10 +17,10 @@ from dynvid.calibration.scoring import kept_scores, score_videos
 from dynvid.calibration.sweep import costs_of
 from dynvid.calibration.thresholds import exits
 from dynvid.grid.errors import ListError, ScoresError, StaleScoresError
-from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.decoder import Decoder
+from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.session import Session
-from dynvid.runtime.video_list import ListedVideo, read_list
+from dynvid.runtime.video.decoder import Decoder
+from dynvid.runtime.video.listing import ListedVideo, read_list
 
 
 def quiet(_):

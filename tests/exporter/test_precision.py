@@ -10,19 +10,19 @@ from samples import ROOT, TINY
 from torch import nn
 
 from dynvid.cli import cli
-from dynvid.exporter import draft as draft_module
 from dynvid.exporter import precision as precision_module
-from dynvid.exporter.draft import Draft
 from dynvid.exporter.export import export
 from dynvid.exporter.precision import choose
-from dynvid.exporter.proof import PROOF_CLIPS, prove
-from dynvid.exporter.proof_clips import proof_clips
-from dynvid.exporter.reference import Reference
-from dynvid.exporter.tolerances import BOUND, SHARE
+from dynvid.exporter.proof.clips import proof_clips
+from dynvid.exporter.proof.equivalence import PROOF_CLIPS, prove
+from dynvid.exporter.proof.reference import Reference
+from dynvid.exporter.proof.tolerances import BOUND, SHARE
+from dynvid.exporter.split import bundle_builder as draft_module
+from dynvid.exporter.split.bundle_builder import Draft
 from dynvid.grid.errors import ProofError
-from dynvid.grid.fusion import fused_full, fused_segments
+from dynvid.grid.segments import fused_full, fused_segments
 from dynvid.models.registry import register
-from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.registry import open_backend
 
 LIMIT, ROUTE_LIMIT = (SHARE[what] * BOUND["fp16"] for what in ("error", "route"))
 

@@ -14,19 +14,19 @@ from onnx import helper, numpy_helper
 from planted_faults import lose_state, rewired, scale_weight, stale_state, with_graph
 from public_layouts import EVERY, INITIALISATIONS, NAMES, SMALL_MSDNET, SMALL_RESNET, make_sure, network, resnet, weigh
 
-from dynvid.exporter.build_engines import build_engines
+from dynvid.exporter.engines.build import build_engines
 from dynvid.exporter.export import export, prove_again, sha256_of
-from dynvid.exporter.fuse_proof import prove_segments
-from dynvid.exporter.proof import PROOF_CLIPS, agreement_of, prove
-from dynvid.exporter.proof_clips import proof_clips
-from dynvid.exporter.reference import Reference
-from dynvid.exporter.subgraphs import split
-from dynvid.exporter.tolerances import PROBABILITY, Rounding, require_softmax
+from dynvid.exporter.proof.clips import proof_clips
+from dynvid.exporter.proof.equivalence import PROOF_CLIPS, agreement_of, prove
+from dynvid.exporter.proof.reference import Reference
+from dynvid.exporter.proof.segment_equivalence import prove_segments
+from dynvid.exporter.proof.tolerances import PROBABILITY, Rounding, require_softmax
+from dynvid.exporter.split.subgraphs import split
 from dynvid.grid.errors import BlindProofError, IllConditionedError, ProofError
 from dynvid.models.layouts import load_training_checkpoint
 from dynvid.models.training_checkpoint import save
-from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.engines import open_engines
+from dynvid.runtime.backends.registry import open_backend
+from dynvid.runtime.execution.engine_lookup import open_engines
 from dynvid.runtime.session import ArraySource, Session
 
 CLASSES = 400  # with few, a sure network's probabilities vary as much as its logits

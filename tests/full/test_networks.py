@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from dynvid.calibration.thresholds import exits, geometric_thresholds
-from dynvid.exporter.proof_clips import proof_clips
-from dynvid.exporter.subgraph_proof import prove_subgraphs
-from dynvid.exporter.subgraphs import split
-from dynvid.exporter.tolerances import Rounding
+from dynvid.exporter.proof.clips import proof_clips
+from dynvid.exporter.proof.subgraph_equivalence import prove_subgraphs
+from dynvid.exporter.proof.tolerances import Rounding
+from dynvid.exporter.split.subgraphs import split
 from dynvid.grid.route import preset
-from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.session import ArraySource, Session
 
 pytestmark = pytest.mark.full

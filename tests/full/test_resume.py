@@ -12,13 +12,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dynvid.exporter.build_engines import build_engines
+from dynvid.exporter.engines.build import build_engines
 from dynvid.training.clips import write_clips
 
 # loaded by every Python that has its folder on the path: a library that crashes over one file
 CRASH = """
 import os, signal, sys
-if "dynvid.runtime.decoder_child" in " ".join(sys.orig_argv):
+if "dynvid.runtime.video.decoder_process" in " ".join(sys.orig_argv):
     import av
     real = av.open
     def crash(file, *arguments, **options):

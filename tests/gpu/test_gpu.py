@@ -16,10 +16,11 @@ from dynvid.exporter.export import export, sha256_of
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.errors import BackendError, EnvironmentFaultError, StaleEngineError
 from dynvid.models.layouts import load_training_checkpoint
-from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.registry import open_backend
+from dynvid.runtime.backends.tensorrt import TensorRTBackend
 from dynvid.runtime.backends.tensorrt_api import open_api
-from dynvid.runtime.backends.trt import TensorRTBackend
-from dynvid.runtime.device import BINDINGS, open_device
+from dynvid.runtime.cuda.binding import open_device
+from dynvid.runtime.cuda.device import BINDINGS
 
 pytestmark = pytest.mark.gpu
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dynvid.grid.bundle import Bundle, write_bundle
 from dynvid.grid.errors import DynvidError, HashError, InputRefusedError, ManifestError
 from dynvid.grid.manifest import VERSION, read_manifest
-from dynvid.grid.strict_json import StrictJsonError, dumps, loads
+from dynvid.grid.storage.strict_json import StrictJsonError, dumps, loads
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_manifest_with_another_value_and_its_old_hash_is_refused(bundle):
 
 
 def _resealed(content):
-    from dynvid.grid.sealed import _sealed
+    from dynvid.grid.storage.sealed import _sealed
 
     content.pop("sha256", None)
     return _sealed(content)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import every_monotone_route
 
-from dynvid.grid.cost import Costs
+from dynvid.grid.costs import Costs
 from dynvid.grid.errors import RouteError
 from dynvid.grid.route import Route, Span, parse_route, preset
 from dynvid.grid.topology import Cell, Grid

@@ -16,8 +16,8 @@ from dynvid.cli import cli
 from dynvid.grid.errors import DynvidError, NetworkError
 from dynvid.models import registry
 from dynvid.models.config_json import from_json
-from dynvid.models.conformance import check, require_conformance
-from dynvid.models.conformance_checks import CHECKS
+from dynvid.models.conformance.checks import CHECKS
+from dynvid.models.conformance.kit import check, require_conformance
 from dynvid.models.network import HeadConfig, NetworkConfig, conv_embedding, linear_embedding
 from dynvid.models.registry import register, registered
 from dynvid.models.shift import Shift

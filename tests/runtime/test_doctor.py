@@ -8,8 +8,9 @@ from host_device import HostDevice
 from tensorrt_stub.stub import Stub
 
 from dynvid.runtime import doctor
-from dynvid.runtime.backends import openvino, trt
-from dynvid.runtime.backends.base import NAMES
+from dynvid.runtime.backends import openvino
+from dynvid.runtime.backends import tensorrt as trt
+from dynvid.runtime.backends.registry import NAMES
 
 
 @pytest.fixture

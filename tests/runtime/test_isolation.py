@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from samples import TINY
 
-from dynvid.exporter.fuse import fuse
-from dynvid.exporter.proof_clips import proof_clips
-from dynvid.grid.fusion import fused_segments
-from dynvid.runtime.backends.base import open_backend
-from dynvid.runtime.executor import Executor
-from dynvid.runtime.scheduler import Scheduler
+from dynvid.exporter.graphs.fuse import fuse
+from dynvid.exporter.proof.clips import proof_clips
+from dynvid.grid.segments import fused_segments
+from dynvid.runtime.backends.registry import open_backend
+from dynvid.runtime.execution.executor import Executor
+from dynvid.runtime.scheduling.queues import Launch
+from dynvid.runtime.scheduling.scheduler import Scheduler
 from dynvid.runtime.session import ArraySource, Session
-from dynvid.runtime.tickets import Launch
 
 SIX = {**TINY, "input_sets": 8, "route": "joint", "options": {**TINY["options"], "layers": [1] * 5}}
 COSTS = {"steep": lambda k, n: 1.0 + 0.1 * n, "flat": lambda k, n: float(n), "deep": lambda k, n: n / k + 0.3}

@@ -15,16 +15,16 @@ from samples import TINY
 from tensorrt_stub.stub import Stub
 
 from dynvid.cli import cli
-from dynvid.exporter.build_engines import build_engines
+from dynvid.exporter.engines.build import build_engines
 from dynvid.grid.bundle import Bundle
-from dynvid.grid.engines import EngineCache, engines_folder
+from dynvid.grid.engines.cache import EngineCache, engines_folder
 from dynvid.grid.errors import DynvidError
-from dynvid.grid.fusion import fused_segments
+from dynvid.grid.segments import fused_segments
+from dynvid.runtime.backends.tensorrt import TensorRTBackend
 from dynvid.runtime.backends.tensorrt_api import open_api
-from dynvid.runtime.backends.trt import TensorRTBackend
-from dynvid.runtime.capacity import batch_sizes
+from dynvid.runtime.execution.capacity import batch_sizes
+from dynvid.runtime.execution.state_store import bytes_per_video
 from dynvid.runtime.open_model import open_model
-from dynvid.runtime.state_store import bytes_per_video
 
 TIMES = ("latency_ms", "decode_ms", "waited_ms", "elapsed_ms")
 COUNT = 24
@@ -260,7 +260,7 @@ def gpu(tiny_bundle, tmp_path, monkeypatch):
         stub.recordings[device.stream] = device
         return TensorRTBackend(open_api(name), device)
 
-    monkeypatch.setattr("dynvid.runtime.capacity.open_backend", open_backend)
+    monkeypatch.setattr("dynvid.runtime.execution.capacity.open_backend", open_backend)
     return opened
 
 
@@ -317,7 +317,7 @@ def test_a_gpu_prepares_few_sizes():
 
 
 def test_calls_never_hold_more_than_the_batch(bundle, listed, monkeypatch):
-    from dynvid.runtime.executor import Executor
+    from dynvid.runtime.execution.executor import Executor
 
     sizes, run = [], Executor.run
     monkeypatch.setattr(Executor, "run", lambda s, k, slots, f: (sizes.append(len(slots)), run(s, k, slots, f))[1])

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from dynvid.exporter.proof_clips import proof_clips
+from dynvid.exporter.proof.clips import proof_clips
 from dynvid.grid.errors import FramesError, ThresholdsError
-from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.session import ArraySource, Session
 
 

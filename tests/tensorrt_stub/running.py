@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from dynvid.grid.tensors import TensorSpec
-from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.registry import open_backend
 
 from .building import HEADER, TAGS
 from .parsing import DTYPES

@@ -1,0 +1,1 @@
+"""What is measured: contestants in rounds, call times, streams, and the machine."""

@@ -1,0 +1,1 @@
+"""MLPerf LoadGen as the judge of a stream."""

@@ -1,0 +1,65 @@
+"""An operating point handed to the referee: its clips as files, and what each of them is answered alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...grid.errors import ResourceError
+from ...grid.manifest import Manifest
+from ..measure.clips import Clips
+from ..report.report import Scenario
+from ..simulation.outcome import Exits
+from .loadgen import RefereeOrder, referee
+
+
+@dataclass(frozen=True)
+class Referee:
+    """What the referee is given.
+
+    Attributes:
+        folder: for clips and logs.
+        seconds: that Offline and Server last at least.
+    """
+
+    folder: Path
+    seconds: float = 60.0
+
+
+def judged(
+    order: RefereeOrder, clips: Clips, manifest: Manifest, probabilities: NDArray[np.float32], exits: Exits
+) -> tuple[Scenario, ...]:
+    """Return LoadGen's scenarios; the clips are removed afterwards.
+
+    Args:
+        order: names the files to write clips and expected answers to.
+        clips: to classify.
+        manifest: of the bundle.
+        probabilities: of every checkpoint on every clip, [checkpoints, clips, classes].
+        exits: [clips], where each leaves alone, 1-based.
+
+    Raises:
+        ResourceError: If a file cannot be written.
+        MissingPackageError: If LoadGen is not installed.
+    """
+    answers = probabilities[exits - 1, np.arange(len(exits))]
+    classes = np.where(np.isfinite(answers).all(axis=1), answers.argmax(axis=1), -1)
+    temporal = np.argsort(manifest.grid.frame_order)
+    file = Path(order.clips)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kept = np.lib.format.open_memmap(file, "w+", np.float32, shape=clips.frames.shape)
+        for place, clip in enumerate(clips.frames):
+            kept[place] = clip[temporal]
+        kept.flush()
+        np.save(order.expected, np.stack([classes, exits], axis=1).astype(np.int32))
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        raise ResourceError(f"{str(file)!r} cannot be written ({error.strerror}): give another -o") from None
+    try:
+        return referee(order)
+    finally:
+        file.unlink()  # may be gigabytes

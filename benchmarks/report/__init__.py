@@ -1,0 +1,1 @@
+"""What a benchmark found, as tables, plots, files and a page."""

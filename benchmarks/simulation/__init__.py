@@ -1,0 +1,1 @@
+"""The scheduler against a table of costs instead of a device."""

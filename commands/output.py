@@ -1,0 +1,222 @@
+"""What commands print: tables, records, and the step at work."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Task
+
+    from ..calibration.describe import Section
+    from ..exporter.engines.build import Row
+    from ..grid.bundle import Bundle
+
+
+NO_FP16 = "Warning: all blocks stay fp32 in the fp16 set of this network, so fp16 gains nothing: use fp32"
+
+_COUNT = re.compile(r"\b(\d+)/(\d+)\b")
+_PLAIN_S = 5.0
+_WIDE = 10_000  # columns: no row is broken where nobody looks at it
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Show the step at work on standard error: what says N/M as a bar with rate and time left, all else as a line.
+
+    On a terminal it is gone afterwards. Elsewhere a line is printed every ``_PLAIN_S`` seconds, so that a log shows that work
+    goes on.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with _bars(console) if console.is_terminal else _lines() as show:
+        yield show
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[str], None]]:
+    said = begun = time.monotonic()
+
+    def show(line: str) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= _PLAIN_S:
+            said = now
+            click.echo(f"{now - begun:.0f} s: {line}", err=True)
+
+    yield show
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Callable[[str], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(TextColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.3g}/s" if task.speed and task.total else "")
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
+    with Progress(*columns, Rate(""), TimeRemainingColumn(), console=console, transient=True) as progress:
+        task, kind = progress.add_task("starting", total=None), ""
+
+        def show(line: str) -> None:
+            nonlocal task, kind
+            counted = _COUNT.search(line)
+            before, after = (line[: counted.start()], line[counted.end() :]) if counted else ("", "")
+            now = before or after  # what is counted
+            if now != kind:
+                progress.remove_task(task)
+                task, kind = progress.add_task("", total=None), now
+            if counted:
+                done, total = int(counted[1]), int(counted[2])
+                progress.update(task, description=(before.rstrip() + after).strip(), completed=done, total=total)
+            else:
+                progress.update(task, description=line)
+
+        yield show
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of aligned columns; on a terminal as wide as that, elsewhere each row a line."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in names:
+        shown.add_column(Text(name))
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    if console.is_terminal:
+        console.print(shown)
+        return
+    with (plain := Console(width=_WIDE, color_system=None)).capture() as written:
+        plain.print(shown)
+    for line in written.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def print_engines(rows: Sequence[Row]) -> None:
+    """Print one line an engine, and their sum."""
+    lines = []
+    for row in rows:
+        found = row.engine
+        census = [
+            f"{count} {kind.replace('_', ' ')} {dtype}"
+            for kind in ("convolution", "matrix_multiply")
+            for dtype, count in (found.dtype_census[kind] if found else {}).items()
+        ]
+        lines.append(
+            [
+                row.subgraph,
+                row.precision,
+                " ".join(row.targets) or ("any" if row.flavour in ("onnxruntime", "openvino") else "sm80 and later"),
+                row.status,
+                f"{found.seconds:.1f}" if found else "-",
+                f"{found.plan_bytes / 1e6:.2f}" if found else "-",
+                ", ".join(census) or "-",
+            ]
+        )
+    table(["engine", "precision", "targets", "status", "seconds", "MB", "computed in"], lines)
+    size = sum(row.engine.plan_bytes for row in rows if row.engine) / 1e6
+    click.echo(f"{sum(row.engine is not None for row in rows)} of {len(rows)} engines, {size:.1f} MB")
+
+
+def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> None:
+    """Print what a bundle holds, and the figures of its proof."""
+    manifest = bundle.manifest
+    files = [v for s in manifest.subgraphs for v in s.variants.values()]
+    if as_json:
+        summary = {"bundle": str(bundle.root), "bundle_sha256": bundle.sha256, "files": len(files)}
+        click.echo(json.dumps({**summary, "bytes": sum(v.bytes for v in files), "proof": proof}))
+        return
+    for precision in manifest.precisions if proof is not None else ():
+        assert proof is not None
+        figures = proof[precision]
+        if precision == "int8":
+            print_int8(figures)
+            continue
+        rows = [
+            [str(c.index), str(c.cell), name, f"{error:.1e}", f"{bound:.1e}"]
+            for c, name, error, bound in zip(
+                manifest.route.checkpoints, manifest.heads, figures["checkpoints"], figures["bounds"], strict=True
+            )
+        ]
+        click.echo(f"{precision}: difference from PyTorch, in standard deviations of the logits")
+        table(["checkpoint", "cell", "head", "difference", "at most"], rows)
+    if proof is not None:
+        sees = proof["sees"]
+        click.echo(
+            f"the proof sees: losing any of {sees['states']} states changes logits by at least {sees['least_effect']}, "
+            f"reversing time by {sees['frames_reversed']} (required: {sees['required']:g})"
+        )
+    for name, why in (proof or {}).get("fp32_only", {}).items():
+        click.echo(f"{name} stays fp32: {why['because']} {why['value']}, limit {why['limit']:g}")
+    if proof is not None and "fp16" in manifest.precisions and not manifest.gains_by_fp16:
+        click.echo(NO_FP16, err=True)
+    size = sum(v.bytes for v in files) / 1e6
+    click.echo(f"{bundle.root}: {len(files)} files, {size:.1f} MB, as exported (sha256 {bundle.sha256[:12]}…)")
+
+
+def print_int8(figures: dict[str, Any]) -> None:
+    """Print the proof of a bundle's INT8 set, as calibration made it."""
+    click.echo(f"int8, as calibrated: {figures['videos']} videos at every checkpoint, against fp32")
+    columns = {
+        "accuracy": figures.get("accuracy"),
+        "in fp32": figures.get("accuracy_fp32"),
+        "drop": figures["drop"],
+        "classes agree": figures["agreement"],
+    }
+    known = {name: values for name, values in columns.items() if values is not None}
+    rows = [[str(k), *(f"{value:.2%}" for value in row)] for k, row in enumerate(zip(*known.values(), strict=True), 1)]
+    table(["checkpoint", *known], rows)
+    at = figures["agreement_at_q"]
+    click.echo(
+        f"q = {at['q']:g}: exits agree for {at['exits']:.2%}, mean GMACs {at['mean_gmacs']:.4g} instead of {at['mean_gmacs_fp32']:.4g}"
+    )
+    kept, all_ = (sum(n) for n in (map(len, figures["fp32_layers"].values()), figures["layers"].values()))
+    names = ", ".join(f"{cell} {layer}" for cell, layers in figures["fp32_layers"].items() for layer in layers)
+    click.echo(f"{kept} of {all_} convolutions stay in fp32{': ' + names if names else ''}")
+
+
+def print_record(record: dict[str, Any], header: bool) -> bool:
+    """Print one record, the header first if it is due; return whether it still is."""
+    form = "{:<32} {:<16} {:>6} {:>10} {:>8} {:>8} {:>9} {:>9}  {}"
+    if record["checkpoint"] is None:
+        click.echo(f"Error: {record['error']}", err=True)
+        return header
+    if header:
+        names = ("video", "label", "conf.", "checkpoint", "GMACs", "of full", "ms", "decode ms", "notes")
+        click.echo(form.format(*names))
+    notes = "; ".join(record["warnings"]) or ("numeric error: NaN or infinity" if record["status"] != "ok" else "")
+    confidence = "-" if record["confidence"] is None else f"{record['confidence']:.3f}"
+    figures = [
+        f"{record['gmacs']:.3f}",
+        f"{record['fraction']:.1%}",
+        f"{record['latency_ms']:.1f}",
+        f"{record['decode_ms']:.1f}",
+    ]
+    name = record["video"] if len(record["video"]) <= 32 else "…" + record["video"][-31:]
+    click.echo(form.format(name, record["label"] or "-", confidence, record["checkpoint"], *figures, notes))
+    for index, logits in enumerate(record.get("logits", []), 1):
+        click.echo(f"  checkpoint {index}: " + " ".join("none" if z is None else f"{z:.4f}" for z in logits))
+    return False
+
+
+def print_sections(sections: Iterable[Section]) -> None:
+    """Print lines and tables."""
+    for section in sections:
+        if section.line:
+            click.echo(section.line)
+        if section.rows:
+            table(section.names, section.rows)

@@ -1,0 +1,208 @@
+"""What makes the engines of a flavour: TensorRT does in child processes; onnxruntime's are the fused graphs, rewritten and optimised."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ...grid.bundle import Bundle
+from ...grid.engines.key import Flavour, sorted_targets
+from ...grid.errors import UsageError
+from ...grid.manifest import Precision
+from ...runtime.backends.base import Backend
+from ...runtime.backends.registry import open_backend, require_precision
+from ...runtime.backends.tensorrt_api import Api, open_api
+from ..graphs.optimise import optimise
+from ..graphs.rewrites import REWRITES, Rewrite, rewrite
+from ..graphs.uint8_activations import unsigned
+from .builder_process import Children, Order
+from .dtype_census import Census, graph_census
+from .int8_speed import call_on_noise
+from .jobs import EngineJob, fused_jobs, jobs
+from .segment_graphs import EngineGraph
+from .tensorrt_builder import Report
+
+
+class EngineMaker(Protocol):
+    """Makes engines of one flavour.
+
+    Attributes:
+        flavour: what runs them.
+        version: of the flavour.
+        cuda: major version of CUDA that the flavour is made for; empty without CUDA.
+        targets: compute capabilities that they are for, as in ``EngineKey``.
+    """
+
+    flavour: Flavour
+    version: str
+    cuda: str
+    targets: tuple[str, ...]
+
+    def jobs(self, bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
+        """Return the engines that the bundle's route needs.
+
+        Raises:
+            UsageError: If the bundle has no graphs of ``precision``.
+            CensusError: If a tensor is written in one dtype and read in another.
+        """
+        ...
+
+    def make(self, job: EngineJob, graph: EngineGraph, report: Report) -> tuple[bytes, Census, float]:
+        """Return the engine of ``job``, made from ``graph``, what it computes in, and the seconds that it took.
+
+        Raises:
+            DynvidError: If it cannot be made.
+        """
+        ...
+
+    def kill(self) -> None:
+        """End whatever is being made, and what will be."""
+        ...
+
+    def backend(self) -> Backend | None:
+        """Return what runs the engines, to measure them with; None where that takes a GPU."""
+        ...
+
+
+def open_maker(
+    flavour: str,
+    targets: Sequence[str] = (),
+    max_batch: int = 1,
+    expected: Sequence[int] | None = None,
+    precision: Precision = "fp32",
+) -> EngineMaker:
+    """Return the maker of a flavour's engines; the arguments are those of ``build_engines``.
+
+    Raises:
+        UsageError: If the flavour is unknown, or an argument or the precision is not for it.
+        MissingPackageError, BackendError, DeviceError: If it cannot build here at all.
+    """
+    require_precision(flavour, precision)
+    if flavour not in ("onnxruntime", "openvino"):
+        return TensorRTMaker(open_api(flavour), targets, max_batch, expected)
+    if targets:
+        raise UsageError(f"target {targets[0]!r}: {flavour}'s engines are for processors, leave --target out")
+    if max_batch != 1 or expected is not None:
+        raise UsageError(
+            f"batch of at most {max_batch} videos: {flavour}'s engines take any number, leave --max-batch out"
+        )
+    return CpuMaker(flavour, precision)
+
+
+def preparation(flavour: str) -> Callable[[bytes], bytes]:
+    """Return what prepares a flavour's fused graphs before they are proved: for TensorRT they stay as they are."""
+    return {"onnxruntime": for_onnxruntime, "openvino": for_openvino}.get(flavour, bytes)
+
+
+def for_onnxruntime(graph: bytes, rewrites: Sequence[Rewrite] = REWRITES) -> bytes:
+    """Return the plan of a fused graph for this processor: rewritten, optimised, apart from its weights."""
+    return optimise(rewrite(graph, rewrites))
+
+
+def for_openvino(graph: bytes) -> bytes:
+    """Return a fused graph as OpenVINO computes it right: activations in INT8 unsigned, all else as it is."""
+    return rewrite(graph, (unsigned,)) if b"QuantizeLinear" in graph else graph
+
+
+class TensorRTMaker:
+    """See ``EngineMaker``. Each engine is built in a process of its own."""
+
+    def __init__(self, api: Api, targets: Sequence[str], max_batch: int, expected: Sequence[int] | None) -> None:
+        self.flavour: Flavour = api.flavour
+        self.version, self.cuda = api.version, api.cuda
+        self.targets = choose_targets(api, targets)
+        self._max_batch, self._expected = max_batch, expected
+        self._children = Children()
+
+    def jobs(self, bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
+        """Return an engine for each subgraph of the route, each fused segment, and ``full``."""
+        return jobs(bundle, precision, self._max_batch, self._expected)
+
+    def make(self, job: EngineJob, graph: EngineGraph, report: Report) -> tuple[bytes, Census, float]:
+        """Return the plan; see ``EngineMaker``."""
+        return self._children.build(
+            Order(job.name, self.flavour, graph.content, job.source, job.profiles, self.targets), report
+        )
+
+    def kill(self) -> None:
+        """Kill the child processes."""
+        self._children.kill()
+
+    def backend(self) -> None:
+        """Return nothing: engines are built where there may be no GPU."""
+
+
+class CpuMaker:
+    """See ``EngineMaker``. An engine is a fused graph, prepared for this processor; the bundle's own graphs need none.
+
+    Args:
+        flavour: onnxruntime or openvino.
+        precision: that it is to compute in.
+
+    Raises:
+        MissingPackageError: If the flavour is not installed.
+        BackendError: If this processor does not compute in ``precision``.
+    """
+
+    cuda = ""
+
+    def __init__(self, flavour: str, precision: Precision) -> None:
+        self._precision: Precision = precision
+        self._backend = open_backend(flavour, 1, precision=precision)
+        host = self._backend.engine_host
+        assert host is not None
+        self.flavour, self.version = host.flavour, host.version
+        self.targets: tuple[str, ...] = () if host.device is None else (host.device,)
+
+    def jobs(self, bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
+        """Return an engine for each fused segment of the route, and ``full``."""
+        return fused_jobs(bundle, precision)
+
+    def make(self, job: EngineJob, graph: EngineGraph, report: Report) -> tuple[bytes, Census, float]:
+        """Return the graph as it was prepared; see ``EngineMaker``. OpenVINO compiles it first, once, for one video."""
+        if self.flavour == "onnxruntime":
+            return graph.content, graph.census, graph.seconds
+        started = time.perf_counter()
+        call_on_noise(self._backend, job, graph.content)
+        census = graph_census(graph.content)
+        return graph.content, census, round(graph.seconds + time.perf_counter() - started, 3)
+
+    def kill(self) -> None:
+        """Do nothing: nothing is made in another process."""
+
+    def backend(self) -> Backend:
+        """Return what runs the engines, on all cores."""
+        return open_backend(self.flavour, precision=self._precision)
+
+
+def choose_targets(api: Api, targets: Sequence[str]) -> tuple[str, ...]:
+    """Return the compute capabilities to build for, ascending, each once.
+
+    Raises:
+        UsageError: If this TensorRT cannot build for one of them.
+        DeviceError: If the present GPU is asked for and there is none.
+    """
+    if not api.targets:
+        odd = [target for target in targets if target != "current"]
+        if odd:
+            raise UsageError(f"target {odd[0]!r}: {api.flavour} builds for the present GPU only, leave --target out")
+        return (_present(),)
+    resolved = [_present() if target == "current" else target for target in targets]
+    for target in resolved:
+        if target not in api.targets:
+            raise UsageError(
+                f"target {target!r}: {api.flavour} {api.version} builds for {', '.join(api.targets)} and, without --target, for "
+                "Ampere and later"
+            )
+    return tuple(sorted_targets(tuple(resolved)))
+
+
+def _present() -> str:
+    from ...runtime.cuda.binding import open_device
+
+    device = open_device()
+    try:
+        return device.compute_capability
+    finally:
+        device.close()

@@ -1,0 +1,117 @@
+"""The graphs that a bundle's engines are made from: each segment is fused and prepared once, and what is proved is what is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx.shape_inference import InferenceError
+
+from ...grid.bundle import Bundle
+from ...grid.errors import DynvidError, LintError
+from ...grid.manifest import Precision, Variant
+from ...grid.segments import FusedSegment
+from ...runtime.backends.tensorrt_api import first_line
+from ..graphs.fuse import fuse
+from .dtype_census import Census, graph_census
+
+
+class EngineGraph(NamedTuple):
+    """What an engine is made from.
+
+    Attributes:
+        content: of a fused segment what it was prepared to; a subgraph as it is in the bundle.
+        sha256: of the ONNX model, before it was prepared.
+        census: of the fused segment, before it was prepared; empty for a subgraph.
+        seconds: that fusing and preparing took.
+    """
+
+    content: bytes
+    sha256: str
+    census: Census
+    seconds: float
+
+
+class EngineGraphs:
+    """The graphs of a bundle's engines in one precision, for any thread.
+
+    A segment is held, in one copy, from when it is first asked for until it is taken.
+
+    Args:
+        bundle: need not be on disk.
+        precision: of the graphs.
+        prepare: what is made of every fused segment, see ``engine_maker.preparation``.
+        prove: called with this object before the first segment is taken; raises where the segments that it is lent do not
+            compute what the cells compute. None: they are not proved.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: Precision,
+        prepare: Callable[[bytes], bytes] = bytes,
+        prove: Callable[[EngineGraphs], object] | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.precision: Precision = precision
+        self._prepare = prepare
+        self._prove = prove
+        self._fault: DynvidError | None = None
+        self._held: dict[FusedSegment, EngineGraph] = {}
+        self._lock = threading.RLock()  # not a plain one: the proof is lent graphs while it is held
+
+    def lend(self, segment: FusedSegment) -> bytes:
+        """Return what a fused segment was prepared to: the same bytes until it is taken, and those that are taken then.
+
+        Raises:
+            HashError: If a file of the bundle has changed.
+            LintError: If the fused graph is not what it should be.
+            BackendError: If it cannot be prepared.
+        """
+        with self._lock:
+            if segment not in self._held:
+                self._held[segment] = self._made(segment)
+            return self._held[segment].content
+
+    def take(self, source: Variant | FusedSegment) -> EngineGraph:
+        """Return the graph of a subgraph, or of a fused segment once all of them are proved, and hold it no longer.
+
+        Raises:
+            ProofError: If the segments do not compute what the cells compute; every time.
+            HashError, LintError, BackendError: As ``lend``.
+        """
+        if isinstance(source, Variant):
+            return EngineGraph(self.bundle.read(source), source.sha256, {}, 0.0)
+        with self._lock:
+            self._require_proof()
+            self.lend(source)
+            return self._held.pop(source)
+
+    def _require_proof(self) -> None:
+        if self._prove is not None and self._fault is None:
+            try:
+                self._prove(self)
+            except DynvidError as error:
+                self._fault = error
+                self._held.clear()
+            else:
+                self._prove = None
+        if self._fault is not None:
+            raise self._fault
+
+    def _made(self, segment: FusedSegment) -> EngineGraph:
+        started = time.perf_counter()
+        try:
+            fused = fuse(self.bundle, segment, self.precision)
+        except (DecodeError, InferenceError) as error:
+            raise LintError(
+                f"{segment.name}: a graph of bundle {str(self.bundle.root)!r} is no valid ONNX ({first_line(str(error))}). Run "
+                "'dynvid export' again."
+            ) from None
+        content, census = self._prepare(fused), graph_census(fused)
+        seconds = round(time.perf_counter() - started, 3)
+        return EngineGraph(content, hashlib.sha256(fused).hexdigest(), census, seconds)

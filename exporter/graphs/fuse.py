@@ -1,0 +1,285 @@
+"""One fused segment to one ONNX model: its cells' graphs at fixed frames, joined.
+
+Every span is an instance of its block's graph, and all instances of a block share its weights. Features wait in order
+until the next block takes them, so a span needs no place of its own in the video: it takes the next frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.shape_inference import InferenceError, infer_shapes
+
+from ...grid.bundle import Bundle
+from ...grid.errors import LintError
+from ...grid.manifest import Precision, Subgraph
+from ...grid.route import Span
+from ...grid.segments import FusedSegment, block_of, embeddings_name, feature_name, features_of, state_name
+from ...grid.tensors import TensorSpec
+from ...runtime.execution.composed import frame_weights
+from .lint import clean, lint
+
+_FRAMES_AXIS = 1
+
+
+def fuse(bundle: Bundle, segment: FusedSegment, precision: Precision) -> bytes:
+    """Return ``segment`` of the bundle's route as the bytes of a self-contained, linted ONNX model.
+
+    Its ports are the segment's, in order; batch is its only dynamic dimension. It computes what its spans and its head
+    compute one after the other; what no later segment reads is left out. The same bundle gives the same bytes. A cell's
+    nodes keep their names after that of the cell's: ``block1.0-4/NAME`` for input sets 0 to 3, ``head1/NAME``.
+
+    Raises:
+        HashError: If a file of the bundle has changed.
+        LintError: If a cell's graph cannot be joined, or the joined one holds what a bundle must not hold.
+    """
+    graph = _SegmentGraph(bundle, segment, precision)
+    for span in segment.spans:
+        graph.add_span(span)
+    graph.end()
+    model = clean(graph.model(), segment.outputs)
+    lint(model, segment.name, segment.inputs, segment.outputs)
+    return model.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+
+
+class _Piece(NamedTuple):
+    """A tensor [batch, frames, ...] and its frames."""
+
+    tensor: str
+    frames: int
+
+
+class _SegmentGraph:
+    """A fused graph that grows cell by cell.
+
+    What is handed on, from segment to segment or from span to span, is held as pieces in the order of their frames, by
+    its name in ``grid.fusion``. A state that is not held is at zeros.
+    """
+
+    def __init__(self, bundle: Bundle, segment: FusedSegment, precision: Precision) -> None:
+        self._bundle = bundle
+        self._segment = segment
+        self._precision: Precision = precision
+        self._size = bundle.manifest.grid.frames_per_set
+        self._nodes: list[NodeProto] = []
+        self._constants: dict[str, TensorProto] = {}
+        self._ir_version = 0
+        self._held = {
+            spec.name.removeprefix("in."): [_Piece(spec.name, int(spec.shape[_FRAMES_AXIS]))] for spec in segment.inputs
+        }
+
+    def add_span(self, span: Span) -> None:
+        """Run a block over the next frames that wait for it."""
+        block = block_of(self._bundle.manifest, span.block)
+        states = {state.input: state_name(span.block, state.input) for state in block.states}
+        if span.start == self._bundle.manifest.grid.border:
+            for name in states.values():
+                self._held.pop(name, None)
+        frames = (span.stop - span.start) * self._size
+        feeds = {
+            spec.name: self._state(states[spec.name]) if spec.name in states else self._take(feature_name(spec), frames)
+            for spec in block.variant(self._precision).inputs
+        }
+        written = self._add_cell(block, f"{block.name}.{span.start}-{span.stop}", frames, feeds)
+        for state in block.states:
+            self._held[states[state.input]] = [_Piece(written[state.output], 0)]
+        for spec in features_of(block, self._precision):
+            self._held.setdefault(feature_name(spec), []).append(_Piece(written[spec.name], frames))
+
+    def end(self) -> None:
+        """Answer, or, without a head, keep what a head would read."""
+        manifest = self._bundle.manifest
+        if self._segment.head is not None:
+            self._add_head(manifest.subgraph(self._segment.head))
+        else:
+            feature = manifest.subgraph(manifest.heads[-1]).variant(self._precision).inputs[0]
+            self._held["features"] = self._held.get(feature_name(feature), [])
+
+    def _add_head(self, head: Subgraph) -> None:
+        """Answer from the frames that the last block has just computed and those embedded before."""
+        manifest = self._bundle.manifest
+        spans = [span for span in self._segment.spans if span.block == head.block]
+        feature, embeddings, weights = head.variant(self._precision).inputs
+        new = self._held[feature_name(feature)][-len(spans) :]
+        seen = spans[-1].stop * self._size
+        feeds = {
+            feature.name: self._join(new),
+            embeddings.name: self._state(embeddings_name(head.block)),
+            weights.name: self._constant("frame_weights", frame_weights(seen, manifest.grid.num_frames)),
+        }
+        written = self._add_cell(head, head.name, sum(piece.frames for piece in new), feeds)
+        self._held[embeddings_name(head.block)] = [_Piece(written[head.states[0].output], 0)]
+        for name in ("logits", "probabilities"):
+            self._held[name] = [_Piece(written[name], 0)]
+
+    def model(self) -> ModelProto:
+        """Return the whole graph, without what its outputs do not need."""
+        names = {self._join(self._held[s.name.removeprefix("out.")]): s.name for s in self._segment.outputs}
+        for node in self._nodes:
+            _rename(node, names)
+        shapes = _shapes(self._of(self._nodes), self._segment.name)
+        return self._of(_needed(self._without_reshapes(shapes), (spec.name for spec in self._segment.outputs)))
+
+    # tensors
+
+    def _state(self, name: str) -> str | None:
+        """Return the tensor of a state, None where it is at zeros."""
+        return self._held[name][0].tensor if name in self._held else None
+
+    def _take(self, name: str, frames: int) -> str:
+        """Return the next ``frames`` frames of a feature, which then wait no more."""
+        waiting, taken = self._held[name], []
+        while frames:
+            piece = waiting.pop(0)
+            if piece.frames > frames:
+                waiting.insert(0, self._slice(piece, frames, piece.frames))
+                piece = self._slice(piece, 0, frames)
+            taken.append(piece)
+            frames -= piece.frames
+        return self._join(taken)
+
+    def _slice(self, piece: _Piece, start: int, stop: int) -> _Piece:
+        bounds = [self._constant(f"int64.{n}", np.array([n], np.int64)) for n in (start, stop, _FRAMES_AXIS)]
+        return _Piece(self._add("Slice", [piece.tensor, *bounds], f"{piece.tensor}.{start}-{stop}"), stop - start)
+
+    def _join(self, pieces: Sequence[_Piece]) -> str:
+        tensors = [piece.tensor for piece in pieces]
+        return tensors[0] if len(tensors) == 1 else self._add("Concat", tensors, "+".join(tensors), axis=_FRAMES_AXIS)
+
+    # nodes
+
+    def _add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        if not any(output in node.output for node in self._nodes):
+            self._nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
+        return output
+
+    def _constant(self, name: str, value: NDArray[np.generic]) -> str:
+        self._constants[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def _add_cell(self, subgraph: Subgraph, place: str, frames: int, feeds: Mapping[str, str | None]) -> dict[str, str]:
+        """Append an instance of a cell's graph; return the tensors of its ports.
+
+        Args:
+            subgraph: the cell's.
+            place: name of the instance, unique in the segment.
+            frames: of this call.
+            feeds: the tensor of every input port, None for a state at zeros.
+        """
+        variant = subgraph.variant(self._precision)
+        zeros = [spec for spec in variant.inputs if feeds[spec.name] is None]
+        model = _cell(self._bundle.read(variant), place, frames, zeros)
+        self._ir_version = model.ir_version
+        names = {port: tensor for port, tensor in feeds.items() if tensor is not None}
+        for tensor in model.graph.initializer:
+            names[tensor.name] = tensor.name = f"{subgraph.name}/{tensor.name}"
+            self._constants[tensor.name] = tensor
+        for node in model.graph.node:
+            names |= {tensor: f"{place}/{tensor}" for tensor in node.output if tensor}
+            node.name = f"{place}/{node.name or node.output[0]}"
+            _rename(node, names)
+            self._nodes.append(node)
+        return names
+
+    def _without_reshapes(self, shapes: Mapping[str, list[int]]) -> Iterable[NodeProto]:
+        """Yield the nodes without the reshapes that undo one another: rows to frames at a cell's end, back at the next."""
+        sources: dict[str, str] = {}
+        same: dict[str, str] = {}
+        outputs = {spec.name for spec in self._segment.outputs}
+        for node in self._nodes:
+            _rename(node, same)
+            if node.op_type == "Reshape" and node.input[1] in self._constants:
+                source = node.input[0] = sources.get(node.input[0], node.input[0])
+                (output,) = node.output
+                target = numpy_helper.to_array(self._constants[node.input[1]]).tolist()
+                # a reshape leaves one size open at most, so shapes that look the same are the same
+                if target == shapes.get(source) and output not in outputs:
+                    same[output] = source
+                    continue
+                sources[output] = source
+            yield node
+
+    def _of(self, nodes: Sequence[NodeProto]) -> ModelProto:
+        read = {tensor for node in nodes for tensor in node.input}
+        constants = [tensor for name, tensor in self._constants.items() if name in read]
+        inputs, outputs = ([_value(s) for s in ports] for ports in (self._segment.inputs, self._segment.outputs))
+        opset = helper.make_opsetid("", self._bundle.manifest.opset)
+        graph = helper.make_graph(nodes, self._segment.name, inputs, outputs, constants)
+        return helper.make_model(graph, opset_imports=[opset], ir_version=self._ir_version)
+
+
+def _cell(content: bytes, place: str, frames: int, zeros: Sequence[TensorSpec]) -> ModelProto:
+    """Return a cell's graph for ``frames`` frames and for the states ``zeros`` at zeros.
+
+    Sizes that it computed from its inputs' shapes are constants then, but the batch.
+    """
+    model = onnx.load_model_from_string(content)
+    graph = model.graph
+    for value in (*graph.input, *graph.output):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param == "frames":
+                dimension.dim_value = frames
+    shapes = _shapes(model, place)
+    for node in graph.node:
+        shape = shapes.get(node.output[0])
+        if node.op_type == "Reshape" and shape is not None and shape.count(-1) <= 1:
+            node.input[1] = f"{node.output[0]}.{frames}.shape"
+            graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), node.input[1]))
+    nodes = _needed(graph.node, [value.name for value in graph.output])
+    for spec in zeros:
+        pads = np.zeros(2 * len(spec.shape), np.int64)
+        pads[_FRAMES_AXIS] = spec.shape[_FRAMES_AXIS]
+        graph.initializer.append(numpy_helper.from_array(pads, f"{spec.name}.zeros"))
+        nodes = [_padded(node, spec.name, place) if spec.name in node.input else node for node in nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def _padded(node: NodeProto, state: str, place: str) -> NodeProto:
+    """Return what ``node``, which joins a state and the new frames, computes where the state is at zeros."""
+    joins = node.op_type == "Concat" and helper.get_node_attr_value(node, "axis") == _FRAMES_AXIS
+    if not joins or len(node.input) != 2 or node.input[0] != state:
+        raise LintError(
+            f"{place}: operator {node.op_type} ({node.name}) reads the state {state}: expected a Concat of the state and "
+            "the new frames along the frames. Export again."
+        )
+    return helper.make_node("Pad", [node.input[1], f"{state}.zeros"], node.output, node.name)
+
+
+def _needed(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
+    """Return the nodes on which ``outputs`` depend, in order."""
+    needed, kept = set(outputs), []
+    for node in reversed(list(nodes)):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
+    for tensors in (node.input, node.output):
+        tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
+
+
+def _shapes(model: ModelProto, name: str) -> dict[str, list[int]]:
+    """Return the shapes of known rank in ``model``, -1 for every size that is not known; ``name`` is for errors."""
+    try:
+        graph = infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
+    except InferenceError as error:
+        raise LintError(f"{name}: its cells do not fit together: {str(error).splitlines()[0]}. Export again.") from None
+    tensors = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    return {
+        name: [dimension.dim_value or -1 for dimension in tensor.shape.dim]
+        for name, tensor in tensors.items()
+        if tensor.HasField("shape")
+    }
+
+
+def _value(spec: TensorSpec) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(spec.name, helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)), spec.shape)

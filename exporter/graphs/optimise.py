@@ -1,0 +1,119 @@
+"""Optimising a graph once, when its engine is made, as onnxruntime would each time that it is loaded.
+
+onnxruntime fuses nodes and brings weights into the order that this processor's convolutions read; ``blocked_layout`` lets features
+pass between segments in that order, too. What comes of it is for processors with the same vector instructions only.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from ...grid.errors import BackendError
+from ...runtime.backends.onnxruntime import first_line, ort_errors, session_options
+from ...runtime.backends.optimised_graph import OptimisedGraph, pack, weight_name
+from .blocked_layout import block_size, use_blocked_layout
+
+_LEAST_BYTES = 1024
+"""Of a weight to be shared. Less stays in the model, where shapes and axes must be."""
+
+
+def optimise(content: bytes, blocked: bool = True) -> bytes:
+    """Return an ONNX model, optimised by the onnxruntime that is installed and apart from its weights; see ``optimised_graph``.
+
+    Args:
+        content: the model.
+        blocked: let features pass between segments in the blocked layout.
+
+    Raises:
+        BackendError: If onnxruntime refuses the model.
+    """
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory(prefix="dynvid-optimise-") as folder:
+        written = Path(folder) / "optimised.onnx"
+        options = session_options(onnxruntime, 1)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.optimized_model_filepath = str(written)
+        options.log_severity_level = 4  # its warning, for this kind of processor only, is in the engine's key
+        try:
+            onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=False)
+        except ort_errors() as error:
+            raise BackendError(
+                f"onnxruntime {onnxruntime.__version__} cannot optimise a graph: {first_line(error)}. Run 'dynvid doctor'."
+            ) from None
+        model = onnx.load(written)
+    ports = use_blocked_layout(model) if blocked else ()
+    return pack(_apart(model)._replace(blocked=ports, block=block_size() if ports else 1))
+
+
+def _apart(model: ModelProto) -> OptimisedGraph:
+    """Return the model and its weights; every weight once, under the name of its contents.
+
+    onnxruntime numbers and orders what it adds in another way each time; here equal graphs become equal bytes.
+    """
+    names: dict[str, str] = {}
+    kept: dict[str, TensorProto] = {}
+    weights: dict[str, NDArray[Any]] = {}
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        name = names[tensor.name] = weight_name(value)
+        if value.nbytes < _LEAST_BYTES:
+            kept[name] = numpy_helper.from_array(value, name)
+        else:
+            weights[name] = value
+            kept[name] = _elsewhere(tensor, name, value.nbytes)
+    ports = {value.name for value in (*model.graph.input, *model.graph.output)}
+    nodes = _in_order(model)
+    for place, node in enumerate(nodes):
+        for turn, tensor in enumerate(node.output):
+            names.setdefault(tensor, tensor if tensor in ports or not tensor else f"{place}.{turn}")
+        node.name = f"{place}.{node.op_type}"
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(kept[name] for name in sorted(kept))
+    return OptimisedGraph(model.SerializeToString(deterministic=True), dict(sorted(weights.items())), (), 1)
+
+
+def _in_order(model: ModelProto) -> list[NodeProto]:
+    """Return the nodes, each after those that it reads from, as they are met on the way back from the outputs.
+
+    Those outputs first that need the fewest nodes: what a segment hands on is written when it is there, and memory is free again.
+    """
+    writers = {tensor: node for node in model.graph.node for tensor in node.output if tensor}
+    outputs = sorted((value.name for value in model.graph.output), key=lambda name: len(_back_from([name], writers)))
+    return _back_from(outputs, writers)
+
+
+def _back_from(tensors: Sequence[str], writers: Mapping[str, NodeProto]) -> list[NodeProto]:
+    """Return the nodes that these tensors need, each after those that it reads from."""
+    found: dict[str, NodeProto] = {}  # by first output
+    waiting = list(reversed(tensors))
+    while waiting:
+        node = writers.get(waiting[-1])
+        if node is None or node.output[0] in found:
+            waiting.pop()
+            continue
+        before = [t for t in node.input if t in writers and writers[t].output[0] not in found]
+        if before:
+            waiting += reversed(before)
+        else:
+            found[node.output[0]] = node
+    return list(found.values())
+
+
+def _elsewhere(tensor: TensorProto, name: str, size: int) -> TensorProto:
+    """Return a tensor whose contents are given when the model is loaded."""
+    found = TensorProto(name=name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "weights"), ("offset", "0"), ("length", str(size))):
+        entry = found.external_data.add()
+        entry.key, entry.value = key, value
+    return found

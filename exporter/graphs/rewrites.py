@@ -1,0 +1,290 @@
+"""Rewrites of a fused segment for onnxruntime's CPU: the same ports, the same results but for rounding, in less time.
+
+onnxruntime computes convolutions in a blocked layout, [frames, channels / 16, height, width, 16]. What it cannot do there, it
+does after copying to the plain layout, and copies back. So what matters is which operators it finds between two convolutions,
+and that it knows their shapes: it adds inside a convolution only what it sees to have the same number of frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper
+
+from .im2col_frames import join_frames
+from .rewritten_graph import Graph
+from .slice_pushdown import slice_parts
+from .uint8_activations import unsigned
+
+_FRAMES_RANK = 5  # [batch, frames, channels, height, width]; without the batch it is 4
+_CHANNELS = 1  # axis of a tensor [frames, channels, height, width]
+
+Rewrite = Callable[[Graph], None]
+
+
+def one_video(graph: Graph) -> None:
+    """Fix the batch at one video, and leave its dimension out of whatever has frames.
+
+    Then onnxruntime knows every shape, and a port [frames, channels, height, width] is what a convolution reads or writes: no
+    reshape copies it. The tensor in memory is the same. The dimension stays where an operator is not known to do without it.
+    """
+    for port in graph.ports.values():
+        port.type.tensor_type.shape.dim[0].dim_value = 1
+    shapes = graph.shapes()
+    framed = {name for name, shape in shapes.items() if len(shape) == _FRAMES_RANK} - set(graph.constants)
+    touched = [node for node in graph.nodes if framed.intersection((*node.input, *node.output))]
+    if not all(_needs_no_batch(graph, node, shapes) for node in touched):
+        return
+    for node in touched:
+        if node.op_type == "Reshape":
+            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output, node.name))
+        elif node.op_type == "Concat":
+            node.attribute[0].i = node.attribute[0].i % _FRAMES_RANK - 1
+        elif node.op_type == "Slice":
+            axes = graph.value(node.input[3])
+            assert axes is not None
+            node.input[3] = graph.constant(f"{node.input[3]}.4d", axes % _FRAMES_RANK - 1)
+        elif node.op_type == "Pad":
+            pads = graph.value(node.input[1])
+            assert pads is not None
+            node.input[1] = graph.constant(f"{node.input[1]}.4d", np.delete(pads, [0, _FRAMES_RANK]))
+    for name in framed & set(graph.ports):
+        del graph.ports[name].type.tensor_type.shape.dim[0]
+    _without_identities(graph)
+
+
+def fold_shift(graph: Graph) -> None:
+    """Take the shift into the 1x1 convolutions that read it.
+
+    ``conv(concat(shifted, x without its first channels))`` becomes ``conv(x) + conv(shifted)``, the first with zeros for the
+    weights of those channels: no copy of x, which stays in the blocked layout.
+    """
+    shapes, writers, readers = graph.shapes(), graph.writers(), graph.readers()
+    others = {}
+    for node in graph.nodes:
+        found = _shift_of(graph, node, shapes, writers)
+        convolutions = readers.get(node.output[0], [])
+        if found is None or not all(_is_pointwise(graph, reader) for reader in convolutions):
+            continue
+        whole, shifted, start, stop = found
+        for convolution in convolutions:
+            name = convolution.input[1]
+            weight = graph.value(name)
+            assert weight is not None
+            kept = weight.copy()
+            kept[:, start:stop] = 0
+            kept_name = graph.constant(f"{name}.without.{start}-{stop}", kept)
+            shifted_name = _rows(graph, name, start, stop)
+            others[convolution.output[0]] = _sum(convolution, (whole, kept_name), (shifted, shifted_name))
+    graph.replace(others)
+
+
+def split_concats(graph: Graph) -> None:
+    """Let 1x1 convolutions read the parts of a growing concatenation, which is then never made.
+
+    ``conv(concat(base, new..))`` becomes ``conv(base) + conv(concat(new..))``. A base is what was there before the first layer,
+    and stays one until as many channels are new. Not where the convolutions write more channels than the base has: adding
+    costs as much then as copying.
+    """
+    shapes, readers = graph.shapes(), graph.readers()
+    channels = {name: shape[_CHANNELS] for name, shape in shapes.items() if len(shape) == 4}
+    parts: dict[str, tuple[str, list[str]]] = {}  # of a concatenation: its base, and what is new
+    others: dict[str, list[NodeProto]] = {}
+    for node in graph.nodes:
+        (joined, *_) = node.output
+        if node.op_type == "Slice" and _lies_in_base(graph, node, parts, channels):
+            node.input[0] = parts[node.input[0]][0]
+        if node.op_type != "Concat" or joined not in channels or node.attribute[0].i != _CHANNELS:
+            continue
+        base, new = node.input[0], list(node.input[1:])
+        if base in parts:
+            longer = [*parts[base][1], *new]
+            if sum(channels[tensor] for tensor in longer) <= channels[parts[base][0]]:
+                base, new = parts[base][0], longer
+        parts[joined] = base, new
+        convolutions = [reader for reader in readers.get(joined, []) if _is_pointwise(graph, reader)]
+        if not convolutions or channels[base] < sum(channels[c.output[0]] for c in convolutions):
+            others[joined] = [helper.make_node("Concat", [base, *new], [joined], node.name, axis=_CHANNELS)]
+            continue
+        rest, first = new[0], []
+        if len(new) > 1:
+            rest = f"{joined}.new"
+            first = [helper.make_node("Concat", new, [rest], f"{node.name}.new", axis=_CHANNELS)]
+        whole = helper.make_node("Concat", [base, rest], [joined], node.name, axis=_CHANNELS)
+        others[joined] = [*first, whole]
+        for convolution in convolutions:
+            weight, count = convolution.input[1], channels[base]
+            weights = _rows(graph, weight, 0, count), _rows(graph, weight, count, channels[joined])
+            others[convolution.output[0]] = _sum(convolution, (base, weights[0]), (rest, weights[1]))
+    graph.replace(others)
+
+
+def flatten_concats(graph: Graph) -> None:
+    """Join at once what a concatenation joins that only another one along the same axis reads: nothing is copied twice."""
+    readers = graph.readers()
+    joins = {n.output[0]: n for n in graph.nodes if n.op_type == "Concat"}
+    for node in joins.values():  # in order: what a node reads is flat by then
+        tensors: list[str] = []
+        for tensor in node.input:
+            inner = joins.get(tensor)
+            if (
+                inner is None
+                or inner.attribute[0].i != node.attribute[0].i
+                or len(readers[tensor]) > 1
+                or tensor in graph.outputs
+            ):
+                tensors.append(tensor)
+            else:
+                tensors += inner.input
+        node.input[:] = tensors
+    graph.replace({})
+
+
+REWRITES: tuple[Rewrite, ...] = (
+    one_video,
+    fold_shift,
+    split_concats,
+    slice_parts,
+    flatten_concats,
+    join_frames,
+    unsigned,
+)
+"""All of them, in order: those of convolutions pay only where shapes are known; the last one is for INT8."""
+
+
+def rewrite(content: bytes, rewrites: Sequence[Rewrite] = REWRITES) -> bytes:
+    """Return the fused graph of a segment, rewritten; the same graph gives the same bytes.
+
+    Its ports have the segment's names, and the segment's shapes for one video: [1, frames, ...] or [frames, ...].
+    """
+    graph = Graph(content)
+    for one in rewrites:
+        one(graph)
+    model = graph.model()
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+
+
+# one_video
+
+
+def _needs_no_batch(graph: Graph, node: NodeProto, shapes: dict[str, list[int]]) -> bool:
+    """Return whether a node that reads or writes [1, frames, ...] can do the same on [frames, ...]."""
+    if node.op_type == "Reshape":
+        read, written = shapes[node.input[0]], shapes[node.output[0]]
+        return [1, *read[-4:]] == [1, *written[-4:]] and {len(read), len(written)} <= {4, _FRAMES_RANK}
+    if node.op_type == "Cast":
+        return True
+    if node.op_type == "Concat":
+        return bool(node.attribute[0].i % _FRAMES_RANK)
+    if node.op_type == "Slice":
+        axes = graph.value(node.input[3]) if len(node.input) > 3 else None
+        return axes is not None and bool((axes % _FRAMES_RANK).all())
+    if node.op_type == "Pad":
+        pads = graph.value(node.input[1]) if len(node.input) == 2 else None
+        return pads is not None and pads.size == 2 * _FRAMES_RANK and not pads[[0, _FRAMES_RANK]].any()
+    return False
+
+
+def _without_identities(graph: Graph) -> None:
+    """Leave out every Identity but one between an input and an output, or between two outputs."""
+    same: dict[str, str] = {}
+    writers = graph.writers()
+    for node in graph.nodes:
+        if node.op_type != "Identity":
+            continue
+        source = same.get(node.input[0], node.input[0])
+        if node.output[0] not in graph.outputs:
+            same[node.output[0]] = source
+        elif source in writers and source not in graph.outputs and same.get(source, source) == source:
+            same |= {name: node.output[0] for name, other in same.items() if other == source}
+            same[source] = node.output[0]
+    for node in graph.nodes:
+        if node.op_type == "Identity" and same.get(node.input[0], node.input[0]) == node.output[0]:
+            node.output[0] = f"{node.name}.unread"
+        for tensors in (node.input, node.output):
+            tensors[:] = [same.get(tensor, tensor) for tensor in tensors]
+    graph.nodes = [n for n in graph.nodes if n.op_type != "Identity" or n.input[0] != n.output[0]]
+    graph.replace({})
+
+
+# convolutions
+
+
+def _is_pointwise(graph: Graph, node: NodeProto) -> bool:
+    """Return whether a node is a 1x1 convolution that sums over all channels of its input."""
+    if node.op_type != "Conv" or node.input[1] not in graph.constants:
+        return False
+    groups = [attribute.i for attribute in node.attribute if attribute.name == "group"]
+    return groups in ([], [1]) and list(graph.constants[node.input[1]].dims[2:]) == [1, 1]
+
+
+def _rows(graph: Graph, name: str, start: int, stop: int) -> str:
+    """Return the weights of a convolution for input channels [start, stop)."""
+    weight = graph.value(name)
+    assert weight is not None
+    return graph.constant(f"{name}.{start}-{stop}", weight[:, start:stop])
+
+
+def _sum(convolution: NodeProto, first: tuple[str, str], second: tuple[str, str]) -> list[NodeProto]:
+    """Return the nodes that add two convolutions, each of (input, weights), in the place of one; the first has the bias."""
+    nodes, bias = [], list(convolution.input[2:])
+    for number, inputs in enumerate(((*first, *bias), second), 1):
+        node = NodeProto()
+        node.CopyFrom(convolution)
+        node.name, node.input[:], node.output[:] = (
+            f"{convolution.name}.{number}",
+            inputs,
+            [f"{convolution.output[0]}.{number}"],
+        )
+        nodes.append(node)
+    written = [node.output[0] for node in nodes]
+    return [*nodes, helper.make_node("Add", written, convolution.output, f"{convolution.name}.sum")]
+
+
+def _shift_of(
+    graph: Graph, node: NodeProto, shapes: dict[str, list[int]], writers: dict[str, NodeProto]
+) -> tuple[str, str, int, int] | None:
+    """Return (x, shifted, start, stop) where ``node`` puts ``shifted`` in the place of channels [start, stop) of x."""
+    if node.op_type != "Concat" or node.attribute[0].i != _CHANNELS or len(shapes[node.output[0]]) != 4:
+        return None
+    wholes, strangers, place = set(), [], 0
+    for tensor in node.input:
+        stop = place + shapes[tensor][_CHANNELS]
+        whole = _channels_of(graph, writers.get(tensor), place, shapes, stop - place)
+        if whole is None:
+            strangers.append((tensor, place, stop))
+        else:
+            wholes.add(whole)
+        place = stop
+    if len(wholes) != 1 or len(strangers) != 1:
+        return None
+    (whole,) = wholes
+    return (whole, *strangers[0]) if shapes[whole] == shapes[node.output[0]] else None
+
+
+def _channels_of(
+    graph: Graph, node: NodeProto | None, start: int, shapes: dict[str, list[int]], count: int
+) -> str | None:
+    """Return the tensor of which ``node`` takes ``count`` channels from ``start`` on, one after the other."""
+    if node is None or node.op_type != "Slice" or len(node.input) != 5:
+        return None
+    starts, axes, steps = (graph.value(node.input[place]) for place in (1, 3, 4))
+    if starts is None or axes is None or steps is None:
+        return None
+    as_wanted = [v.tolist() for v in (starts, axes, steps)] == [[start], [_CHANNELS], [1]]
+    return node.input[0] if as_wanted and shapes[node.output[0]][_CHANNELS] == count else None
+
+
+def _lies_in_base(
+    graph: Graph, node: NodeProto, parts: dict[str, tuple[str, list[str]]], channels: dict[str, int]
+) -> bool:
+    """Return whether a Slice takes channels of a concatenation's base alone."""
+    if node.input[0] not in parts or len(node.input) != 5:
+        return False
+    starts, stops, axes = (graph.value(node.input[place]) for place in (1, 2, 3))
+    if starts is None or stops is None or axes is None or axes.tolist() != [_CHANNELS]:
+        return False
+    return 0 <= int(starts[0]) < int(stops[0]) <= channels[parts[node.input[0]][0]]

@@ -1,0 +1,1 @@
+"""The proof: what was exported computes what the plain PyTorch network computes."""

@@ -1,0 +1,1 @@
+"""PyTorch to one subgraph for every unique block and head, then to ONNX and to a bundle."""

@@ -1,0 +1,1 @@
+"""The kit that a new network is run through."""

@@ -1,0 +1,151 @@
+"""Videos on disk to records: what ``dynvid classify`` prints, one a video."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..grid.errors import InputRefusedError, UsageError
+from .results_file import Results
+from .session import Prediction
+
+_LEAST_TRIED = 20
+
+
+def record(path: Path, prediction: Prediction, trace: bool) -> dict[str, Any]:
+    """Return a prediction in JSON types, with the video's name and its label; a logit that is no number is None.
+
+    ``status`` is ``ok``, ``numeric_error``, or ``damaged`` where no frame could be had for an answer (``unanswered``); then
+    ``error`` says why and everything about the answer is None. ``logits`` is there with ``trace`` only.
+    """
+    fields = asdict(prediction)
+    del fields["probabilities"], fields["segment_ms"]  # the softmax of the logits; their sum is latency_ms
+    logits = [[v if math.isfinite(v) else None for v in z.tolist()] for z in fields.pop("logits")]
+    return {
+        "video": str(path),
+        "label": fields.pop("label"),
+        "error": None,
+        **fields,
+        "warnings": list(prediction.warnings),
+        **({"logits": logits} if trace else {}),
+    }
+
+
+def unanswered(path: Path, error: str) -> dict[str, Any]:
+    """Return the record of a video that gave no answer."""
+    nothing = ("label", "class_index", "confidence", "checkpoint", "gmacs", "fraction", "latency_ms", "decode_ms")
+    return {
+        "video": str(path),
+        "status": "damaged",
+        "error": error,
+        **dict.fromkeys(nothing),
+        "frames_decoded": 0,
+        "frames_total": 0,
+        "damaged": True,
+        "warnings": [],
+    }
+
+
+@dataclass
+class Failures:
+    """Videos tried and failed so far, and how large a share may fail: what stops a run that cannot succeed.
+
+    Attributes:
+        most: share of the videos tried that may fail.
+        tried: videos that have a record; ``failed``: those whose status is not ``ok``.
+    """
+
+    most: float
+    tried: int = 0
+    failed: int = 0
+
+    @classmethod
+    def of(cls, results: Results | None, most: float) -> Failures:
+        """Return the count to go on with: that of the results so far."""
+        return cls(most) if results is None else cls(most, len(results.done), len(results.failed))
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Count a record."""
+        self.tried += 1
+        self.failed += record["status"] != "ok"
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more than that share failed, of 20 videos or more."""
+        return self.tried >= _LEAST_TRIED and self.failed / self.tried > self.most
+
+    def partial(self, videos: int, output: Path | None) -> str | None:
+        """Return what to say of a run over so many videos that left some without an answer; None where none is.
+
+        Raises:
+            InputRefusedError: If there is no answer at all.
+        """
+        where = "above" if output is None else str(output)
+        if self.failed and self.failed == self.tried:
+            raise InputRefusedError(f"no video could be classified ({self.failed} of {self.tried} failed, see {where})")
+        if self.tried < videos:
+            remedy = "leave them out" if output is None else "mend them and add --retry-failed"
+            return (
+                f"stopped after {self.tried} of {videos} videos, since {self.failed} could not be classified, more than "
+                f"--max-failures {self.most:g} allows: see {where}; {remedy}, or allow more"
+            )
+        return f"{self.failed} of {self.tried} videos could not be classified, see {where}" if self.failed else None
+
+
+def classify_rest(
+    classify: Callable[[Iterable[Path]], Generator[dict[str, Any], None, None]],
+    videos: Sequence[Path],
+    failures: Failures,
+    results: Results | None = None,
+) -> Generator[dict[str, Any], None, None]:
+    """Yield the records that ``classify`` yields for the videos without a line in ``results``, each once it has one.
+
+    Ends early when too many have failed; ``failures`` counts them.
+
+    Raises:
+        ResourceError: If the disk is full.
+    """
+    left = videos if results is None else [video for video in videos if str(video) not in results.done]
+    with closing(classify(left)) as records:
+        while not failures.too_many and (record := next(records, None)) is not None:
+            failures.add(record)
+            if results is not None:
+                results.append(record)
+            yield record
+
+
+def each_once(videos: Iterable[Path]) -> list[Path]:
+    """Return the videos in their order, without those whose path was there before."""
+    first: dict[str, Path] = {}
+    for video in videos:
+        first.setdefault(os.path.normpath(video), video)
+    return list(first.values())
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return (i, n) of 'i/n', 1 <= i <= n.
+
+    Raises:
+        UsageError: For anything else.
+    """
+    numbers = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    index, count = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= index <= count:
+        raise UsageError(f"--shard {text!r}: expected i/n with i from 1 to n, such as 1/4")
+    return index, count
+
+
+def shard_of(videos: Sequence[Path], index: int, count: int) -> list[Path]:
+    """Return shard ``index`` of ``count``, 1-based, in the order given.
+
+    It is every ``count``-th of the videos sorted by path: the shards are disjoint, hold every video and differ by one
+    video at most, whatever order each of them is given the videos in.
+    """
+    by_path = sorted(range(len(videos)), key=lambda position: str(videos[position]))
+    return [videos[position] for position in sorted(by_path[index - 1 :: count])]

@@ -1,0 +1,288 @@
+"""The results of ``dynvid classify -o``: one line a video that outlives any death, so that the same command goes on.
+
+Beside ``OUT`` lies ``OUT.run.json``, sealed, on the disk before the first line: it says what the lines belong to.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..grid.errors import ResourceError, StaleResultsError, UsageError
+from ..grid.manifest import Precision
+from ..grid.storage.files import read_file, sync_folder, write_file
+from ..grid.storage.sealed import seal, unseal
+from ..grid.storage.strict_json import StrictJsonError, loads, parse
+from .closing import Closing
+
+_FORMAT, _VERSION = "dynvid.run", (1, 1)
+_STATUSES = ("ok", "numeric_error", "damaged")
+_LINES_A_SYNC, _SECONDS_A_SYNC = 100, 1.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a file of results belongs to: whatever decides which videos have a line, and what it says.
+
+    Attributes:
+        bundle_sha256: of the bundle's manifest.
+        thresholds, temperatures: as the session has them.
+        precision, backend, trace: as given.
+        videos: how many there are before sharding; ``videos_sha256``: of their paths, in whatever order.
+        shard: (i, n), 1-based.
+        fused: whether fused segments answered; the cells' answers differ in the last bits.
+    """
+
+    bundle_sha256: str
+    thresholds: tuple[float | None, ...] | None
+    temperatures: tuple[float, ...] | None
+    precision: Precision
+    backend: str
+    trace: bool
+    videos: int
+    videos_sha256: str
+    shard: tuple[int, int] = (1, 1)
+    fused: bool = False
+
+    def differences(self, other: Run) -> list[str]:
+        """Return what ``other`` has otherwise, each as 'field its value, here own value'."""
+        own, others = asdict(self), asdict(other)
+        return [f"{k} {_shown(others[k])}, here {_shown(own[k])}" for k in own if own[k] != others[k]]
+
+
+def sha256_of_videos(videos: Iterable[str]) -> str:
+    """Return the sha256 of a set of paths."""
+    return hashlib.sha256(json.dumps(sorted(videos)).encode()).hexdigest()
+
+
+class Results(Closing):
+    """A file of results, open and locked for one process; ``open_results`` opens it.
+
+    A line is handed to the system in one piece when its video is done, so the death of this process loses none; it
+    goes to the disk with the 100th line, or the first one a second or more, after those that went before. So a power
+    failure costs at most 100 lines, and what was written within one second.
+
+    Attributes:
+        path: of the file.
+        done: the videos that have a line; ``failed``: those whose status is not ``ok``.
+    """
+
+    def __init__(self, path: Path, descriptor: int, done: set[str], failed: set[str]) -> None:
+        self.path, self.done, self.failed = path, done, failed
+        self._descriptor = descriptor
+        self._unsynced, self._synced_s = 0, time.monotonic()
+
+    @property
+    def on_disk(self) -> int:
+        """How many lines not even a power failure loses."""
+        return len(self.done) - self._unsynced
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add the record of a video, as ``classify.record`` makes it.
+
+        Raises:
+            ResourceError: If the disk is full.
+        """
+        video = record["video"]
+        assert video not in self.done
+        try:
+            _write(self._descriptor, json.dumps(record, allow_nan=False).encode() + b"\n")
+            self.done.add(video)
+            if record["status"] != "ok":
+                self.failed.add(video)
+            self._unsynced += 1
+            if self._unsynced >= _LINES_A_SYNC or time.monotonic() - self._synced_s >= _SECONDS_A_SYNC:
+                self._sync()
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def close(self) -> None:
+        """Bring every line to the disk and let others write the file.
+
+        Raises:
+            ResourceError: If the disk is full.
+        """
+        try:
+            self._sync()
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+        finally:
+            os.close(self._descriptor)
+
+    def _sync(self) -> None:
+        os.fsync(self._descriptor)
+        self._unsynced, self._synced_s = 0, time.monotonic()
+
+
+def open_results(path: Path, run: Run, videos: Iterable[str], *, retry_failed: bool = False) -> Results:
+    """Return the results in ``path``, new or gone on with; a last line that is not whole is cut off.
+
+    Args:
+        path: Of the file; ``path``.run.json is written beside it.
+        run: What the file must belong to.
+        videos: The paths that may have a line in it.
+        retry_failed: Take away the lines of the videos that failed, so that these are tried again.
+
+    Raises:
+        StaleResultsError: If what is there is no file of results, belongs to another run, or was changed.
+        UsageError: If another process writes it, or nothing can be written there.
+        ResourceError: If the disk is full.
+    """
+    descriptor = _locked(path)
+    try:
+        _belong(path, descriptor, run)
+        done, failed, end = _read(path, descriptor, frozenset(videos))
+        try:
+            os.ftruncate(descriptor, end)
+            if retry_failed and failed:
+                descriptor = _without(path, descriptor, failed)
+                done, failed = done - failed, set()
+        except OSError as error:
+            raise _unwritable(path, error) from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Results(path, descriptor, done, failed)
+
+
+def _locked(path: Path) -> int:
+    """Return the descriptor of the file, made if it is missing, that this process alone may write."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        raise UsageError(f"-o {str(path)!r} cannot be written ({error.strerror}): give another") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UsageError(f"-o {str(path)!r} is no regular file: give another")
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):  # else replaced between opening and locking
+                return descriptor
+        raise UsageError(f"-o {str(path)!r} is being written by another process: wait for it, or give another")
+    except OSError as error:
+        os.close(descriptor)
+        raise UsageError(f"-o {str(path)!r} cannot be locked ({error.strerror}): give another") from None
+    except UsageError:
+        os.close(descriptor)
+        raise
+
+
+def _belong(path: Path, descriptor: int, run: Run) -> None:
+    """Check that the file belongs to ``run``; one that is empty is made to."""
+    sidecar = path.with_name(f"{path.name}.run.json")
+    empty = os.fstat(descriptor).st_size == 0
+    try:
+        text = read_file(sidecar)
+    except FileNotFoundError:
+        if not empty:
+            raise StaleResultsError(
+                f"-o {str(path)!r} exists, and no {sidecar.name} beside it says that it is results to go on with: give "
+                "another, or remove it"
+            ) from None
+        found = None
+    except OSError as error:
+        raise StaleResultsError(
+            f"{str(sidecar)!r} cannot be read ({error.strerror}): give another -o, or remove both files"
+        ) from None
+    else:
+        try:
+            content, newer = unseal(text, _FORMAT, _VERSION)
+            found = parse(Run, content, ignore_unknown=newer)
+        except StrictJsonError as error:
+            raise StaleResultsError(f"{str(sidecar)!r}: {error}. Give another -o, or remove both files.") from None
+    if found not in (None, run) and not empty:
+        raise StaleResultsError(
+            f"-o {str(path)!r} holds results of another run: {'; '.join(run.differences(found))}. Give another, or remove "
+            f"it and {sidecar.name}."
+        )
+    temporary = path.with_name(f".{sidecar.name}.new")
+    try:
+        if found != run:
+            temporary.unlink(missing_ok=True)  # of a process that was killed: the lock is ours
+            write_file(temporary, seal(asdict(run), _FORMAT, _VERSION))
+            temporary.replace(sidecar)
+        if empty:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _read(path: Path, descriptor: int, videos: frozenset[str]) -> tuple[set[str], set[str], int]:
+    """Return the videos that have a line, those that failed, and where the last whole line ends."""
+    done: set[str] = set()
+    failed: set[str] = set()
+    end = 0
+    with _reader(descriptor) as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                record = loads(line)
+            except StrictJsonError as error:
+                raise _changed(path, number, str(error)) from None
+            video, status = (record.get("video"), record.get("status")) if isinstance(record, dict) else (None, None)
+            if not isinstance(video, str) or video not in videos or status not in _STATUSES:
+                raise _changed(path, number, f"status {status!r} of {video!r}, which is no result of this run")
+            if video in done:
+                raise _changed(path, number, f"{video!r} has a line already")
+            done.add(video)
+            if status != "ok":
+                failed.add(video)
+            end += len(line)
+    return done, failed, end
+
+
+def _without(path: Path, descriptor: int, failed: set[str]) -> int:
+    """Replace the file by one without the lines of ``failed``, in one step; return its descriptor, locked."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    replacing = os.open(temporary, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(replacing, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _reader(descriptor) as lines, open(replacing, "wb", closefd=False) as kept:
+            kept.writelines(line for line in lines if json.loads(line)["video"] not in failed)
+        os.fsync(replacing)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        os.close(replacing)
+        temporary.unlink(missing_ok=True)
+        raise
+    os.close(descriptor)
+    return replacing
+
+
+def _reader(descriptor: int) -> BinaryIO:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return open(descriptor, "rb", closefd=False)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def _unwritable(path: Path, error: OSError) -> ResourceError:
+    return ResourceError(
+        f"-o {str(path)!r} cannot be written ({error.strerror}): free some space, then the same command goes on"
+    )
+
+
+def _changed(path: Path, number: int, fault: str) -> StaleResultsError:
+    return StaleResultsError(
+        f"-o {str(path)!r}, line {number}: {fault}. Something else has changed the file: remove that line, or give another."
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"{value[:8]}…" if isinstance(value, str) and len(value) == 64 else str(value)

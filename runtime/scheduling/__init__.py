@@ -1,0 +1,1 @@
+"""Which videos run which segment next. Integers only: no arrays, no clock."""

@@ -1,0 +1,1 @@
+"""Many videos at once: admitted, run and answered in a loop, in one stream or several."""

@@ -1,0 +1,81 @@
+"""Several streams as one: a CPU's cores are put to better use by an executor each than by one executor on all of them.
+
+A call of a few frames does not keep many threads busy, and what lies between two calls keeps one. And a video that runs to
+the end of the route holds up only those of its own stream.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+
+from ...grid.errors import UsageError
+from ..prediction import Answer
+from ..video.frames import FrameSource
+from .in_flight import Intake
+from .stream import Stream
+
+
+class Replicas(Intake):
+    """Streams of the same bundle and thresholds; each video goes to the one that has the fewest.
+
+    Args:
+        open_stream: returns a stream.
+        count: how many.
+
+    Attributes:
+        streams: as opened.
+
+    Raises:
+        UsageError: If there would be none.
+        DynvidError: As ``open_stream``.
+    """
+
+    def __init__(self, open_stream: Callable[[], Stream], count: int) -> None:
+        if count < 1:
+            raise UsageError(f"{count} streams: expected at least 1")
+        with ExitStack() as opened:
+            self.streams = tuple(opened.enter_context(open_stream()) for _ in range(count))
+            self._open = opened.pop_all()
+        self._lock = threading.Lock()
+        self._held = [0] * count
+
+    @property
+    def most(self) -> int:
+        """Videos in flight or read ahead at most, in all streams."""
+        return sum(stream.most for stream in self.streams)
+
+    @property
+    def fault(self) -> BaseException | None:
+        """What ended one of the streams."""
+        return next((stream.fault for stream in self.streams if stream.fault is not None), None)
+
+    def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
+        """Return the future answer for one video; see ``Intake``."""
+        with self._lock:
+            place = min(range(len(self.streams)), key=self._held.__getitem__)
+            self._held[place] += 1
+
+        def leave(_: Future[Answer] | None = None) -> None:
+            with self._lock:
+                self._held[place] -= 1
+
+        try:
+            future = self.streams[place].submit(video, deadline_s, trace)
+        except BaseException:
+            leave()
+            raise
+        future.add_done_callback(leave)
+        return future
+
+    def flush(self) -> None:
+        """Say that no more videos come for now, to every stream."""
+        for stream in self.streams:
+            stream.flush()
+
+    def close(self) -> None:
+        """Close every stream."""
+        self._open.close()

@@ -1,0 +1,1 @@
+"""A file to frames: the LIST, the packet index, decoding in a child process, and prefetch."""

@@ -1,0 +1,221 @@
+"""Videos decoded in a child process, so that one that crashes, hangs or bloats it hurts itself only."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...grid.errors import DecoderFaultError, DynvidError, UsageError, VideoError
+from ...grid.preprocessing import Preprocessing
+from ..child_process import ChildFailure
+from ..closing import Closing
+from .decoder_process import NO_MEMORY, Child, StartFailure
+from .frames import FrameArray, FrameSource, SampledFrames, regular_file
+from .sample_clip import AS_IT_IS, FRAMES, sample_pixels
+
+
+class Decoder(Closing):
+    """A long-lived child process that decodes video files; started when first needed, and after each death.
+
+    Several videos may be open at once, and threads may share a decoder: requests take turns. A video during
+    whose request the child dies or hangs gets a ``VideoError``; the others go on in the next child.
+    Where the child ends with an exception that nobody foresaw, ``check`` tells whether it is the video's.
+    A process that was forked off starts a child of its own.
+    """
+
+    def __init__(self, *, timeout_s: float = 30.0, memory_bytes: int = 4 << 30, files_per_child: int = 1000) -> None:
+        """Configure the children.
+
+        Args:
+            timeout_s: Longest time that one read, or opening one video, may take.
+            memory_bytes: Address space of a child.
+            files_per_child: Videos after which a child is replaced, against leaks.
+
+        Raises:
+            UsageError: If one of them is not positive.
+        """
+        if min(timeout_s, memory_bytes, files_per_child) <= 0:
+            raise UsageError(
+                f"timeout {timeout_s} s, memory {memory_bytes} bytes, {files_per_child} files a child: "
+                "expected numbers above 0"
+            )
+        self.timeout_s, self.memory_bytes, self.files_per_child = timeout_s, memory_bytes, files_per_child
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, None before the first video."""
+        return None if self._child is None else self._child.process.pid
+
+    def open(self, path: str | os.PathLike[str], preprocessing: Preprocessing, num_samples: int) -> FrameSource:
+        """Return the frames of a video file, or of a ``.npy``, which is read in this process.
+
+        Raises:
+            VideoError: If the video cannot be read, or opening it kills or hangs the child.
+            FramesError: If a ``.npy`` holds something else.
+            DecoderFaultError: If no child can be started, or none can decode a clip made on the spot either.
+        """
+        if os.fspath(path).lower().endswith(".npy"):
+            return FrameArray(path, preprocessing, num_samples)
+        return _ChildVideo(self, path, preprocessing, num_samples)
+
+    def check(self) -> None:
+        """Have a fresh child make a clip and decode it, and compare every pixel.
+
+        Raises:
+            DecoderFaultError: If it cannot, or the pixels are others: no video is to blame then.
+        """
+        expected = sample_pixels()
+        found = np.empty_like(expected)
+        try:
+            with contextlib.ExitStack() as stack:
+                child = Child(self.memory_bytes, self.timeout_s)
+                stack.callback(child.stop)
+                file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".mkv"))
+                file.write(bytes.fromhex(child.call({"do": "make"})["clip"]))
+                file.flush()
+                child.call(_opening(0, file.name, AS_IT_IS, FRAMES))
+                child.call({"do": "read", "video": 0, "samples": [*range(FRAMES)]}, found)
+        except ChildFailure as failure:
+            raise DecoderFaultError(
+                f"a clip made on the spot cannot be decoded: the decoder process {failure}"
+            ) from None
+        except VideoError as error:
+            raise DecoderFaultError(f"a clip made on the spot is refused: {error}") from None
+        if not np.array_equal(found, expected):
+            raise DecoderFaultError("a clip made on the spot comes out of the decoder with other pixels")
+
+    def close(self) -> None:
+        """End the child; the videos that are open cannot be read any more."""
+        with self._lock:
+            self._closed = True
+            if self._child is not None:
+                self._child.stop()
+                self._child = None
+
+    def _living_child(self, *, recycle: bool) -> Child:
+        if self._closed:
+            raise UsageError("the decoder is closed: open the video with another one")
+        child = self._child
+        if child is not None and child.alive() and not (recycle and child.files >= self.files_per_child):
+            return child
+        if child is not None:
+            child.stop()
+        self._child = None
+        self._child = Child(self.memory_bytes, self.timeout_s)
+        return self._child
+
+
+def _opening(number: int, path: str, preprocessing: Preprocessing, num_samples: int) -> dict[str, Any]:
+    """Return the request to open a video file as the child's video ``number``."""
+    return {
+        "do": "open",
+        "video": number,
+        "path": path,
+        "preprocessing": asdict(preprocessing),
+        "num_samples": num_samples,
+    }
+
+
+class _ChildVideo(SampledFrames):
+    """A video that is open in a child."""
+
+    _numbers = itertools.count()
+
+    def __init__(
+        self, decoder: Decoder, path: str | os.PathLike[str], preprocessing: Preprocessing, num_samples: int
+    ) -> None:
+        super().__init__(preprocessing, num_samples)
+        started = time.perf_counter()
+        self._decoder = decoder
+        self._name, self._path = f"video '{path}'", regular_file(path)
+        self._number = next(self._numbers)
+        self._child: Child | None = None
+        self._earlier = 0  # frames decoded for it in children that are gone
+        self._refused = ""
+        self._ask(None, recycle=True)
+        self.decode_ms = (time.perf_counter() - started) * 1e3
+
+    def pixels(self, samples: Sequence[int]) -> NDArray[np.uint8]:
+        """Return RGB frames [frames, crop, crop, 3] of temporal sample numbers; errors as ``read``."""
+        self.check(samples)
+        crop = self.preprocessing.crop
+        pixels = np.empty((len(samples), crop, crop, 3), np.uint8)
+        request = {"do": "read", "video": self._number, "samples": [int(sample) for sample in samples]}
+        self._ask(request, pixels)
+        return pixels
+
+    def close(self) -> None:
+        """Let the child close the file."""
+        super().close()
+        with self._decoder._lock:
+            child, self._child = self._child, None
+            if child is not None and child.alive():
+                with contextlib.suppress(ChildFailure):  # the next video starts another child
+                    child.call({"do": "close", "video": self._number})
+
+    def _ask(
+        self,
+        request: dict[str, Any] | None,
+        pixels: NDArray[np.uint8] | None = None,
+        *,
+        recycle: bool = False,
+    ) -> None:
+        """Open the video where the child does not know it yet, then send a request, if there is one."""
+        if self._refused:
+            raise VideoError(f"{self._name} {self._refused}")
+        with self._decoder._lock:
+            try:
+                child = self._decoder._living_child(recycle=recycle)
+                if child is not self._child:
+                    self._open(child)
+                if request is not None:
+                    self._note(child.call(request, pixels))
+            except ChildFailure as failure:
+                raise self._blame(failure) from None
+
+    def _blame(self, failure: ChildFailure) -> DynvidError:
+        """Return the error that a child's failure makes: the video's own, unless a made clip fares no better."""
+        if isinstance(failure, StartFailure):
+            return DecoderFaultError(
+                f"{self._name} cannot be decoded: while it started, the decoder process {failure}. "
+                f"Expected '{sys.executable}' to load av and numpy; run 'dynvid doctor'."
+            )
+        reason, advice = f"cannot be decoded: the decoder process {failure}", "Leave it out, or repair it."
+        if failure.code >= 0 and failure.code != NO_MEMORY:  # an exception that nobody foresaw
+            try:
+                self._decoder.check()
+            except DecoderFaultError:
+                return DecoderFaultError(
+                    f"{self._name} {reason}. No fault of the video, since a clip made on the spot cannot be decoded "
+                    "either; run 'dynvid doctor'."
+                )
+            advice = "Others can be decoded here: leave this one out, and report it."
+        self._refused = f"{reason}. {advice}"
+        return VideoError(f"{self._name} {self._refused}")
+
+    def _open(self, child: Child) -> None:
+        self._child, self._earlier, known = child, self.frames_decoded, self.frames_total
+        child.files += 1
+        self._note(child.call(_opening(self._number, self._path, self.preprocessing, self.num_samples)))
+        if known and known != self.frames_total:
+            raise VideoError(f"{self._name} changed from {known} to {self.frames_total} frames while it was open.")
+
+    def _note(self, reply: dict[str, Any]) -> None:
+        self.frames_total = int(reply["frames_total"])
+        self.frames_decoded = self._earlier + int(reply["frames_decoded"])
+        for warning in reply["warnings"]:
+            self.doubt(str(warning), damaged=bool(reply["damaged"]))

@@ -1,0 +1,126 @@
+"""The child process in which videos are decoded: both ends of its pipes. ``decoder`` says why.
+
+Requests and replies are JSON; after a reply to ``read`` come the RGB bytes [frames, crop, crop, 3].
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...grid.errors import VideoError
+from ...grid.preprocessing import Preprocessing
+from ..child_process import ChildFailure, ChildProcess, open_replies, requests, send
+from .file import VideoFile
+from .sample_clip import sample_clip
+
+NO_MEMORY = 12
+"""Exit code of a child that ran out of memory."""
+
+_START_S = 60.0  # for Python, numpy and PyAV to load, from a cold disk
+_MAX_REPLY_BYTES = 1 << 20
+
+
+class StartFailure(ChildFailure):
+    """What a child did instead of getting ready."""
+
+
+class Child(ChildProcess):
+    """The parent's end.
+
+    Attributes:
+        files: videos that were opened in it.
+    """
+
+    def __init__(self, memory_bytes: int, timeout_s: float) -> None:
+        """Start the process and wait until it is ready.
+
+        Raises:
+            StartFailure: If it does not start.
+        """
+        super().__init__(
+            f"from {__name__} import main; main()",
+            str(memory_bytes),
+            str(int(timeout_s) + 5),
+            OPENBLAS_NUM_THREADS="1",  # else every core reserves address space
+            OMP_NUM_THREADS="1",
+        )
+        self.files, self._call_s = 0, timeout_s
+        try:
+            self.receive(_START_S, 0)
+        except ChildFailure as failure:
+            raise StartFailure(str(failure), failure.code) from None
+
+    def call(self, request: dict[str, Any], pixels: NDArray[np.uint8] | None = None) -> dict[str, Any]:
+        """Return the reply to a request, and fill ``pixels`` with the bytes that follow it.
+
+        Raises:
+            VideoError: As the child found it.
+            ChildFailure: If the child died, hung, or answered nonsense; it is gone then.
+        """
+        self.heard = b""  # over other videos
+        try:
+            self.send(json.dumps(request).encode())
+            reply: dict[str, Any] = dict(json.loads(self.receive(self._call_s, _MAX_REPLY_BYTES)))
+            if "error" not in reply and pixels is not None:
+                self.fill(pixels.data.cast("B"))
+        except (TypeError, ValueError):
+            raise self.refused("gave no valid answer") from None
+        except BaseException:  # Ctrl-C too: what is still in the pipe would be taken for the next reply
+            self.stop(at_once=True)
+            raise
+        if "error" in reply:
+            raise VideoError(str(reply["error"]))
+        return reply
+
+
+def main() -> None:
+    """Serve requests until stdin ends; arguments: address space in bytes, seconds that a request may take."""
+    memory_bytes, alarm_s = int(sys.argv[1]), int(sys.argv[2])
+    replies = open_replies()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for limit, value in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),  # nothing is written here
+    ):
+        hard = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+    send(replies, b"")  # ready
+    videos: dict[int, VideoFile] = {}
+    for request in requests():
+        signal.alarm(alarm_s)  # ends this process even if the parent is gone
+        try:
+            reply, pixels = _answer(videos, json.loads(request))
+            send(replies, json.dumps(reply).encode(), pixels)
+        except VideoError as error:
+            send(replies, json.dumps({"error": str(error)}).encode())
+        except MemoryError:
+            os.write(2, b"ran out of the memory that it may use")
+            os._exit(NO_MEMORY)
+        signal.alarm(0)
+
+
+def _answer(videos: dict[int, VideoFile], request: dict[str, Any]) -> tuple[dict[str, Any], bytes | memoryview]:
+    if request["do"] == "make":
+        return {"clip": sample_clip().hex()}, b""
+    number = request["video"]
+    pixels: bytes | memoryview = b""
+    if request["do"] == "close":
+        if number in videos:
+            videos.pop(number).close()
+        return {}, b""
+    if request["do"] == "open":
+        preprocessing = Preprocessing(**request["preprocessing"])
+        videos[number] = VideoFile(request["path"], preprocessing, request["num_samples"])
+    else:
+        pixels = videos[number].pixels(request["samples"]).data.cast("B")
+    known = ("frames_total", "frames_decoded", "damaged", "warnings")
+    return {name: getattr(videos[number], name) for name in known}, pixels

@@ -1,0 +1,72 @@
+"""A LIST: a CSV file that names videos and, where they are known, their labels."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...grid.errors import ListError
+
+_EXPECTED = "Expected a CSV in UTF-8 with a header 'video' or 'video,label', then one row a video."
+
+
+@dataclass(frozen=True, slots=True)
+class ListedVideo:
+    """One row of a LIST: where its video is, and its label, None if it has none."""
+
+    path: Path
+    label: str | None = None
+
+
+def read_list(path: str | os.PathLike[str]) -> list[ListedVideo]:
+    """Return the videos of a LIST in its order, paths taken relative to the list's folder.
+
+    The files themselves are not looked at. Columns besides ``video`` and ``label`` are allowed and ignored.
+
+    Raises:
+        ListError: If the list cannot be read, has no header, no column ``video``, no rows, a malformed row,
+            or names a video twice.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
+    except OSError as fault:
+        raise ListError(f"list '{path}': {fault.strerror}. {_EXPECTED}") from None
+    except (UnicodeDecodeError, csv.Error) as fault:
+        raise ListError(f"list '{path}' is no CSV ({fault}). {_EXPECTED}") from None
+    if not rows:
+        raise ListError(f"list '{path}' is empty. {_EXPECTED}")
+    (header_line, header), *entries = rows
+    columns = [name.strip() for name in header]
+    if columns.count("video") != 1 or columns.count("label") > 1:
+        raise ListError(
+            f"list '{path}', line {header_line}: columns {', '.join(columns)}, of which one must be 'video' "
+            f"and at most one 'label'. {_EXPECTED}"
+        )
+    if not entries:
+        raise ListError(f"list '{path}' has a header and no rows. {_EXPECTED}")
+    video_column = columns.index("video")
+    label_column = columns.index("label") if "label" in columns else None
+    videos: list[ListedVideo] = []
+    seen: dict[str, int] = {}  # line of every video, by its path
+    for line, row in entries:
+        if len(row) != len(columns):
+            raise ListError(
+                f"list '{path}', line {line}: {len(row)} fields, expected {len(columns)}. "
+                "Quote a field that holds a comma."
+            )
+        name = row[video_column].strip()
+        if not name:
+            raise ListError(f"list '{path}', line {line}: no video. Name one or remove the row.")
+        video = path.parent / name
+        key = os.path.normpath(video)
+        if key in seen:
+            raise ListError(f"list '{path}', line {line}: '{name}' is on line {seen[key]} already. Remove one row.")
+        seen[key] = line
+        label = None if label_column is None else row[label_column].strip()
+        videos.append(ListedVideo(video, label or None))
+    return videos

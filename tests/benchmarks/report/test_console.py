@@ -1,0 +1,67 @@
+import dataclasses
+
+import pytest
+from sample_report import bare_report, sample_report
+
+from dynvid.benchmarks.report.console import describe
+from dynvid.commands.output import print_sections
+
+
+@pytest.fixture
+def printed(capsys):
+    def show(report):
+        print_sections(describe(report))
+        return [line for line in capsys.readouterr().out.split("\n") if line]
+
+    return show
+
+
+def flat(lines):
+    return [" ".join(line.split()) for line in lines]
+
+
+def test_tables_say_what_was_measured_and_validity_comes_last(printed):
+    lines = flat(printed(sample_report()))
+    for line in (
+        "msdnet38 on onnxruntime fp32, 2 threads, Example CPU 9000 @ 2.4 GHz: 48 random clips",
+        "q = 1.2 9.75 53.6% 96.8% 97.1% 10.9 10.7 to 11.1 10.7 11.9 13.2 124",
+        "openvino 2025.2, fp32 19.2 18.8 to 19.6 18.8 20.9 23.2",
+        "flops_realisation 0.953 0.941 to 0.966 >= 0.95 met",
+        "scheduler_efficiency 0.932 0.921 to 0.943 >= 0.95 MISSED",
+        "scheduler_efficiency: offline, batch 8, 1,000 videos",
+        "boundary copies +0.180 +1.7%",
+        "Poisson, 70 % of the oracle re-batched measured 91.2 90.8 – 42.6 71.0 1.02",
+        "Server INVALID 5000 83.2 52.0 131 83.9 queries/s, p99 <= 86.0 ms 0 of 500",
+        "Server: p99 latency over the bound",
+    ):
+        assert line in lines, line
+    assert lines[-1].startswith("VALID: two copies of the static run differ by 0.62%")
+    assert not [line for line in lines if line.startswith("flops_realisation:")]  # a note only where a bar is not met
+
+
+def test_no_line_is_wider_than_a_terminal(printed):
+    report, long = sample_report(), "a name that goes on and on " * 9
+    wide = dataclasses.replace(
+        report,
+        setting=dataclasses.replace(report.setting, clips=long, faults=(long, long)),
+        points=tuple(dataclasses.replace(point, name=long) for point in report.points),
+        peers=tuple(dataclasses.replace(peer, name=long) for peer in report.peers),
+        ratios=tuple(dataclasses.replace(ratio, note=long) for ratio in report.ratios),
+        streams=tuple(dataclasses.replace(run, name=long, policy=long) for run in report.streams),
+        scenarios=tuple(dataclasses.replace(run, target=long, reason=long) for run in report.scenarios),
+    )
+    for found in (report, wide):
+        assert max(map(len, printed(found))) <= 110
+    assert any("…" in line for line in printed(wide)) and not any("…" in line for line in printed(report))
+    assert printed(wide)[-5].startswith("NOT VALID: a name")
+
+
+def test_what_is_absent_leaves_no_heading(printed):
+    lines = printed(bare_report())
+    text = "\n".join(lines)
+    assert "elsewhere" not in text and "LoadGen" not in text and "many videos" not in text and "None" not in text
+    assert (
+        lines[-1]
+        == "VALID: two copies of the static run differ by an unknown amount; CPU time of other processes not known"
+    )
+    assert "split_overhead – – <= 1.00 not measured" in flat(lines)

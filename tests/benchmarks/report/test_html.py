@@ -1,0 +1,249 @@
+import dataclasses
+import math
+import re
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from sample_report import EXITS, bare_report, sample_report
+
+from dynvid.benchmarks.report.html import page
+from dynvid.benchmarks.report.plots import PLOTS, svg
+from dynvid.benchmarks.report.report import Estimate, Part, Report
+from dynvid.benchmarks.report.svg import require_plots, spread, stack
+from dynvid.benchmarks.report.tables import number
+from dynvid.grid.errors import MissingPackageError
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Checker(HTMLParser):
+    """Collects text, and stops where tags do not pair."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.text, self.attributes = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(text):
+    checker = Checker()
+    checker.feed(text)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+def words(text):
+    """Return what is written on the page, plots left out."""
+    return " ".join(" ".join(read(re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", text, flags=re.DOTALL)).text).split())
+
+
+@pytest.fixture(scope="module")
+def full():
+    return page(sample_report())
+
+
+def test_the_page_is_whole_small_and_needs_nothing_else(full):
+    found = read(full)
+    assert len(full.encode()) < 1_000_000
+    assert found.tags.count("svg") == len(PLOTS) == 7
+    assert not {"script", "link", "img", "iframe", "object", "metadata"} & set(found.tags)
+    assert "http" not in full and "@import" not in full and "url(data" not in full
+    links = [value for name, value in found.attributes if name in ("href", "xlink:href", "src")]
+    assert links and all(link.startswith("#") for link in links)
+    ids = [value for name, value in found.attributes if name == "id"]
+    assert len(ids) == len(set(ids)) and {link[1:] for link in links} <= set(ids)
+    assert not [name for name, _ in found.attributes if name.startswith("on")]
+
+
+def test_two_pages_of_one_report_are_the_same(full):
+    assert page(sample_report()) == full
+
+
+def test_plots_have_text_that_stays_text_and_colours_of_the_page(full):
+    drawn = "".join(re.findall(r"<svg.*?</svg>", full, flags=re.DOTALL))
+    for label in ("q = 1.2", "openvino 2025.2, fp32", "segment 6", "ideal", "boundary copies", "GMACs a video"):
+        assert re.search(rf"<text[^>]*>[^<]*{re.escape(label)}", drawn), label
+    assert "var(--blue)" in drawn and "var(--ink)" in drawn and "#1f2328" not in drawn
+    assert "prefers-color-scheme: dark" in full
+
+
+def test_every_heading_names_what_computed(full):
+    where = "onnxruntime fp32, 2 threads, Example CPU 9000 @ 2.4 GHz"
+    headings = re.findall(r"<h2>.*?</h2>", full)
+    assert len(headings) == 9 and all(where in heading for heading in headings)
+    setting = dataclasses.replace(
+        sample_report().setting, backend="tensorrt", machine={"processor": "P", "device": "GPU X"}
+    )
+    headings = re.findall(r"<h2>.*?</h2>", page(sample_report(setting=setting)))
+    assert all("tensorrt fp32, 2 threads, GPU X<" in heading for heading in headings)
+
+
+def test_the_headline_says_whether_the_figures_count(full):
+    assert '<p class="validity good">VALID: two copies of the static run differ by 0.62%' in full
+    setting = dataclasses.replace(sample_report().setting, faults=("copies differ by 4 %", "others took 9 %"))
+    text = page(sample_report(setting=setting))
+    assert '<p class="validity bad">NOT VALID: copies differ by 4 %; others took 9 %</p>' in text
+    assert "VALID:" not in text.replace("NOT VALID:", "")
+
+
+def test_the_headline_compares_the_first_point_with_the_static_network(full):
+    assert "At q = 1.2 a video takes 53.6% of the static network&#x27;s multiply-adds and 56.2% of its time" in full
+    assert "10.9 ms instead of 19.4 ms" in full
+
+
+def test_every_figure_of_the_ratios_is_the_reports(full):
+    report = sample_report()
+    for i, ratio in enumerate(report.ratios):
+        changed = dataclasses.replace(
+            ratio, estimate=Estimate(7.1111, 7.0222, 7.2333), bar=">= 7.5", meets=False, note="another note"
+        )
+        assert not {"7.111", "7.022", "another note"} & set(words(full).split())
+        ratios = (*report.ratios[:i], changed, *report.ratios[i + 1 :])
+        text = words(page(dataclasses.replace(bare_report(), points=(), ratios=ratios)))
+        assert f"{ratio.name} 7.111 7.022 to 7.233 >= 7.5 MISSED another note" in text
+    assert "scheduler_efficiency 0.932 0.921 to 0.943 >= 0.95 MISSED" in words(full)
+    assert "latency_ratio_p50 – – <= 1.10 not measured no run under load was asked for" in words(full)
+    assert "latency_ratio_p99 1.211 1.172 to 1.252 – no bar" in words(full)
+
+
+def test_the_tables_hold_what_was_measured(full):
+    text = words(full)
+    assert "q = 1.2 9.75 53.6% 96.8% 97.1% 10.9 10.7 to 11.1 10.7 11.9 13.2 124" in text
+    assert "q = 1.2 9.75 10.3 96.8% 93.8% to 98.8% 97.1% 94.1% to 99.1%" in text
+    assert "openvino 2025.2, fp32" in text
+    assert "heads and decisions +0.330 +3.2%" in text
+    assert "Poisson, 70 % of the oracle re-batched measured 91.2 1000 90.8 – 42.6 63.9 71.0 35.5 63.9 1.02 24" in text
+    assert "mean videos a launch 7.07 6.86" in text and "mean wait in the queue, ms 4.00 6.50" in text
+    assert "segment 1 1.20 (1.20) 2.12 (1.06) 3.97 (0.993) 7.67 (0.958)" in text
+    assert "q = 1.2 1 26.0% 40 1.26 1.24 to 1.29" in text and "no exits 6 100.0%" in text and "no exits 1 " not in text
+    assert "Server INVALID 5000 60.1 83.2 52.0 88.0 131 83.9 queries/s, p99 <= 86.0 ms 0 of 500" in text
+    assert "Server: p99 latency over the bound" in text
+    assert "912 MB at the peak" in text and "3.41 MB of state a video in flight, at most 24" in text
+    assert "38.2 ms mean, 36.9 ms median, 55.0 ms p99, of 48 videos" in text
+    assert "python 3.11.9, dynvid 0.1.0" in text and "2026-01-31" in text and "3f" * 32 in text
+
+
+def test_sections_without_figures_say_why():
+    text = page(bare_report())
+    found = re.findall(r'<p class="empty">(.*?)</p>', text)
+    for why in ("No peer was measured", "No breakdown", "No stream was run.", "No segment was timed", "LoadGen was not run",
+                "Decoding: none"):  # fmt: skip
+        assert sum(why in line for line in found) == 1, why
+    assert "nan" not in words(text).lower().replace("unnamed", "") and "None" not in words(text)
+    assert "Agreement against latency" in text and "Accuracy against" not in text
+    assert "unnamed machine" in text and "nothing to compare" in text
+
+
+def test_nothing_at_all_still_makes_a_page():
+    text = page(dataclasses.replace(bare_report(), points=(), ratios=()))
+    read(text)
+    assert "No ratio was asked for." in text and "<svg" not in text
+
+
+EVIL = "<script>alert(1)</script>&\"'$x_1$ ]]> -->"
+
+
+def poisoned(value):
+    """Return a report's value with poison at the end of every text, but the names that mean something."""
+    if isinstance(value, str):
+        return value if value in ("static", "no exits") else value + EVIL
+    if isinstance(value, tuple):
+        items = [poisoned(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, dict):
+        return {
+            poisoned(key) if key not in ("processor", "device") else key: poisoned(item) for key, item in value.items()
+        }
+    if dataclasses.is_dataclass(value):
+        return type(value)(**{field.name: poisoned(getattr(value, field.name)) for field in dataclasses.fields(value)})
+    return value
+
+
+def test_no_text_of_a_report_becomes_a_tag(full):
+    report: Report = poisoned(sample_report(launches=(), samples=()))
+    text = page(dataclasses.replace(report, setting=dataclasses.replace(report.setting, faults=(EVIL,))))
+    found = read(text)
+    assert "<script" not in text and found.tags.count("svg") == 7
+    assert set(found.tags) == set(read(full).tags)
+    for name, count in (("clips", 2), ("network", 3)):
+        shown = [piece for piece in "".join(found.text).split("\n") if getattr(report.setting, name) in piece]
+        assert len(shown) >= count, name
+    assert "openvino 2025.2, fp32" + EVIL in "".join(found.text)
+
+
+def test_odd_figures_are_drawn_or_left_out_but_stop_nothing():
+    report = sample_report()
+    unknown = Estimate(math.nan, math.nan, math.nan)
+    first = dataclasses.replace(
+        report.points[0], latency=dataclasses.replace(report.points[0].latency, mean_ms=unknown), agreement=unknown
+    )
+    streams = tuple(dataclasses.replace(s, videos_per_s=math.inf, growth=math.nan) for s in report.streams)
+    breakdowns = tuple(dataclasses.replace(b, ideal_ms=math.nan) for b in report.breakdowns)
+    text = page(dataclasses.replace(report, points=(first, *report.points[1:]), streams=streams, breakdowns=breakdowns))
+    assert read(text).tags.count("svg") == 5  # neither throughput nor breakdown
+    down = dataclasses.replace(report.breakdowns[0], parts=(Part("saved", -3.0),), actual_ms=7.39)
+    assert svg("breakdown", sample_report(breakdowns=(down,)))
+    alone = sample_report(points=(dataclasses.replace(report.points[-1], accuracy=None),), peers=())
+    assert svg("cost", alone) and svg("quality", alone) and svg("exits", alone) is None
+
+
+def test_a_route_of_sixteen_checkpoints_and_batches_of_128_still_fit():
+    report = sample_report()
+    fills = tuple(tuple(range(129)) for _ in range(16))
+    run = dataclasses.replace(report.streams[0], fills=fills, wait_ms=(1.0,) * 16)
+    point = dataclasses.replace(report.points[0], shares=(1 / 16,) * 16, exit_latency=(report.points[0].latency,) * 16)
+    text = page(dataclasses.replace(report, streams=(run, run, run), points=(point, report.points[-1])))
+    assert len(text.encode()) < 1_000_000
+    read(text)
+
+
+def test_labels_move_apart_and_no_farther_than_they_must():
+    assert spread([5.0, 1.0, 9.0], 2.0) == [5.0, 1.0, 9.0]
+    assert spread([1.0, 1.0], 2.0) == [0.0, 2.0]
+    moved = spread([3.0, 3.1, 2.9, 10.0], 1.0)
+    assert moved == pytest.approx([3.0, 4.0, 2.0, 10.0])
+    assert spread([], 1.0) == []
+
+
+def test_names_of_points_are_lifted_over_those_before():
+    assert stack([(0.0, 1.0), (5.0, 1.0)], 2.0, 3.0) == [(0.0, 1.0), (5.0, 1.0)]
+    assert stack([(5.0, 1.0), (4.0, 1.0), (9.0, 1.0)], 2.0, 3.0) == [(5.0, 4.0), (4.0, 1.0), (9.0, 1.0)]
+    assert stack([(0.0, 1.0), (1.0, 9.0)], 2.0, 3.0) == [(0.0, 1.0), (1.0, 9.0)]
+    crowd = [(0.1 * i, 0.05 * i) for i in range(9)]
+    heights = sorted(y for _, y in stack(crowd, 2.0, 3.0))
+    assert all(b - a >= 3.0 - 1e-9 for a, b in pairwise(heights))
+
+
+def test_numbers_keep_three_digits_and_no_exponent():
+    found = [number(x) for x in (0.01234, 1.0, 12.34, 123.4, 1234567.0, None, math.nan, -0.5)]
+    assert found == ["0.012", "1.00", "12.3", "123", "1234567", "–", "–", "-0.500"]
+
+
+def test_without_matplotlib_it_is_said_before_anything_is_measured(monkeypatch):
+    require_plots()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingPackageError, match=r"'matplotlib'.*pip install 'dynvid\[bench\]'$"):
+        require_plots()
+
+
+def test_exits_without_latency_have_their_share():
+    point = dataclasses.replace(sample_report().points[0], exit_latency=(None,) * EXITS)
+    assert "q = 1.2 2 20.0% – – – – – –" in words(page(sample_report(points=(point,))))
