@@ -63,7 +63,9 @@ def main() -> None:
     milliseconds(bundle, scores, costs, videos, backend)
     drift(bundle, scores, costs, folder, backend)
     critical = calibrate(scores, costs, Request(seed=SPLIT_SEED))
-    write_curve(Path(__file__).parents[2] / "docs" / "lab" / "calibration_curve.svg", critical.curve, critical.judged, "gmacs")
+    write_curve(
+        Path(__file__).parents[2] / "docs" / "lab" / "calibration_curve.svg", critical.curve, critical.judged, "gmacs"
+    )
     curve(critical.report)
 
 
