@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-full test-gpu lint type train-demonstration clean
+.PHONY: setup demo test test-full test-gpu lint type docs train-demonstration clean
 
 setup: .venv/installed
 
@@ -10,7 +10,7 @@ setup: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade "pip==26.3" "setuptools==84.2.1"
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[export,cpu,openvino,bench,tensorrt-rtx,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[export,cpu,openvino,bench,tensorrt-rtx,docs,dev]"
 	touch $@
 
 demo: setup
@@ -28,6 +28,10 @@ test: setup lint type
 
 test-full: setup
 	$(BIN)/pytest -m "full" -n 2 --dist worksteal
+
+# the site, in build/site; a broken link fails
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 # on a machine with a GPU; DYNVID_GPU_BACKENDS=tensorrt,onnxruntime-cuda says which must be there
 test-gpu: setup

@@ -1,9 +1,11 @@
-"""What the documents say is so: links resolve, commands and options exist, the Python example runs."""
+"""What the documents say is so: links resolve, commands parse, lines fit, the Python example runs."""
 
 import json
 import re
+import shlex
 import shutil
 
+import click
 import pytest
 from samples import ROOT
 
@@ -11,37 +13,92 @@ from dynvid.cli import cli
 from dynvid.training.clips import write_clips
 
 DOCUMENTS = [
-    ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").rglob("README.md")),
 ]
+GUIDES = [path for path in DOCUMENTS if "lab" not in path.parts]  # the lab also keeps commands of its day
+LONGEST_LINE, LONGEST_README = 120, 120
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
 
 
 def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def commands(path):
+    """Return the words of every command in a document's shell blocks; a line that ends in a backslash goes on."""
+    lines = "".join(blocks(path.read_text(), "sh")).replace("\\\n", " ").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def require_parsed(words):
+    """Parse a command line of dynvid as click does, and run nothing."""
+    command = cli.get_command(click.Context(cli), words[1])
+    assert command is not None, words
+    command.make_context(words[1], list(words[2:]), parent=click.Context(cli)).close()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_links_resolve(path):
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-        assert target.startswith("http") or (path.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        file = target.split("#")[0]
+        assert target.startswith("http") or not file or (path.parent / file).exists(), target
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_commands_and_their_options_exist(path):
-    for line in [line for block in blocks(path.read_text(), "sh") for line in block.splitlines()]:
-        words = line.split("#")[0].split()
-        if words[:1] == ["make"]:
-            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
-        if words and words[0].endswith("dynvid"):
-            assert words[1] in cli.commands, line
-            known = [
-                option
-                for parameter in cli.commands[words[1]].params
-                for option in parameter.opts + parameter.secondary_opts
-            ]
-            assert all(word in known for word in words[2:] if word.startswith("-")), line
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_commands_parse(path):
+    for words in commands(path):
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
+        elif words[0].endswith("dynvid"):
+            require_parsed(words)
+        elif words[0] == "python":
+            assert (ROOT / words[1]).exists(), words
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=name)
+def test_options_named_in_the_text_exist(path):
+    """Of commands that stand in a line of text, such as `dynvid classify -o`."""
+    for text in re.findall(r"`dynvid ([^`]+)`", path.read_text()):
+        command, *words = text.split()
+        if command.startswith("-") or command.isupper():
+            continue
+        assert command in cli.commands, text
+        known = {
+            option
+            for parameter in cli.commands[command].params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert all(word.strip("[],") in known | {"--help"} for word in words if word.startswith(("-", "[-"))), text
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=name)
+def test_classify_examples_say_what_saves(path):
+    """A video leaves early by thresholds only, so a document that classifies shows them."""
+    classified = [words for words in commands(path) if words[1:2] == ["classify"]]
+    assert all({"--thresholds", "--trace"} & set(words) for words in classified), classified
+
+
+@pytest.mark.parametrize(
+    "arguments", ["classfy a.bundle", "classify b --treshold T.json", "bench b", "plan r --frames many"]
+)
+def test_a_wrong_command_is_found(arguments):
+    with pytest.raises((click.ClickException, AssertionError)):
+        require_parsed(["dynvid", *arguments.split()])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_lines_fit(path):
+    lines = [line for line in path.read_text().splitlines() if len(line) > LONGEST_LINE and not line.startswith("|")]
+    assert not lines
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= LONGEST_README
 
 
 def test_nothing_is_left_to_fill_in():
@@ -63,4 +120,11 @@ def test_the_python_example_runs(tiny_bundle, tmp_path, monkeypatch, capsys):
 
 def test_the_changelog_names_every_command():
     text = (ROOT / "CHANGELOG.md").read_text()
-    assert all(f"`dynvid {name}`" in text for name in cli.commands)
+    assert all(f"`dynvid {command}`" in text for command in cli.commands)
+
+
+def test_the_architecture_names_files_that_exist():
+    """Of the folders' table, the journeys and the questions: every path that it gives in full."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    missing = [path for path in re.findall(r"`([a-z_0-9/]+/[a-z_0-9]*(?:\.py)?)`", text) if not (ROOT / path).exists()]
+    assert not missing

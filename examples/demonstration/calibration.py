@@ -1,6 +1,6 @@
 """Calibrate the demonstration network, and measure what was promised: ``calibration.py FOLDER``.
 
-Clips, bundle, times and scores are kept in FOLDER, so a second call takes a minute. Prints Markdown (docs/calibration.md).
+Clips, bundle, times and scores are kept in FOLDER, so a second call takes a minute. Prints Markdown (docs/lab/calibration.md).
 The seeds are fixed here: 10,000 clips that training never saw, of which the split gives 5,000 to each side.
 """
 
@@ -64,7 +64,9 @@ def main() -> None:
     milliseconds(bundle, scores, costs, videos, backend)
     drift(bundle, scores, costs, folder, backend)
     critical = calibrate(scores, costs, Request(seed=SPLIT_SEED))
-    write_curve(Path(__file__).parents[2] / "docs" / "calibration_curve.svg", critical.curve, critical.judged, "gmacs")
+    write_curve(
+        Path(__file__).parents[2] / "docs" / "lab" / "calibration_curve.svg", critical.curve, critical.judged, "gmacs"
+    )
     curve(critical.report)
 
 

@@ -1,7 +1,7 @@
 """Prove fp16 on the demonstration network: ``fp16.py FOLDER [--clips N] [--json OUT]``.
 
 The reference is the plain PyTorch network in fp32, one video alone. Thresholds come from the fp32 bundle on N other clips.
-Clips and bundle are kept in FOLDER (``calibration``, ``test``, ``bundle``). Prints Markdown (docs/measurements.md).
+Clips and bundle are kept in FOLDER (``calibration``, ``test``, ``bundle``). Prints Markdown (docs/lab/demonstration.md).
 """
 
 import argparse

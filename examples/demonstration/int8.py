@@ -1,7 +1,7 @@
 """What INT8 keeps of the demonstration network: ``int8.py FOLDER [--clips N] [--backend NAME] [--json OUT]``.
 
 Ranges, and what stays in fp32, come from N clips; everything below is measured on N others. Both sets leave by thresholds for
-q = 1.2 on their own scores of the first N clips. Clips and bundles are kept in FOLDER. Prints Markdown (docs/int8.md).
+q = 1.2 on their own scores of the first N clips. Clips and bundles are kept in FOLDER. Prints Markdown (docs/lab/int8.md).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Peak memory of INT8's range pass over more and more clips: ``ranges.py BUNDLE LIST [COUNT ..]``. Prints Markdown (docs/int8.md).
+"""Peak memory of INT8's range pass over more and more clips: ``ranges.py BUNDLE LIST [COUNT ..]``. Prints Markdown (docs/lab/int8.md).
 
 Each pass is a process of its own; the decoder's child process is not counted, it decodes one clip at a time.
 """

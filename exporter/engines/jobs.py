@@ -15,7 +15,7 @@ from ...grid.tensors import DType, TensorSpec
 
 EXPECTED_Q = 1.2  # the paper's exit distribution, where no other is known
 ANY_BATCH = Profile((1, 1, 4096), None)
-"""Of a graph that takes any number of videos; at its best for one: on a CPU more at once gain nothing (docs/engines.md)."""
+"""Of a graph that takes any number of videos; at its best for one: on a CPU more at once gain nothing (docs/lab/engines.md)."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ...grid.segments import embeddings_name, feature_name, features_of, state_n
 BOUND: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
 """Tolerance of each precision, where the reference rounds off less."""
 SHARE = {"error": 0.75, "route": 0.5}
-"""Of the fp16 bound, for a subgraph's own error and the route's: above, something stays fp32 (docs/measurements.md)."""
+"""Of the fp16 bound, for a subgraph's own error and the route's: above, something stays fp32 (docs/lab/proofs.md)."""
 SEES = 10.0  # a lost state must exceed this many tolerances
 ROUNDINGS = 4.0  # a tolerance is at least so many times what the reference rounds off
 MOST = 1e-3  # tolerance of logits in fp32; a network that would need more is ill-conditioned
