@@ -218,7 +218,7 @@ def test_a_log_folder_that_cannot_be_made_is_an_error(quick):
 
 @pytest.mark.full
 def test_two_streams_answer_loadgen_as_each_clip_is_answered_alone(exports, tmp_path):
-    """Whether LoadGen finds the runs fast enough is for a quiet machine to say: docs/benchmarks.md."""
+    """Whether LoadGen finds the runs fast enough is for a quiet machine to say: docs/lab/benchmarks.md."""
     bundle = exports.demonstration()
     preprocessing, frames = bundle.manifest.preprocessing, bundle.manifest.grid.num_frames
     write_clips(tmp_path, 96, seed=4)
