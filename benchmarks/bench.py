@@ -36,7 +36,7 @@ from .measure.ratios import Gmacs, latency_ratios, offline_realisation, schedule
 from .measure.rounds import Contestant, Samples, interleave
 from .measure.stream_bench import LOADS, NEVER, OFFLINE, StreamBench, StreamOptions
 from .measure.stream_bench import STATIC as STATIC_STREAM
-from .mlperf.loadgen import RefereeOrder
+from .mlperf.loadgen import LoadGenOrder
 from .mlperf.subject import Referee, judged
 from .report.report import Estimate, Latency, Memory, OperatingPoint, Peer, Report, Scenario, Setting
 
@@ -261,7 +261,7 @@ def _ask_referee(
     report("MLPerf LoadGen: SingleStream, Offline, Server")
     folder, manifest = given.folder.resolve(), bundle.manifest
     checkpoints = range(1, len(manifest.route.cells) + 1)
-    order = RefereeOrder(
+    order = LoadGenOrder(
         bundle=str(bundle.root.resolve()),
         engines=str(engines.resolve()),
         backend=backend,

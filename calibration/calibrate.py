@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.thresholds import Tally, Thresholds
-from ..runtime.exit_histogram import ExitTally
+from ..runtime.exit_histogram import ExitHistogram
 from .answers import Answers, answers_of
 from .interval import of_mean
 from .risk import FAMILY_SHARE, Promise, promise
@@ -194,7 +194,7 @@ def split(scores: Scores, request: Request) -> tuple[NDArray[np.int64], NDArray[
 
 def tally(answers: Answers, chosen: GeometricExits) -> Tally:
     """Return how videos leave under these thresholds, as the runtime would count them."""
-    counter, exit_of = ExitTally(len(answers.confidences)), exits(answers.confidences, chosen.thresholds)
+    counter, exit_of = ExitHistogram(len(answers.confidences)), exits(answers.confidences, chosen.thresholds)
     for k, confidence in zip(exit_of.tolist(), answers.confidences[exit_of, np.arange(answers.videos)], strict=True):
         counter.add(k + 1, float(confidence))
     return counter.counts

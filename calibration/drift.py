@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..grid.errors import ResultsError, ThresholdsError
 from ..grid.storage.strict_json import StrictJsonError, loads
 from ..grid.thresholds import Tally, Thresholds
-from ..runtime.exit_histogram import ExitTally
+from ..runtime.exit_histogram import ExitHistogram
 
 _DRAWS = 2000
 _CHANCE = 0.99  # quantile of what chance explains
@@ -90,7 +90,7 @@ def tally_of(results: Path, checkpoints: int) -> Tally:
     Raises:
         ResultsError: If the file cannot be read, a line is no record, or none has an answer.
     """
-    tally = ExitTally(checkpoints)
+    tally = ExitHistogram(checkpoints)
     try:
         lines = results.read_bytes().splitlines()
     except OSError as error:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..grid.errors import UsageError
 from .answers import Answers
 from .interval import Interval, of_mean, of_paired_difference, of_share
-from .thresholds import GeometricExits, RankedConfidences, Thresholds, exits
+from .thresholds import GeometricExits, RankedConfidences, ThresholdVector, exits
 
 RATIOS = tuple(i / 20 for i in range(1, 40))
 """The q of the sweep: MSDNet's 39, 0.05 to 1.95 (adaptive_inference.py of kalviny/MSDNet-PyTorch)."""
@@ -73,7 +73,7 @@ class Outcome:
         }
 
 
-def outcome(answers: Answers, thresholds: Thresholds, costs: Costs) -> Outcome:
+def outcome(answers: Answers, thresholds: ThresholdVector, costs: Costs) -> Outcome:
     """Return what ``thresholds`` do to the videos of ``answers``."""
     exit_of, n = exits(answers.confidences, thresholds), answers.videos
     each = np.arange(n)

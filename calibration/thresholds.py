@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..grid.errors import UsageError
 
-Thresholds = tuple[float | None, ...]
+ThresholdVector = tuple[float | None, ...]
 
 
 def exit_quotas(q: float, num_exits: int, num_videos: int) -> NDArray[np.int64]:
@@ -42,7 +42,7 @@ class GeometricExits:
     """
 
     q: float
-    thresholds: Thresholds
+    thresholds: ThresholdVector
     quotas: tuple[int, ...]
     counts: tuple[int, ...]
 
@@ -91,7 +91,7 @@ def _cut(ranked: NDArray[np.float64], quota: int) -> tuple[float, int]:
     return float((upper + lower) / 2), count
 
 
-def geometric_thresholds(confidences: NDArray[np.float32], q: float) -> Thresholds:
+def geometric_thresholds(confidences: NDArray[np.float32], q: float) -> ThresholdVector:
     """Return one threshold an exit, the last None, so that the exits' shares follow q^k on these videos.
 
     Args:
@@ -101,7 +101,7 @@ def geometric_thresholds(confidences: NDArray[np.float32], q: float) -> Threshol
     return RankedConfidences(confidences).choose(q).thresholds
 
 
-def exits(confidences: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.int64]:
+def exits(confidences: NDArray[np.float32], thresholds: ThresholdVector) -> NDArray[np.int64]:
     """Return the exit of every video, [videos], zero-based: the first whose confidence exceeds its threshold, strictly."""
     limits = np.array([np.inf if t is None else t for t in thresholds])
     passed = confidences.astype(np.float64) > limits[:, None]

@@ -25,7 +25,7 @@ from .precision import choose
 from .proof.clips import proof_clips
 from .proof.equivalence import PROOF_CLIPS, prove
 from .proof.reference import Reference
-from .split.bundle_builder import Draft
+from .split.bundle_builder import BundleBuilder
 from .split.subgraphs import Subgraph, split
 
 Report = Callable[[str], None]
@@ -60,7 +60,7 @@ def export(
     config = network.config
     clips = proof_clips(PROOF_CLIPS, config.grid.num_frames, config.preprocessing)
     reference, backend = Reference(network, clips, report), open_backend("onnxruntime")
-    draft = Draft(network, source_sha256, report)
+    draft = BundleBuilder(network, source_sha256, report)
     reference.logits(1)  # a network that overflows is refused before anything is exported
     draft.add("fp32")
     figures = prove(network, draft.parts, draft.bundle(), backend, reference, report)

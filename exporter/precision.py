@@ -11,7 +11,7 @@ from .proof.equivalence import SplitLogits, prove_route, route_errors
 from .proof.reference import FP16_LIMIT, Reference
 from .proof.subgraph_equivalence import SIZES, load_programs, prove_subgraphs
 from .proof.tolerances import BOUND, SHARE, Rounding, require
-from .split.bundle_builder import Draft, Key, key_of
+from .split.bundle_builder import BundleBuilder, Key, key_of
 from .split.subgraphs import Subgraph
 
 FEW = 2
@@ -22,7 +22,7 @@ Reasons = dict[str, dict[str, Any]]
 
 
 def choose(
-    draft: Draft,
+    draft: BundleBuilder,
     reference: Reference,
     backend: Backend,
     figures: Mapping[str, Any],
@@ -70,7 +70,7 @@ def choose(
 
 
 def _by_error(
-    draft: Draft, kept: set[str], reference: Reference, backend: Backend, proved: dict[Key, float]
+    draft: BundleBuilder, kept: set[str], reference: Reference, backend: Backend, proved: dict[Key, float]
 ) -> Reasons:
     limit, parts = SHARE["error"] * BOUND["fp16"], draft.parts["fp16"]
     new = {part.name for part in parts if key_of(part) not in proved}
@@ -95,7 +95,9 @@ def _by_error(
     return {place: _reason("error", error, limit) for place, error in found.items()}
 
 
-def _by_route(draft: Draft, kept: set[str], split: SplitLogits, reference: Reference, report: Report) -> Reasons:
+def _by_route(
+    draft: BundleBuilder, kept: set[str], split: SplitLogits, reference: Reference, report: Report
+) -> Reasons:
     limit = SHARE["route"] * BOUND["fp16"]
     half = [part for part in draft.parts["fp16"] if part.place not in kept]
     places = list(dict.fromkeys(part.place for part in sorted(half, key=_blocks_first)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..grid.thresholds import CONFIDENCE_BINS, Tally
 
 
-class ExitTally:
+class ExitHistogram:
     """Counts videos by the checkpoint that answered and by its confidence."""
 
     def __init__(self, checkpoints: int) -> None:

@@ -23,7 +23,7 @@ from ..grid.thresholds import Thresholds
 from .prediction import Answer
 from .records import Failures, classify_rest, each_once, record, shard_of, unanswered
 from .results_file import Run, open_results, sha256_of_videos
-from .stream.pool import Replicas
+from .stream.pool import StreamPool
 from .video.frames import FrameArray, FrameSource
 from .video.listing import read_list
 
@@ -70,7 +70,7 @@ class Model:
         backend: str,
         precision: Precision,
         thresholds: Thresholds | None,
-        streams: Replicas,
+        streams: StreamPool,
         runs: str,
         max_pending: int,
     ) -> None:
@@ -235,7 +235,7 @@ class Model:
     def __reduce__(self) -> NoReturn:
         raise UsageError("a model holds threads and memory of its process, and cannot be pickled: open it there")
 
-    def _open(self) -> Replicas:
+    def _open(self) -> StreamPool:
         if self._process != os.getpid():
             raise UsageError(
                 f"this model was opened in process {self._process}, this is {os.getpid()}: open it after the fork"

@@ -17,7 +17,7 @@ from .execution.engine_lookup import fitting_backend
 from .execution.executor import Executor
 from .model import Model
 from .scheduling.policies import Mode
-from .stream.pool import Replicas
+from .stream.pool import StreamPool
 from .stream.stream import Stream
 
 MOST_PENDING = 1024
@@ -82,11 +82,11 @@ def open_model(
     executor = partial(open_executor, opened, shared, precision, folder, limits, threads=threads, gpu=gpu)
     chosen = (thresholds.thresholds, thresholds.temperatures) if thresholds else (None, None)
     measure = cost_by_macs if name in ON_CPU else Executor.measured_cost
-    replicas = Replicas(lambda: Stream(executor, *chosen, mode=mode, decoders=decoders, measure=measure), streams)
+    replicas = StreamPool(lambda: Stream(executor, *chosen, mode=mode, decoders=decoders, measure=measure), streams)
     return Model(opened, name, precision, thresholds, replicas, _runs(opened, replicas, precision, folder), max_pending)
 
 
-def _runs(bundle: Bundle, streams: Replicas, precision: Precision, engines: Path | None) -> str:
+def _runs(bundle: Bundle, streams: StreamPool, precision: Precision, engines: Path | None) -> str:
     executor = streams.streams[0].executor
     name, folder = executor.backend.name, engines_folder(bundle.root) if engines is None else engines
     most = f"up to {executor.buckets[0][-1]} a call, {len(streams.streams) * executor.store.slots.count} in flight"

@@ -18,8 +18,8 @@ from ..grid.route import Route
 from ..grid.segments import FusedSegment
 from .backends.base import Backend
 from .execution.composed import CELLS, Cells
-from .execution.executor import Checkpoint, Executor
-from .exit_histogram import ExitTally
+from .execution.executor import CheckpointResult, Executor
+from .exit_histogram import ExitHistogram
 from .exits import ExitRule
 from .video.frames import FrameSource
 
@@ -115,7 +115,7 @@ class Session:
     ) -> None:
         self.executor, self.route = executor, executor.route
         self.rule = ExitRule(self.route, thresholds, temperatures)
-        self.tally = ExitTally(len(self.route.cells))
+        self.tally = ExitHistogram(len(self.route.cells))
         costs = executor.bundle.manifest.costs
         self._macs = [costs.checkpoint(self.route, k) for k in range(1, len(self.route.cells) + 1)]
         self._full_macs = costs.checkpoint(self.route.full, 1)
@@ -151,8 +151,8 @@ class Session:
         with self._turn, closing(self.executor.walk([source])) as walk:
             return self._follow(walk, source, trace)
 
-    def _follow(self, walk: Iterator[Checkpoint], source: FrameSource, trace: bool) -> Prediction:
-        decided, passed = None, list[Checkpoint]()
+    def _follow(self, walk: Iterator[CheckpointResult], source: FrameSource, trace: bool) -> Prediction:
+        decided, passed = None, list[CheckpointResult]()
         manifest = self.executor.bundle.manifest
         for at in walk:
             passed.append(at)

@@ -1,7 +1,7 @@
 """A key, what fits it, and plans made for it, for the tests of engines; and what engines are made from."""
 
 from dynvid.exporter.engines.segment_graphs import EngineGraphs
-from dynvid.grid.engines.cache import EngineKey, Profile, Wanted
+from dynvid.grid.engines.cache import EngineKey, EngineRequest, Profile
 from dynvid.grid.storage.sealed import seal
 
 RTX_VERSION = "1.7.1.116"
@@ -18,7 +18,7 @@ KEY = EngineKey(
     platform="linux-x86_64",
     cuda="13",
 )
-WANTED = Wanted(
+WANTED = EngineRequest(
     subgraph="block0",
     precision="fp16",
     onnx_sha256="a1" * 32,

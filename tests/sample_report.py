@@ -5,13 +5,13 @@ import math
 
 from dynvid.benchmarks.report.report import (
     Breakdown,
+    BreakdownPart,
     Decode,
     Estimate,
     Latency,
     LaunchSpan,
     Memory,
     OperatingPoint,
-    Part,
     Peer,
     Ratio,
     Report,
@@ -107,8 +107,8 @@ def sample_report(**changes):
             stream("Poisson, 90 % of the oracle", "re-batched", True, 117.3, 116.9, None, 240.0, histogram(0.6)),
         ),
         breakdowns=(
-            Breakdown("one at a time, q = 1.2", 10.39, (Part("segments instead of one graph", -0.09), Part("heads and decisions", 0.33), Part("boundary copies", 0.18), Part("scheduling", 0.09)), 10.9),
-            Breakdown("stream, q = 1.2", 7.66, (Part("batches that are not full", 0.31), Part("gathering survivors", 0.16), Part("scheduling", 0.11)), 8.24),
+            Breakdown("one at a time, q = 1.2", 10.39, (BreakdownPart("segments instead of one graph", -0.09), BreakdownPart("heads and decisions", 0.33), BreakdownPart("boundary copies", 0.18), BreakdownPart("scheduling", 0.09)), 10.9),
+            Breakdown("stream, q = 1.2", 7.66, (BreakdownPart("batches that are not full", 0.31), BreakdownPart("gathering survivors", 0.16), BreakdownPart("scheduling", 0.11)), 8.24),
         ),
         memory=Memory(912_000_000, 3_411_000, 24),
         decode=Decode(48, 38.2, 36.9, 55.0),

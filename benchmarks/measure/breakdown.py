@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..report.report import Breakdown, Part
+from ..report.report import Breakdown, BreakdownPart
 from ..simulation.cost_tables import CostTable
 from ..simulation.outcome import Exits
 from .ratios import Gmacs, static_runs
@@ -32,8 +32,8 @@ def single_breakdown(samples: Samples, point: str, exits: Exits, table: CostTabl
         f"one video at a time, {point}",
         ideal,
         (
-            Part("segments' calls, beyond ideal", calls - within),
-            Part("frames in, answers out, exits", (actual - calls) - (ideal - within)),
+            BreakdownPart("segments' calls, beyond ideal", calls - within),
+            BreakdownPart("frames in, answers out, exits", (actual - calls) - (ideal - within)),
         ),
         actual,
     )
@@ -62,13 +62,13 @@ def stream_breakdown(
         for seconds in (served.filled_s, served.padded_s, served.calls_s, served.copies_s, served.frames_s)
     )
     parts = (
-        Part("segments' calls, beyond ideal", best - ideal),
-        Part("batches not at their best", filled - best),
-        Part("padding", padded - filled),
-        Part("calls longer than alone", calls - padded),
-        Part("copies: state store", copies),
-        Part("frames into batches", frames),
-        Part("scheduling, exits, answers", actual - calls - copies - frames),
+        BreakdownPart("segments' calls, beyond ideal", best - ideal),
+        BreakdownPart("batches not at their best", filled - best),
+        BreakdownPart("padding", padded - filled),
+        BreakdownPart("calls longer than alone", calls - padded),
+        BreakdownPart("copies: state store", copies),
+        BreakdownPart("frames into batches", frames),
+        BreakdownPart("scheduling, exits, answers", actual - calls - copies - frames),
     )
     together = "" if streams == 1 else f", {streams} streams"
     return Breakdown(f"many videos at once, offline, at most {batch} a call{together}", ideal, parts, actual)

@@ -17,7 +17,7 @@ from ...runtime.scheduling.slots import slots_for
 from ..report.report import LaunchSpan, StreamRun
 from ..simulation.baselines import oracle, serve_batches
 from ..simulation.cost_tables import CostTable
-from ..simulation.outcome import Exits, Floats, Run, poisson_arrivals
+from ..simulation.outcome import Exits, Floats, SimulatedRun, poisson_arrivals
 from ..simulation.simulator import simulate
 from .clips import Clips, InOrder
 from .contestants import Open
@@ -121,7 +121,7 @@ class StreamBench:
         self.served.setdefault(name, []).append(served)
         return served
 
-    def _middle(self, name: str, bound: Run | None) -> StreamRun:
+    def _middle(self, name: str, bound: SimulatedRun | None) -> StreamRun:
         """Return the pass of median throughput."""
         passes = sorted(self.served[name], key=lambda served: served.run.videos_per_s)
         return _row(name, passes[len(passes) // 2], None, bound)
@@ -135,7 +135,7 @@ class StreamBench:
         bound = oracle(self._table, self._exits[order], self._batch, arrivals, self._streams)
         return _row(name, served, rate, bound)
 
-    def _simulated(self, order: NDArray[np.int64], bound: Run) -> list[StreamRun]:
+    def _simulated(self, order: NDArray[np.int64], bound: SimulatedRun) -> list[StreamRun]:
         """Return what the policies would do: one stream's videos, as many times as fast as there are streams; and the bound."""
         table, exits, batch, streams = self._table, self._exits[order], self._batch, self._streams
         runs = [
@@ -165,7 +165,7 @@ class StreamBench:
         return np.random.default_rng(seed).permutation(whole)
 
 
-def _row(name: str, served: Served, rate: float | None, bound: Run | None) -> StreamRun:
+def _row(name: str, served: Served, rate: float | None, bound: SimulatedRun | None) -> StreamRun:
     run = served.run
     under_load = rate is not None and bound is not None
     return StreamRun(

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from ...runtime.execution.executor import Executor
 from ...runtime.prediction import Answer
 from ...runtime.scheduling.slots import Slot
-from ...runtime.stream.pool import Replicas
+from ...runtime.stream.pool import StreamPool
 from ...runtime.stream.stream import Stream
 from ..report.report import LaunchSpan
 from ..simulation.cost_tables import CostTable
-from ..simulation.outcome import Exits, Floats, Run
+from ..simulation.outcome import Exits, Floats, SimulatedRun
 from .clips import InOrder
 
 MOST_LAUNCHES = 2000
@@ -65,7 +65,7 @@ class Served:
         launches: the first of them.
     """
 
-    run: Run
+    run: SimulatedRun
     fills: tuple[tuple[int, ...], ...]
     wait_ms: tuple[float, ...]
     in_flight: int
@@ -105,7 +105,7 @@ class Bed:
         def open_stream() -> Stream:
             return Stream(open_executor, cost=lambda k, n: table.ms(k, n) / 1e3, decoders=1, **options)
 
-        self._intake = Replicas(open_stream, streams)  # as classify, for one stream too
+        self._intake = StreamPool(open_stream, streams)  # as classify, for one stream too
         self._streams = self._intake.streams
         self._executors = [cast(TimedExecutor, stream.executor) for stream in self._streams]
         for _, answer in self._intake.classify(clips):  # warm
@@ -155,7 +155,7 @@ class Bed:
             filled += self._table.ms(index, len(rows)) / 1e3
             padded += self._table.ms(index, next(size for size in buckets[index - 1] if size >= len(rows))) / 1e3
         return Served(
-            Run(name, latency, exits, seconds, calls_s),
+            SimulatedRun(name, latency, exits, seconds, calls_s),
             tuple(map(tuple, counts.tolist())),
             tuple((spent * 1e3 / np.maximum(1, videos)).tolist()),
             sum(executor.most_held for executor in self._executors),

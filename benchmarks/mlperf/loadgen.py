@@ -34,7 +34,7 @@ _CHILD = "from dynvid.benchmarks.mlperf.loadgen_process import main; main()"
 
 
 @dataclass(frozen=True)
-class RefereeOrder:
+class LoadGenOrder:
     """What the referee is to drive, and how long.
 
     Attributes:
@@ -88,7 +88,7 @@ class ScenarioOrder:
         bound_ms: on p99 in Server; None elsewhere.
     """
 
-    order: RefereeOrder
+    order: LoadGenOrder
     name: Name
     mode: Mode
     min_s: float
@@ -118,7 +118,7 @@ class ScenarioOrder:
         return opening_s + warm_up_s + max(self.min_s, self.min_queries * query_s)
 
 
-def referee(order: RefereeOrder, child: str = _CHILD, grace_s: float = 60.0) -> tuple[Scenario, ...]:
+def referee(order: LoadGenOrder, child: str = _CHILD, grace_s: float = 60.0) -> tuple[Scenario, ...]:
     """Return what LoadGen says of SingleStream, Offline and Server; ``ABORTED`` where a run did not come to its end.
 
     Args:
@@ -152,7 +152,7 @@ def referee(order: RefereeOrder, child: str = _CHILD, grace_s: float = 60.0) -> 
     return single, offline, _run(server, child, grace_s)
 
 
-def _check(order: RefereeOrder) -> None:
+def _check(order: LoadGenOrder) -> None:
     clips, expected = np.load(order.clips, mmap_mode="r"), np.load(order.expected)
     if clips.ndim != 5 or clips.dtype != np.float32 or expected.shape != (len(clips), 2):
         raise UsageError(

@@ -27,8 +27,8 @@ from ...grid.storage.strict_json import dumps, loads, parse
 from ...runtime.child_process import end_with_the_parent, open_replies, send
 from ...runtime.execution.capacity import Limits, open_executor
 from ...runtime.prediction import Answer
-from ...runtime.stream.in_flight import Intake
-from ...runtime.stream.pool import Replicas
+from ...runtime.stream.in_flight import StreamBase
+from ...runtime.stream.pool import StreamPool
 from ...runtime.stream.stream import Stream
 from ..measure.clips import InOrder
 from .loadgen import OFFLINE_MARGIN, ScenarioOrder
@@ -40,7 +40,7 @@ _MAX_CLIPS_BYTES = 2**30  # that are in memory while LoadGen measures
 _LOGGED_ANSWERS = 10**6  # LoadGen logs so many while it measures: all of them
 
 
-def open_streams(scenario: ScenarioOrder, bundle: Bundle) -> Replicas:
+def open_streams(scenario: ScenarioOrder, bundle: Bundle) -> StreamPool:
     """Return the streams that the scenario drives.
 
     Raises:
@@ -60,7 +60,7 @@ def open_streams(scenario: ScenarioOrder, bundle: Bundle) -> Replicas:
     def open_stream() -> Stream:
         return Stream(executor, order.thresholds, order.temperatures, mode=scenario.mode, decoders=1)
 
-    return Replicas(open_stream, order.streams)
+    return StreamPool(open_stream, order.streams)
 
 
 def or_die(call: Callable[P, None]) -> Callable[P, None]:
@@ -89,7 +89,11 @@ class Subject:
     """
 
     def __init__(
-        self, streams: Intake, manifest: Manifest, clips: NDArray[np.float32], complete: Callable[[int, int, int], None]
+        self,
+        streams: StreamBase,
+        manifest: Manifest,
+        clips: NDArray[np.float32],
+        complete: Callable[[int, int, int], None],
     ) -> None:
         self._streams, self._clips, self._complete = streams, clips, complete
         self._order = manifest.grid.frame_order

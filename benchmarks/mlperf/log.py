@@ -33,7 +33,7 @@ class Logged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LoadGenVerdict:
     """LoadGen's result of one run.
 
     Attributes:
@@ -54,7 +54,7 @@ class Verdict:
     p99_ms: float
 
 
-def read_verdict(folder: Path) -> Verdict:
+def read_verdict(folder: Path) -> LoadGenVerdict:
     """Return the verdict of the run whose logs are in ``folder``.
 
     Raises:
@@ -76,7 +76,7 @@ def read_verdict(folder: Path) -> Verdict:
         reasons += found.get("early_stopping_result", [])
     if errors := last("num_errors"):
         reasons.append(f"{errors} errors in {DETAIL}")
-    return Verdict(
+    return LoadGenVerdict(
         validity=str(last("result_validity")),
         reason=" ".join(" ".join(map(str, reasons)).split()) or None,
         samples=int(last("result_query_count")) * int(last("generated_samples_per_query")),

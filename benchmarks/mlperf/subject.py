@@ -13,7 +13,7 @@ from ...grid.manifest import Manifest
 from ..measure.clips import Clips
 from ..report.report import Scenario
 from ..simulation.outcome import Exits
-from .loadgen import RefereeOrder, referee
+from .loadgen import LoadGenOrder, referee
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Referee:
 
 
 def judged(
-    order: RefereeOrder, clips: Clips, manifest: Manifest, probabilities: NDArray[np.float32], exits: Exits
+    order: LoadGenOrder, clips: Clips, manifest: Manifest, probabilities: NDArray[np.float32], exits: Exits
 ) -> tuple[Scenario, ...]:
     """Return LoadGen's scenarios; the clips are removed afterwards.
 

@@ -140,7 +140,7 @@ class StreamRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BreakdownPart:
     """Milliseconds a video that a part of the run takes beyond, or with a minus below, what its multiply-adds would."""
 
     name: str
@@ -160,7 +160,7 @@ class Breakdown:
 
     name: str
     ideal_ms: float
-    parts: tuple[Part, ...]
+    parts: tuple[BreakdownPart, ...]
     actual_ms: float
 
 

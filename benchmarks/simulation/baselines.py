@@ -7,10 +7,12 @@ import heapq
 import numpy as np
 
 from .cost_tables import CostTable
-from .outcome import Exits, Floats, Run
+from .outcome import Exits, Floats, SimulatedRun
 
 
-def serve_batches(table: CostTable, exits: Exits, batch: int, arrivals: Floats | None = None, *, compact: bool) -> Run:
+def serve_batches(
+    table: CostTable, exits: Exits, batch: int, arrivals: Floats | None = None, *, compact: bool
+) -> SimulatedRun:
     """Return what becomes of the videos if batches are formed on arrival and never again.
 
     Args:
@@ -35,10 +37,12 @@ def serve_batches(table: CostTable, exits: Exits, batch: int, arrivals: Floats |
             answered[start:stop][own == segment] = now
         start, calls = stop, calls + 1
     policy = "compaction only" if compact else "no compaction"
-    return Run(policy, answered - arrived, exits, now, busy, (len(exits) / calls,))
+    return SimulatedRun(policy, answered - arrived, exits, now, busy, (len(exits) / calls,))
 
 
-def oracle(table: CostTable, exits: Exits, batch: int, arrivals: Floats | None = None, streams: int = 1) -> Run:
+def oracle(
+    table: CostTable, exits: Exits, batch: int, arrivals: Floats | None = None, streams: int = 1
+) -> SimulatedRun:
     """Return the bound: every segment at its best batch for exactly its survivors, in ``streams`` streams at once.
 
     A video takes its share of such batches and no longer, first come, first served; a real batch takes each of its videos
@@ -51,4 +55,4 @@ def oracle(table: CostTable, exits: Exits, batch: int, arrivals: Floats | None =
     for place, (at, seconds) in enumerate(zip(arrived.tolist(), takes.tolist(), strict=True)):
         answered[place] = max(at, free[0]) + seconds
         heapq.heapreplace(free, answered[place])
-    return Run("oracle", answered - arrived, exits, float(answered.max()), float(takes.sum()))
+    return SimulatedRun("oracle", answered - arrived, exits, float(answered.max()), float(takes.sum()))

@@ -9,12 +9,12 @@ from typing import Any
 from ...runtime.scheduling.policies import Mode
 from .baselines import oracle, serve_batches
 from .cost_tables import CostTable
-from .outcome import Exits, Run
+from .outcome import Exits, SimulatedRun
 from .simulator import load_limit, simulate
 
 
 @dataclass(frozen=True)
-class Plan:
+class CapacityPlan:
     """What one device does, offline and under load, at one batch size.
 
     Attributes:
@@ -26,9 +26,9 @@ class Plan:
     """
 
     batch: int
-    offline: tuple[Run, ...]
+    offline: tuple[SimulatedRun, ...]
     limit: float | None
-    under_load: Run | None
+    under_load: SimulatedRun | None
     devices: int | None
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def plan(
     rate: float | None = None,
     mode: Mode = "throughput",
     seed: int = 0,
-) -> Plan:
+) -> CapacityPlan:
     """Return what one device does, and how many of them are needed.
 
     Args:
@@ -85,4 +85,4 @@ def plan(
         limit, under_load = found or (0.0, None)
     capacity = dynamic.videos_per_s if limit is None else limit
     devices = math.ceil(rate / capacity) if rate is not None and capacity > 0 else None
-    return Plan(batch, offline, limit, under_load, devices)
+    return CapacityPlan(batch, offline, limit, under_load, devices)

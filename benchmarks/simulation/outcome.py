@@ -16,7 +16,7 @@ Exits = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Run:
+class SimulatedRun:
     """What became of some videos.
 
     Attributes:

@@ -16,7 +16,7 @@ from ...runtime.scheduling.queues import Ended, Launch
 from ...runtime.scheduling.scheduler import Scheduler
 from ...runtime.scheduling.slots import Slots
 from .cost_tables import CostTable
-from .outcome import Exits, Floats, Run, poisson_arrivals
+from .outcome import Exits, Floats, SimulatedRun, poisson_arrivals
 
 
 def simulate(
@@ -29,7 +29,7 @@ def simulate(
     slots: int | None = None,
     deadline_s: float | None = None,
     patience_s: float | None = None,
-) -> Run:
+) -> SimulatedRun:
     """Return what the scheduler does with some videos.
 
     Args:
@@ -48,13 +48,13 @@ def simulate(
     buckets = [[batch] if mode == "static" else range(1, batch + 1)] * segments
     ledger = Slots(2 * segments * batch if slots is None else slots)
     scheduler = Scheduler(lambda k, n: table.ms(k, n) / 1e3, buckets, ledger, mode, patience_s=patience_s)
-    drive = _Drive(scheduler, table, exits, arrivals, deadline_s if mode == "deadline" else None)
+    drive = _Loop(scheduler, table, exits, arrivals, deadline_s if mode == "deadline" else None)
     drive.run()
     stats, arrived, ended = scheduler.stats, np.array(drive.arrivals), np.array(drive.ended)
     checkpoints = np.array(drive.checkpoints)
     late = np.zeros(len(exits), bool) if deadline_s is None else ended > arrived + deadline_s
     launched = [sum(n * count for n, count in enumerate(fills)) for fills in stats.fills]
-    return Run(
+    return SimulatedRun(
         f"re-batched, {mode}" if mode != "static" else "static",
         ended - arrived,
         checkpoints,
@@ -68,7 +68,7 @@ def simulate(
 
 
 @dataclass
-class _Drive:
+class _Loop:
     """The loop around a scheduler: a device that takes what the table says, and videos that arrive meanwhile."""
 
     scheduler: Scheduler
@@ -131,8 +131,13 @@ class _Drive:
 
 
 def load_limit(
-    serve: Callable[[Floats], Run], most_per_s: float, videos: int, deadline_s: float, seed: int = 0, steps: int = 10
-) -> tuple[float, Run] | None:
+    serve: Callable[[Floats], SimulatedRun],
+    most_per_s: float,
+    videos: int,
+    deadline_s: float,
+    seed: int = 0,
+    steps: int = 10,
+) -> tuple[float, SimulatedRun] | None:
     """Return the highest Poisson rate, videos a second, that is served in time, and the run that showed it.
 
     In time: 99 % of the videos answered within ``deadline_s``, and no queue grows.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from evaluate import choose, load_frames, trace
 
-from dynvid.calibration.thresholds import Thresholds, exits
+from dynvid.calibration.thresholds import ThresholdVector, exits
 from dynvid.exporter.export import export, sha256_of
 from dynvid.exporter.split.subgraphs import Subgraph, split
 from dynvid.grid.bundle import Bundle
@@ -73,7 +73,7 @@ def half_modules(network: VideoNetwork, bundle: Bundle) -> Run:
     return run
 
 
-def compare(expected: np.ndarray, found: np.ndarray, labels: np.ndarray, thresholds: Thresholds) -> dict:
+def compare(expected: np.ndarray, found: np.ndarray, labels: np.ndarray, thresholds: ThresholdVector) -> dict:
     """Return what differs between two runs' logits, [videos, checkpoints, classes].
 
     A video that leaves at another checkpoint is a flip; its distance is that of the reference's confidence from the threshold

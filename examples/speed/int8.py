@@ -16,7 +16,7 @@ import numpy as np
 from dynvid.exporter.engines.makers import for_onnxruntime, for_openvino
 from dynvid.exporter.graphs.fuse import fuse
 from dynvid.exporter.graphs.rewrites import rewrite
-from dynvid.exporter.graphs.uint8_activations import unsigned
+from dynvid.exporter.graphs.uint8_activations import uint8_activations
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.segments import fused_full, fused_segments
 from dynvid.grid.tensors import Ports
@@ -37,7 +37,7 @@ def graphs(bundle: Bundle, backend: str, precision) -> Iterator[tuple[str, Ports
     for subgraph in bundle.manifest.subgraphs:
         variant = subgraph.variant(precision)
         if subgraph.kind == "block":
-            yield subgraph.name, variant, rewrite(bundle.read(variant), (unsigned,))
+            yield subgraph.name, variant, rewrite(bundle.read(variant), (uint8_activations,))
     prepare = for_onnxruntime if backend == "onnxruntime" else for_openvino
     for segment in (*fused_segments(bundle.manifest, precision), fused_full(bundle.manifest, precision)):
         yield segment.name, segment, prepare(fuse(bundle, segment, precision))

@@ -1,7 +1,7 @@
 """What each preparation of onnxruntime's engines is worth: ``preparations.py BUNDLE [THREADS [ROUNDS [REWRITE ...]]]``.
 
 Every segment and the static network are prepared in several ways and called in turn, in an order drawn anew each round, in one
-process: as fused; rewritten; and blocked, as engines are; and so without each REWRITE that is named, such as ``join_frames``. Printed
+process: as fused; rewritten; and blocked, as engines are; and so without each REWRITE that is named, such as ``im2col_frames``. Printed
 are medians in milliseconds, and the median of each over the first in the same round. So many graphs in turn find cold caches: read
 ratios.
 """

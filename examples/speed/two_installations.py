@@ -23,9 +23,14 @@ def child(bundle_path: str, mode: str, engines: str) -> None:
     import numpy as np
 
     from dynvid.grid.bundle import Bundle
-    from dynvid.runtime.backends.registry import open_backend
-    from dynvid.runtime.execution.engine_lookup import open_engines
     from dynvid.runtime.session import ArraySource, Session
+
+    try:
+        from dynvid.runtime.backends.registry import open_backend
+        from dynvid.runtime.execution.engine_lookup import open_engines
+    except ImportError:  # before the files moved
+        from dynvid.runtime.backends.base import open_backend
+        from dynvid.runtime.engines import open_engines
 
     bundle, backend = Bundle.open(Path(bundle_path)), open_backend("onnxruntime")
     manifest = bundle.manifest

@@ -15,7 +15,7 @@ from ...runtime.backends.registry import open_backend, require_precision
 from ...runtime.backends.tensorrt_api import Api, open_api
 from ..graphs.optimise import optimise
 from ..graphs.rewrites import REWRITES, Rewrite, rewrite
-from ..graphs.uint8_activations import unsigned
+from ..graphs.uint8_activations import uint8_activations
 from .builder_process import Children, Order
 from .dtype_census import Census, graph_census
 from .int8_speed import call_on_noise
@@ -102,7 +102,7 @@ def for_onnxruntime(graph: bytes, rewrites: Sequence[Rewrite] = REWRITES) -> byt
 
 def for_openvino(graph: bytes) -> bytes:
     """Return a fused graph as OpenVINO computes it right: activations in INT8 unsigned, all else as it is."""
-    return rewrite(graph, (unsigned,)) if b"QuantizeLinear" in graph else graph
+    return rewrite(graph, (uint8_activations,)) if b"QuantizeLinear" in graph else graph
 
 
 class TensorRTMaker:

@@ -21,7 +21,7 @@ _BYTES_OF_MEMORY = 32 << 20
 """With so many the weights come from memory, and it pays whatever the pixels."""
 
 
-def join_frames(graph: Graph) -> None:
+def im2col_frames(graph: Graph) -> None:
     """Let such convolutions run as 1x1 convolutions of one row of pixels, which are those of all frames.
 
     The channels of a pixel are what the kernel sees from there, 9 x channels for a 3x3 one, with zeros beyond the frame's edges.

@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
-from .im2col_frames import join_frames
+from .im2col_frames import im2col_frames
 from .rewritten_graph import Graph
-from .slice_pushdown import slice_parts
-from .uint8_activations import unsigned
+from .slice_pushdown import slice_pushdown
+from .uint8_activations import uint8_activations
 
 _FRAMES_RANK = 5  # [batch, frames, channels, height, width]; without the batch it is 4
 _CHANNELS = 1  # axis of a tensor [frames, channels, height, width]
@@ -146,10 +146,10 @@ REWRITES: tuple[Rewrite, ...] = (
     one_video,
     fold_shift,
     split_concats,
-    slice_parts,
+    slice_pushdown,
     flatten_concats,
-    join_frames,
-    unsigned,
+    im2col_frames,
+    uint8_activations,
 )
 """All of them, in order: those of convolutions pay only where shapes are known; the last one is for INT8."""
 

@@ -18,7 +18,7 @@ Part = tuple[str | None, int]  # a tensor and its frames; None: zeros
 Piece = tuple[str | None, int, int]  # frames [start, stop) of a part
 
 
-def slice_parts(graph: Graph) -> None:
+def slice_pushdown(graph: Graph) -> None:
     """Slice the parts of joined frames, not the whole; and where a part is some channels of a tensor, slice that one."""
     shapes, writers = graph.shapes(), graph.writers()
     others: dict[str, list[NodeProto]] = {}

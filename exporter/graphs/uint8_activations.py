@@ -17,7 +17,7 @@ _PASSED_ON = {"DequantizeLinear", "MaxPool", "Pad", "QuantizeLinear", "Reshape",
 _OF_ALL = {"Add", "Concat"}
 
 
-def unsigned(graph: Graph) -> None:
+def uint8_activations(graph: Graph) -> None:
     """Let activations be quantised to unsigned bytes; graphs without INT8 stay as they are.
 
     A tensor that is never negative gets the zero point 0, and so twice the range; any other one 128.

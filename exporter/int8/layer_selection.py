@@ -20,7 +20,7 @@ from ...grid.bundle import Bundle
 from ...grid.errors import ProofError
 from ...runtime.backends.base import Backend
 from ..proof.equivalence import PROOF_Q, SplitLogits, scale_of
-from .quantized_variants import Layers, Twins
+from .quantized_variants import Layers, QuantizedVariants
 
 Floats = NDArray[np.float32]
 Report = Callable[[str], None]
@@ -51,7 +51,7 @@ class Choice:
 
 
 def choose(
-    twins: Twins,
+    twins: QuantizedVariants,
     clips: Floats,
     reference: Floats,
     backend: Backend,

@@ -33,8 +33,8 @@ from ..proof.subgraph_equivalence import SIZES, load_programs, prove_subgraphs
 from ..proof.tolerances import rounded
 from ..split.subgraphs import split
 from .layer_selection import Choice, choose, common, exits_of
-from .quantized_variants import Twins
-from .range_observers import watch
+from .quantized_variants import QuantizedVariants
+from .range_observers import observe_ranges
 from .range_pass import find_ranges, require_videos
 
 Floats = NDArray[np.float32]
@@ -92,7 +92,7 @@ def calibrate_int8(
     manifest, videos = bundle.manifest, read_list(data)
     require_videos(len(videos))
     chosen = _thresholds(thresholds, bundle)
-    network, watched = network_of(manifest, training_checkpoint), watch(bundle)
+    network, watched = network_of(manifest, training_checkpoint), observe_ranges(bundle)
     backend = open_backend("onnxruntime", threads)
     with Decoder() as decoder:
         plain = score_videos(Session.open(bundle, backend), videos, keep_scores, decoder, report)
@@ -105,7 +105,7 @@ def calibrate_int8(
             return score_videos(Session.open(made, backend, precision="int8"), videos, None, decoder, report)
 
         reference = Reference(network, clips, report)
-        twins = Twins(bundle, ranges)
+        twins = QuantizedVariants(bundle, ranges)
         drop = MAX_DROP if max_drop is None else max_drop
         choice = choose(twins, clips, reference.logits(), backend, plain, score, drop, min_agreement, report)
     made = twins.bundle(choice.kept)
@@ -120,7 +120,7 @@ def calibrate_int8(
     return written, choice.scores
 
 
-def figures(choice: Choice, twins: Twins, plain: Scores, drift: list[float]) -> dict[str, Any]:
+def figures(choice: Choice, twins: QuantizedVariants, plain: Scores, drift: list[float]) -> dict[str, Any]:
     """Return the proof of the INT8 set, as the manifest holds it under ``int8``.
 
     Exits are compared at q = 1.2, each set with thresholds of its own scores.

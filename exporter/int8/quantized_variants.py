@@ -14,13 +14,13 @@ from ...grid.errors import StaleRangesError
 from ...grid.manifest import Manifest
 from .quantized_graph import activations, convolutions, quantise
 from .ranges import Ranges
-from .scale_groups import Tensor, Wires
+from .scale_groups import ScaleGroups, Tensor
 
 Layers = Mapping[str, Collection[str]]
 """Convolutions by subgraph."""
 
 
-class Twins:
+class QuantizedVariants:
     """Makes INT8 twins; every tensor of a wire gets the wire's largest value, so its scale is the same wherever it is met.
 
     Args:
@@ -41,7 +41,7 @@ class Twins:
         self._whole: dict[str, bytes] = {}  # twins that keep nothing
         self._contents = {s.name: bundle.read(s.variant("fp32")) for s in bundle.manifest.subgraphs}
         graphs = {name: onnx.load_model_from_string(content) for name, content in self._contents.items()}
-        wires, widest = Wires(graphs, bundle), defaultdict[Tensor, float](float)
+        wires, widest = ScaleGroups(graphs, bundle), defaultdict[Tensor, float](float)
         for name, graph in graphs.items():
             if set(activations(graph)) != set(ranges.largest.get(name, ())):
                 raise StaleRangesError(

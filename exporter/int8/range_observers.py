@@ -17,7 +17,7 @@ from ...grid.tensors import Dimension, TensorSpec
 from .quantized_graph import activations
 
 
-class Watched(NamedTuple):
+class ObservedCells(NamedTuple):
     """A bundle, held in memory, whose fp32 subgraphs have one more output; and the tensors that it tells of, by subgraph.
 
     The output ``SUBGRAPH.largest`` is the largest absolute value of each tensor: of a block in every frame, [batch, frames,
@@ -28,7 +28,7 @@ class Watched(NamedTuple):
     tensors: dict[str, tuple[str, ...]]
 
 
-def watch(bundle: Bundle) -> Watched:
+def observe_ranges(bundle: Bundle) -> ObservedCells:
     """Return ``bundle`` with the activations watched that its INT8 twins would quantise.
 
     Raises:
@@ -49,7 +49,7 @@ def watch(bundle: Bundle) -> Watched:
         )
         subgraphs.append(replace(subgraph, variants={"fp32": sized}))
     manifest = replace(bundle.manifest, subgraphs=tuple(subgraphs), precisions=("fp32",), fp32_only=())
-    return Watched(Bundle(bundle.root, manifest, bundle.sha256, held), tensors)
+    return ObservedCells(Bundle(bundle.root, manifest, bundle.sha256, held), tensors)
 
 
 def _add_output(model: ModelProto, subgraph: Subgraph, names: Sequence[str]) -> TensorSpec:

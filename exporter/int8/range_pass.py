@@ -74,7 +74,7 @@ def find_ranges(
     """Return the ranges of a bundle on the videos of a list.
 
     Args:
-        executor: of the watched bundle (``exporter.watch``), whose cells have the output ``SUBGRAPH.largest``.
+        executor: of the watched bundle (``range_observers``), whose cells have the output ``SUBGRAPH.largest``.
         tensors: that it tells of, by subgraph.
         videos: of the list; labels play no part. Those that cannot be read are left out.
         keep: the file that the ranges are read from, if it is there, and else written to.

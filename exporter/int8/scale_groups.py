@@ -1,4 +1,4 @@
-"""Wires: tensors of a bundle's fp32 graphs that carry the same values, so that INT8 needs one scale for all of them.
+"""Scale groups: tensors of a bundle's fp32 graphs that carry the same values, so that INT8 needs one scale for all of them.
 
 What only moves values does not leave a wire: an operator that slices, joins, pads or reshapes, the way from a state's output
 to its input at the next call, and the way of a feature from one block to the next block and to its heads.
@@ -25,7 +25,7 @@ class Tensor(NamedTuple):
     name: str
 
 
-class Wires:
+class ScaleGroups:
     """The wires of a bundle.
 
     Args:

@@ -23,7 +23,7 @@ from ...runtime.session import ArraySource, Session
 from ..split.subgraphs import Subgraph
 from .reference import Reference
 from .rounding import measure_rounding
-from .sensitivity import drift, prove_sight
+from .sensitivity import drift, prove_sensitivity
 from .subgraph_equivalence import SIZES, load_programs, prove_subgraphs
 from .tolerances import SEES, Rounding, require, rounded
 
@@ -67,7 +67,7 @@ def prove(
     prove_route(traced, reference, rounding, report, clips=1)
     report("fp32: every state lost in turn, and time reversed")
     limit = SEES * max(rounding.tolerances("fp32", first.shape[1]))
-    sees = prove_sight(network, bundle, backend, reference.clips[0], scale_of(first)[-1], limit)
+    sees = prove_sensitivity(network, bundle, backend, reference.clips[0], scale_of(first)[-1], limit)
     figures: dict[str, Any] = {
         "clips": len(reference.clips),
         "logit_std": rounded(scale_of(reference.logits())),

@@ -53,7 +53,7 @@ def drift(
     return errors
 
 
-def prove_sight(
+def prove_sensitivity(
     network: VideoNetwork, bundle: Bundle, backend: Backend, clip: Floats, spread: float, limit: float
 ) -> dict[str, Any]:
     """Show that the proof sees: each state lost in turn, and the frames reversed, must change logits by more than ``limit``.

@@ -22,7 +22,7 @@ from .subgraphs import Subgraph, head_name, split
 Key = tuple[str, Precision, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 
 
-class Draft:
+class BundleBuilder:
     """What ``add`` has exported so far.
 
     Args:

@@ -31,10 +31,18 @@ from ..storage.files import open_regular, sync_folder, write_file
 from ..storage.strict_json import StrictJsonError
 from .key import RTX_TARGETS, Engine, EngineKey, Flavour, Profile, read_engine, this_platform
 from .plan_header import header_fault
-from .request import Wanted, build_command, engines_folder
+from .request import EngineRequest, build_command, engines_folder
 
 __all__ = [
-    "RTX_TARGETS", "Engine", "EngineCache", "EngineKey", "Flavour", "Ledger", "Profile", "Wanted", "engines_folder",
+    "RTX_TARGETS",
+    "Engine",
+    "EngineCache",
+    "EngineKey",
+    "EngineRequest",
+    "Flavour",
+    "Ledger",
+    "Profile",
+    "engines_folder",
     "this_platform",
 ]  # fmt: skip
 
@@ -72,7 +80,7 @@ class EngineCache:
         """
         return self._ledger()
 
-    def find(self, wanted: Wanted) -> Engine:
+    def find(self, wanted: EngineRequest) -> Engine:
         """Return the engine that fits ``wanted``, the newest where several do; reads sidecars only.
 
         Raises:

@@ -14,7 +14,7 @@ _UNTARGETED_FROM = 80  # Ampere
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EngineRequest:
     """An engine that is needed here and now.
 
     Attributes:

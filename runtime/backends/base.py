@@ -19,7 +19,7 @@ Call = Callable[[], None]
 
 
 class EngineHost(NamedTuple):
-    """What the engines of a backend must be for, as ``Wanted`` asks for it.
+    """What the engines of a backend must be for, as ``EngineRequest`` asks for it.
 
     Attributes:
         flavour: what runs them; ``version`` of it.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...grid.bundle import Bundle
-from ...grid.engines.cache import Engine, EngineCache, Wanted, engines_folder, this_platform
+from ...grid.engines.cache import Engine, EngineCache, EngineRequest, engines_folder, this_platform
 from ...grid.errors import MissingPackageError, UsageError
 from ...grid.manifest import IN_BF16, Precision, Subgraph
 from ...grid.route import Route
@@ -75,7 +75,7 @@ class Engines:
         """
         plain = isinstance(part, Subgraph)
         return self.cache.find(
-            Wanted(
+            EngineRequest(
                 subgraph=part.name,
                 precision=self.precision,
                 onnx_sha256=part.variant(self.precision).sha256 if isinstance(part, Subgraph) else None,

@@ -50,7 +50,7 @@ class _Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class CheckpointResult:
     """What videos that walk a route together got at one checkpoint.
 
     Attributes:
@@ -138,7 +138,7 @@ class Executor:
         self._prepared: dict[tuple[int, int], _Prepared] = {}
         self._on_row: dict[tuple[int, int], _Prepared | None] = {}
 
-    def walk(self, sources: Sequence[FrameSource]) -> Generator[Checkpoint]:
+    def walk(self, sources: Sequence[FrameSource]) -> Generator[CheckpointResult]:
         """Run videos together along the route; yield what they got at each checkpoint.
 
         Frames are read segment by segment. Whoever wants no more closes the generator; then the videos' slots are free again.
@@ -162,7 +162,7 @@ class Executor:
                 started, written_s = time.perf_counter(), self.frames_s
                 answers = self.run(index, slots, frames or None)
                 seconds = time.perf_counter() - started - (self.frames_s - written_s)
-                yield Checkpoint(index, tuple(slots), frames, *answers, seconds * 1e3)
+                yield CheckpointResult(index, tuple(slots), frames, *answers, seconds * 1e3)
         finally:
             for slot in slots:
                 self.store.slots.release(slot)

@@ -27,8 +27,8 @@ class CallTimes:
         full: the bucket of least time per video, the largest of equals: the batch worth waiting for.
         rows: the bucket that so many videos are padded to.
         seconds: of a call with so many videos.
-        thrifty: how many of so many waiting to take, at most ``full``, for the least time per video.
-        efficiency: time per video of a full batch over that of the thrifty call; 1 from ``full`` on.
+        cheapest_batch: how many of so many waiting to take, at most ``full``, for the least time per video.
+        efficiency: time per video of a full batch over that of the cheapest call; 1 from ``full`` on.
 
     Raises:
         UsageError: If the buckets do not ascend from at least 1, or a time is not above 0.
@@ -48,20 +48,22 @@ class CallTimes:
         self.seconds = [times[rows] for rows in self.rows]
         each = [math.inf] + [self.seconds[n] / n for n in range(1, self.largest + 1)]
         self.full = _cheapest(each)
-        self.thrifty, self.efficiency = [0], [0.0]
+        self.cheapest_batch, self.efficiency = [0], [0.0]
         for n in range(1, self.largest + 1):
             most = min(n, self.full)
-            self.thrifty.append(most if each[most] <= each[self.thrifty[-1]] * _SAME else self.thrifty[-1])
-            self.efficiency.append(min(1.0, each[self.full] / each[self.thrifty[n]]))
-        self._prompt: dict[int, int] = {}
+            self.cheapest_batch.append(
+                most if each[most] <= each[self.cheapest_batch[-1]] * _SAME else self.cheapest_batch[-1]
+            )
+            self.efficiency.append(min(1.0, each[self.full] / each[self.cheapest_batch[n]]))
+        self._shortest_wait: dict[int, int] = {}
 
-    def prompt(self, waiting: int) -> int:
+    def shortest_wait(self, waiting: int) -> int:
         """Return the batch, at most ``full``, after which ``waiting`` videos, and who comes meanwhile, have waited least."""
-        if waiting not in self._prompt:
+        if waiting not in self._shortest_wait:
             # calls of n end at t(n), 2 t(n) ..: on average at t(n) (waiting / n + 1) / 2
             ends = [math.inf] + [self.seconds[n] * (MEANWHILE * waiting / n + 1) for n in range(1, self.full + 1)]
-            self._prompt[waiting] = _cheapest(ends)
-        return self._prompt[waiting]
+            self._shortest_wait[waiting] = _cheapest(ends)
+        return self._shortest_wait[waiting]
 
 
 def _cheapest(prices: Sequence[float]) -> int:

@@ -18,7 +18,7 @@ CLOSE = 0.95
 
 
 @dataclass
-class Standing:
+class SchedulerView:
     """What a policy looks at; only the scheduler changes it. Lists have one entry a segment.
 
     Attributes:
@@ -73,10 +73,10 @@ class Standing:
 Choice = tuple[int, int] | Wait
 """A queue, counted from 0, and how many videos to take from it; or how long to wait."""
 
-Policy = Callable[[Standing, float], Choice]
+Policy = Callable[[SchedulerView, float], Choice]
 
 
-def most_efficient(s: Standing, now: float) -> Choice:
+def most_efficient(s: SchedulerView, now: float) -> Choice:
     """Return the choice of mode ``throughput`` at ``now``."""
     joinable = s.admits
     found: list[tuple[float, int]] = []
@@ -103,10 +103,10 @@ def most_efficient(s: Standing, now: float) -> Choice:
         if until > now:
             return Wait(until)
     times = s.times[place]
-    return place, times.thrifty[min(len(s.queues[place]), times.largest)]
+    return place, times.cheapest_batch[min(len(s.queues[place]), times.largest)]
 
 
-def _worth_waiting(s: Standing, place: int, now: float) -> float:
+def _worth_waiting(s: SchedulerView, place: int, now: float) -> float:
     """Return until when a partial batch should wait for company; not after ``now`` if it should run."""
     queue, seconds = s.queues[place], s.times[place].seconds
     due = queue[0].queued + s.patience_s
@@ -117,28 +117,28 @@ def _worth_waiting(s: Standing, place: int, now: float) -> float:
     return min(due, s.last_offer + saved_s) if s.gap_s < saved_s else now
 
 
-def deepest(s: Standing, now: float) -> Choice:
+def deepest(s: SchedulerView, now: float) -> Choice:
     """Return the choice of mode ``latency``."""
     place = max((place for place, queue in enumerate(s.queues) if queue), default=None)
     if place is None:
         return Wait(None)
-    return place, min(len(s.queues[place]), s.times[place].prompt(s.waiting))
+    return place, min(len(s.queues[place]), s.times[place].shortest_wait(s.waiting))
 
 
-def most_urgent(s: Standing, now: float) -> Choice:
+def most_urgent(s: SchedulerView, now: float) -> Choice:
     """Return the choice of mode ``deadline`` at ``now``, for queues without videos that are too late."""
     heads = [(queue[0].deadline, -place) for place, queue in enumerate(s.queues) if queue]
     if not heads:
         return Wait(None)
     deadline, place = min(heads)[0], -min(heads)[1]
     times, start = s.times[place], s.free_at(now)
-    videos = min(len(s.queues[place]), times.prompt(s.waiting))
+    videos = min(len(s.queues[place]), times.shortest_wait(s.waiting))
     while videos > 1 and start + times.seconds[videos] > deadline:
         videos -= 1
     return place, videos
 
 
-def full_batch(s: Standing, now: float) -> Choice:
+def full_batch(s: SchedulerView, now: float) -> Choice:
     """Return the choice of mode ``static`` at ``now``."""
     queue, full = s.queues[0], s.times[0].full
     if not queue:

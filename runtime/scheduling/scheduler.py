@@ -1,6 +1,6 @@
 """The scheduler: which videos run which segment next. It holds no arrays, no clock and no executor.
 
-Drive it from one thread, with the seconds of any clock that does not go back::
+StreamLoop it from one thread, with the seconds of any clock that does not go back::
 
     scheduler.offer(video, now)                  # False: no slot is free, offer it again later
     step = scheduler.next(now)                   # a Launch; a Wait; or None: the stream ended and so did every video
@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 from ...grid.errors import UsageError
 from .batch_cost import CallTimes, Cost
-from .policies import POLICIES, Mode, Standing
+from .policies import POLICIES, Mode, SchedulerView
 from .queues import Ended, Launch, Queue, Status, Ticket, UrgentFirst, Wait
 from .slots import Slots
 
@@ -109,7 +109,7 @@ class Scheduler:
             patience_s = 2 * sum(t.seconds[t.full] for t in times)
         self.mode, self.slots, self.stats = mode, slots, Stats(times)
         queues: list[Queue] = [UrgentFirst() if mode == "deadline" else deque() for _ in buckets]
-        self._standing = Standing(queues, times, slots, patience_s)
+        self._standing = SchedulerView(queues, times, slots, patience_s)
         self._choose = POLICIES[mode]
         self._retries: deque[Ticket] = deque()
         self._tickets: dict[Hashable, Ticket] = {}

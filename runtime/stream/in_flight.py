@@ -17,7 +17,7 @@ from ..video.frames import FrameSource
 Video = TypeVar("Video", bound=Path | FrameSource)
 
 
-class Intake(Closing):
+class StreamBase(Closing):
     """Videos go in one by one, from any thread, and answers come out as they are ready; a context manager."""
 
     @property

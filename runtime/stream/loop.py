@@ -9,20 +9,20 @@ from typing import cast
 
 from ...grid.errors import BackendError, DeadlineError, ResourceError
 from ..execution.executor import Executor
-from ..exit_histogram import ExitTally
+from ..exit_histogram import ExitHistogram
 from ..exits import ExitRule
 from ..prediction import Answer, VideoInFlight
 from ..scheduling.queues import Ended, Launch, Wait
 from ..scheduling.scheduler import Scheduler, Stats
 from ..scheduling.slots import Slot
-from ..video.prefetch import Part, ReadAhead, Reading
+from ..video.prefetch import Part, Prefetcher, Reading
 
 Videos = set[VideoInFlight]
 Parts = dict[VideoInFlight, Part | None]
 """The frames of each video for one segment; None where that reads none."""
 
 
-class Drive:
+class StreamLoop:
     """Serves videos; ``step`` is for the one thread that owns the executor, all else for any.
 
     Args:
@@ -40,12 +40,12 @@ class Drive:
     """
 
     def __init__(
-        self, executor: Executor, rule: ExitRule, new_scheduler: Callable[[], Scheduler], reader: ReadAhead
+        self, executor: Executor, rule: ExitRule, new_scheduler: Callable[[], Scheduler], reader: Prefetcher
     ) -> None:
         self._executor, self.rule, self._new_scheduler, self._reader = executor, rule, new_scheduler, reader
         self._scheduler = new_scheduler()
         self.stats: Stats = self._scheduler.stats
-        self.tally = ExitTally(len(executor.route.cells))
+        self.tally = ExitHistogram(len(executor.route.cells))
         self.unanswered: dict[Reading, VideoInFlight] = {}
         self.stopped = False
         costs, route = executor.bundle.manifest.costs, executor.route

@@ -15,11 +15,11 @@ from pathlib import Path
 from ...grid.errors import UsageError
 from ..prediction import Answer
 from ..video.frames import FrameSource
-from .in_flight import Intake
+from .in_flight import StreamBase
 from .stream import Stream
 
 
-class Replicas(Intake):
+class StreamPool(StreamBase):
     """Streams of the same bundle and thresholds; each video goes to the one that has the fewest.
 
     Args:
@@ -54,7 +54,7 @@ class Replicas(Intake):
         return next((stream.fault for stream in self.streams if stream.fault is not None), None)
 
     def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
-        """Return the future answer for one video; see ``Intake``."""
+        """Return the future answer for one video; see ``StreamBase``."""
         with self._lock:
             place = min(range(len(self.streams)), key=self._held.__getitem__)
             self._held[place] += 1

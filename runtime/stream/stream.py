@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...grid.errors import UsageError
 from ..execution.executor import Executor
-from ..exit_histogram import ExitTally
+from ..exit_histogram import ExitHistogram
 from ..exits import ExitRule
 from ..prediction import Answer, VideoInFlight
 from ..scheduling.batch_cost import Cost
@@ -25,12 +25,12 @@ from ..scheduling.policies import Mode
 from ..scheduling.scheduler import Scheduler, Stats
 from ..video.decoder import Decoder
 from ..video.frames import FrameSource
-from ..video.prefetch import ReadAhead
-from .in_flight import Intake
-from .loop import Drive
+from ..video.prefetch import Prefetcher
+from .in_flight import StreamBase
+from .loop import StreamLoop
 
 
-class Stream(Intake):
+class Stream(StreamBase):
     """Classifies videos; a context manager.
 
     Args:
@@ -42,7 +42,7 @@ class Stream(Intake):
         cost: t_k(n), seconds; None: what ``measure`` returns.
         patience_s: of the scheduler.
         decoders: threads that read frames, each with a child process for video files.
-        ahead: videos that are read ahead, see ``ReadAhead``; None: as many as one call of segment 1 takes.
+        ahead: videos that are read ahead, see ``Prefetcher``; None: as many as one call of segment 1 takes.
         open_decoder: returns a decoder.
         measure: returns t_k(n) of the executor; called in its thread, before the first video.
 
@@ -56,7 +56,7 @@ class Stream(Intake):
     """
 
     executor: Executor
-    reader: ReadAhead
+    reader: Prefetcher
 
     def __init__(
         self,
@@ -86,10 +86,10 @@ class Stream(Intake):
                 return Scheduler(seconds, executor.buckets, executor.store.slots, mode, patience_s=patience_s)
 
             new_scheduler()  # its errors come before any thread starts
-            self.reader = ReadAhead(
+            self.reader = Prefetcher(
                 manifest.preprocessing, manifest.grid.num_frames, samples, decoders, first, open_decoder
             )
-            self._drive = Drive(executor, rule, new_scheduler, self.reader)
+            self._drive = StreamLoop(executor, rule, new_scheduler, self.reader)
             self._most = executor.store.slots.count + first + decoders
 
         opened: Future[None] = Future()
@@ -122,7 +122,7 @@ class Stream(Intake):
         return self._drive.stats
 
     @property
-    def tally(self) -> ExitTally:
+    def tally(self) -> ExitHistogram:
         """Exits and confidences of the videos answered so far, but numeric errors and those that a deadline cut short."""
         return self._drive.tally
 
@@ -135,7 +135,7 @@ class Stream(Intake):
         self._drive.rule = ExitRule(self.executor.route, thresholds, temperatures)
 
     def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
-        """Return the future answer for one video; see ``Intake``."""
+        """Return the future answer for one video; see ``StreamBase``."""
         if deadline_s is not None and self._mode != "deadline":
             raise UsageError(f"a deadline of {deadline_s} s in mode {self._mode!r}: use mode 'deadline'")
         now = time.monotonic()
@@ -154,11 +154,11 @@ class Stream(Intake):
         return found.future
 
     def flush(self) -> None:
-        """Say that no more videos come for now; see ``Intake``."""
+        """Say that no more videos come for now; see ``StreamBase``."""
         self._drive.flush()
 
     def close(self) -> None:
-        """Give everything back; see ``Intake``."""
+        """Give everything back; see ``StreamBase``."""
         self._stop()
         if threading.current_thread() is not self._owner:
             self._owner.join()

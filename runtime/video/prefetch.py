@@ -43,7 +43,7 @@ class Part:
 
 
 class Reading:
-    """A video that is being read; only ``ReadAhead`` changes it.
+    """A video that is being read; only ``Prefetcher`` changes it.
 
     Attributes:
         video: a file, or its frames.
@@ -64,7 +64,7 @@ class Reading:
         self._source: FrameSource | None = None
 
 
-class ReadAhead:
+class Prefetcher:
     """Threads that read the videos' parts.
 
     Args:

@@ -6,7 +6,7 @@ import pytest
 from dynvid.calibration.drift import check_results, compare, tally_of
 from dynvid.grid.errors import ResultsError, ThresholdsError
 from dynvid.grid.thresholds import Thresholds
-from dynvid.runtime.exit_histogram import ExitTally
+from dynvid.runtime.exit_histogram import ExitHistogram
 
 EXPECTED = (
     (0, 0, 0, 0, 0, 0, 0, 50, 100, 250),
@@ -41,7 +41,7 @@ def test_equal_tallies_have_no_distance():
 
 
 def test_a_tally_counts_by_checkpoint_and_confidence():
-    tally = ExitTally(2)
+    tally = ExitHistogram(2)
     for checkpoint, confidence in ((1, 0.0), (1, 0.99), (2, 1.0), (2, 1.0000001), (2, 0.5)):
         tally.add(checkpoint, confidence)
     assert tally.counts == ((1, 0, 0, 0, 0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 0, 1, 0, 0, 0, 2))

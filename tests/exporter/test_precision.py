@@ -18,7 +18,7 @@ from dynvid.exporter.proof.equivalence import PROOF_CLIPS, prove
 from dynvid.exporter.proof.reference import Reference
 from dynvid.exporter.proof.tolerances import BOUND, SHARE
 from dynvid.exporter.split import bundle_builder as draft_module
-from dynvid.exporter.split.bundle_builder import Draft
+from dynvid.exporter.split.bundle_builder import BundleBuilder
 from dynvid.grid.errors import ProofError
 from dynvid.grid.segments import fused_full, fused_segments
 from dynvid.models.registry import register
@@ -107,7 +107,7 @@ def chosen(network, ranges=None):
     """Return what stays fp32 and why, and the draft."""
     clips = proof_clips(PROOF_CLIPS, network.grid.num_frames, network.config.preprocessing)
     reference, backend = Reference(network, clips), open_backend("onnxruntime")
-    draft = Draft(network, "0" * 64, lambda _: None)
+    draft = BundleBuilder(network, "0" * 64, lambda _: None)
     draft.add("fp32")
     figures = prove(network, draft.parts, draft.bundle(), backend, reference, lambda _: None)
     draft.ranges = ranges or reference.ranges
@@ -189,13 +189,13 @@ def test_a_large_range_is_the_first_reason(network):
 
 
 def test_errors_of_the_route_keep_the_blocks_fp32_from_the_first_one_on(network, monkeypatch):
-    tried, add = [], Draft.add
+    tried, add = [], BundleBuilder.add
 
     def watched(draft, precision, kept=()):
         tried.append(len(kept))
         add(draft, precision, kept)
 
-    monkeypatch.setattr(Draft, "add", watched)
+    monkeypatch.setattr(BundleBuilder, "add", watched)
     monkeypatch.setattr(
         precision_module, "route_errors", lambda *_: np.array([0.001, 0.039 if tried[-1] < 2 else ROUTE_LIMIT])
     )
@@ -218,7 +218,7 @@ def test_an_error_of_the_route_that_never_ends_stops_when_all_is_fp32(network, m
 def test_fused_segments_hand_on_the_dtypes_that_the_cells_have(network, monkeypatch, kept):
     monkeypatch.setattr(draft_module, "to_onnx", lambda part: part.name.encode())
     monkeypatch.setattr(draft_module, "in_half", lambda content, _: content)
-    draft = Draft(network, "0" * 64, lambda _: None)
+    draft = BundleBuilder(network, "0" * 64, lambda _: None)
     draft.add("fp32")
     draft.add("fp16", kept)
     manifest = draft.bundle().manifest
@@ -280,7 +280,7 @@ def test_where_all_blocks_stay_fp32_the_commands_say_so(exports, tmp_path):
 
 def test_where_nothing_more_can_stay_fp32_the_whole_bound_holds(network, monkeypatch):
     """Else a network would be refused that its proof passes."""
-    draft, bounds = Draft(network, "0" * 64, lambda _: None), {}
+    draft, bounds = BundleBuilder(network, "0" * 64, lambda _: None), {}
     draft.add("fp32")
     draft.add("fp16", ["block0", "head0", "head1"])
 

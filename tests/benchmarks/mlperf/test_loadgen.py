@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynvid.benchmarks.mlperf.loadgen import RefereeOrder, referee
+from dynvid.benchmarks.mlperf.loadgen import LoadGenOrder, referee
 from dynvid.benchmarks.mlperf.log import ACCURACY, read_answers
 from dynvid.calibration.thresholds import geometric_thresholds
 from dynvid.exporter.engines.build import build_engines
@@ -38,7 +38,7 @@ def order_of(bundle, clips, folder, **settings):
     np.save(folder / "expected.npy", np.array(answers, np.int32))
     build_engines(bundle, folder / "engines", "onnxruntime")
     costs, route = bundle.manifest.costs, bundle.manifest.route
-    return RefereeOrder(
+    return LoadGenOrder(
         bundle=str(bundle.root),
         engines=str(folder / "engines"),
         backend="onnxruntime",
@@ -75,7 +75,7 @@ REPLY = "from dynvid.runtime.child_process import open_replies, send; send(open_
 
 def child_with(planted):
     """Return the real child with a fault."""
-    return f"from dynvid.benchmarks import referee_child as child\n{planted}\nchild.main()\n"
+    return f"from dynvid.benchmarks.mlperf import loadgen_process as child\n{planted}\nchild.main()\n"
 
 
 def replay(logs):

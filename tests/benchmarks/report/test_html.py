@@ -10,7 +10,7 @@ from sample_report import EXITS, bare_report, sample_report
 
 from dynvid.benchmarks.report.html import page
 from dynvid.benchmarks.report.plots import PLOTS, svg
-from dynvid.benchmarks.report.report import Estimate, Part, Report
+from dynvid.benchmarks.report.report import BreakdownPart, Estimate, Report
 from dynvid.benchmarks.report.svg import require_plots, spread, stack
 from dynvid.benchmarks.report.tables import number
 from dynvid.grid.errors import MissingPackageError
@@ -199,7 +199,7 @@ def test_odd_figures_are_drawn_or_left_out_but_stop_nothing():
     breakdowns = tuple(dataclasses.replace(b, ideal_ms=math.nan) for b in report.breakdowns)
     text = page(dataclasses.replace(report, points=(first, *report.points[1:]), streams=streams, breakdowns=breakdowns))
     assert read(text).tags.count("svg") == 5  # neither throughput nor breakdown
-    down = dataclasses.replace(report.breakdowns[0], parts=(Part("saved", -3.0),), actual_ms=7.39)
+    down = dataclasses.replace(report.breakdowns[0], parts=(BreakdownPart("saved", -3.0),), actual_ms=7.39)
     assert svg("breakdown", sample_report(breakdowns=(down,)))
     alone = sample_report(points=(dataclasses.replace(report.points[-1], accuracy=None),), peers=())
     assert svg("cost", alone) and svg("quality", alone) and svg("exits", alone) is None

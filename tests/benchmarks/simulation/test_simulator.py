@@ -17,7 +17,13 @@ from dynvid.benchmarks.simulation.cost_tables import (
     read_table,
     spread,
 )
-from dynvid.benchmarks.simulation.outcome import Run, draw_exits, geometric_shares, parse_shares, poisson_arrivals
+from dynvid.benchmarks.simulation.outcome import (
+    SimulatedRun,
+    draw_exits,
+    geometric_shares,
+    parse_shares,
+    poisson_arrivals,
+)
 from dynvid.benchmarks.simulation.simulator import load_limit, simulate
 from dynvid.cli import cli
 from dynvid.grid.costs import Costs
@@ -175,7 +181,7 @@ def test_videos_that_arrive_during_a_launch_queue_from_then_on():
 
 
 def test_growth_compares_the_last_quarter_with_the_second():
-    run = Run("x", np.array([9.0, 9, 1, 1, 5, 5, 3, 3]), np.ones(8, int), 1.0, 1.0)
+    run = SimulatedRun("x", np.array([9.0, 9, 1, 1, 5, 5, 3, 3]), np.ones(8, int), 1.0, 1.0)
     assert run.growth == pytest.approx(3)
 
 
@@ -345,7 +351,7 @@ def test_the_load_limit_is_where_the_deadline_breaks():
 
 def test_a_load_of_which_videos_end_unanswered_is_not_within_the_deadline():
     def serve(arrivals):
-        return Run("x", np.zeros(100), np.array([0] * 2 + [1] * 98), 1.0, 1.0)
+        return SimulatedRun("x", np.zeros(100), np.array([0] * 2 + [1] * 98), 1.0, 1.0)
 
     assert load_limit(serve, 10.0, 100, 1.0) is None
 

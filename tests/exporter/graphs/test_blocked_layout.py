@@ -16,7 +16,7 @@ from dynvid.exporter.graphs.optimise import optimise
 from dynvid.exporter.graphs.rewrites import rewrite
 from dynvid.exporter.proof.clips import proof_clips
 from dynvid.exporter.proof.segment_equivalence import prove_fused
-from dynvid.exporter.split.bundle_builder import Draft
+from dynvid.exporter.split.bundle_builder import BundleBuilder
 from dynvid.grid.errors import ProofError
 from dynvid.grid.manifest import Variant
 from dynvid.grid.segments import fused_segments
@@ -122,7 +122,7 @@ def test_a_segment_that_keeps_its_batch_takes_and_gives_features_blocked_as_well
 
 @pytest.mark.parametrize("kept", [("block0", "head0"), ("block1", "head1"), ("block0",), ("block1",)])
 def test_bundles_of_mixed_precision_are_within_the_bound(exports, kept):
-    draft = Draft(exports.network(NETWORKS["msdnet"]), "0" * 64, lambda _: None)
+    draft = BundleBuilder(exports.network(NETWORKS["msdnet"]), "0" * 64, lambda _: None)
     draft.add("fp32")
     draft.add("fp16", kept)
     bundle = draft.bundle()

@@ -16,7 +16,7 @@ from dynvid.exporter.engines.segment_graphs import EngineGraphs
 from dynvid.exporter.graphs.fuse import fuse
 from dynvid.exporter.proof.clips import proof_clips
 from dynvid.exporter.proof.segment_equivalence import prove_fused
-from dynvid.exporter.split.bundle_builder import Draft
+from dynvid.exporter.split.bundle_builder import BundleBuilder
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.errors import HashError, LintError, ProofError
 from dynvid.grid.segments import fused_full, fused_segments
@@ -209,7 +209,7 @@ def test_half_precision_graphs_keep_their_dtypes(tiny_bundle):
 
 
 def test_a_block_kept_in_fp32_is_fused_in_fp32(exports):
-    draft = Draft(exports.network(SMALL), "0" * 64, lambda _: None)
+    draft = BundleBuilder(exports.network(SMALL), "0" * 64, lambda _: None)
     draft.add("fp32")
     draft.add("fp16", ["block0"])
     bundle = draft.bundle()

@@ -11,9 +11,9 @@ from dynvid.exporter.engines.makers import for_onnxruntime, preparation
 from dynvid.exporter.engines.segment_graphs import EngineGraphs
 from dynvid.exporter.graphs import im2col_frames as joining
 from dynvid.exporter.graphs.fuse import fuse
-from dynvid.exporter.graphs.im2col_frames import join_frames
+from dynvid.exporter.graphs.im2col_frames import im2col_frames
 from dynvid.exporter.graphs.rewrites import REWRITES, flatten_concats, fold_shift, one_video, rewrite, split_concats
-from dynvid.exporter.graphs.slice_pushdown import slice_parts
+from dynvid.exporter.graphs.slice_pushdown import slice_pushdown
 from dynvid.exporter.proof.clips import proof_clips
 from dynvid.exporter.proof.segment_equivalence import prove_fused
 from dynvid.grid.errors import BackendError, ProofError
@@ -62,7 +62,7 @@ def count(graph, operator):
         (split_concats,),
         (one_video, fold_shift),
         (one_video, split_concats),
-        (one_video, fold_shift, slice_parts),
+        (one_video, fold_shift, slice_pushdown),
         REWRITES,
     ],
     ids=lambda rewrites: " ".join(rewrite.__name__ for rewrite in rewrites),
@@ -242,7 +242,7 @@ WITH_ZEROS = helper.make_node("Pad", ["some", "pads"], ["joined"], "join")
 )  # fmt: skip
 def test_frames_are_taken_before_they_are_joined(joins, takes, operators):
     plain = shifted(joins, takes)
-    found = rewrite(plain, (slice_parts,))
+    found = rewrite(plain, (slice_pushdown,))
     graph = onnx.load_model_from_string(found).graph
     assert sorted(node.op_type for node in graph.node) == sorted(operators)
     assert all(node.input[0] in ("in.x", "state") for node in graph.node if node.op_type == "Slice")
@@ -277,14 +277,14 @@ def test_frames_are_taken_before_they_are_joined(joins, takes, operators):
     ],
 )
 def test_another_slice_stays(joins, takes, frames):
-    plain, found = (rewrite(shifted(joins, takes, frames), rewrites) for rewrites in ((), (slice_parts,)))
+    plain, found = (rewrite(shifted(joins, takes, frames), rewrites) for rewrites in ((), (slice_pushdown,)))
     assert onnx.load_model_from_string(found).graph.node == onnx.load_model_from_string(plain).graph.node
 
 
 @pytest.mark.parametrize("config", [RESNET, {**RESNET, "shift": {"start_fold": 1, "div": 4}}, TINY])
 def test_no_segment_takes_frames_of_what_it_has_joined(exports, config):
     bundle = exports.bundle(config)
-    without, with_it = (one_video,), (one_video, slice_parts)
+    without, with_it = (one_video,), (one_video, slice_pushdown)
     assert prove(bundle, rewrites=with_it) == prove(bundle, rewrites=without)  # nothing is computed otherwise
 
     def taken(rewrites):
@@ -349,7 +349,7 @@ def however_small(monkeypatch):
 )
 def test_a_convolution_of_few_pixels_sees_all_frames_at_once(however_small, read, weight, how):
     plain = convolution(read, weight, **how)
-    joined = rewrite(plain, (join_frames,))
+    joined = rewrite(plain, (im2col_frames,))
     shapes = [list(t.dims)[2:] for t in onnx.load_model_from_string(joined).graph.initializer if len(t.dims) == 4]
     assert shapes == [[1, 1]]
     for expected, found in zip(outputs_of(plain, read), outputs_of(joined, read), strict=True):
@@ -370,7 +370,7 @@ def test_a_convolution_of_few_pixels_sees_all_frames_at_once(however_small, read
 )
 def test_another_convolution_stays(however_small, read, weight, how):
     plain = convolution(read, weight, **how)
-    assert rewrite(plain, (join_frames,)) == rewrite(plain, ())
+    assert rewrite(plain, (im2col_frames,)) == rewrite(plain, ())
 
 
 def test_what_is_joined_follows_from_the_weights(monkeypatch):
@@ -378,7 +378,7 @@ def test_what_is_joined_follows_from_the_weights(monkeypatch):
 
     def joins(read):
         plain = convolution(read, (6, 4, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2])
-        return rewrite(plain, (join_frames,)) != rewrite(plain, ())
+        return rewrite(plain, (im2col_frames,)) != rewrite(plain, ())
 
     assert (joins(few), joins(many)) == (False, False)
     size = 6 * 4 * 9 * 4
@@ -390,8 +390,8 @@ def test_what_is_joined_follows_from_the_weights(monkeypatch):
 
 
 def test_the_heads_of_an_msdnet_are_joined(however_small, tiny_bundle):
-    assert 0 < prove(tiny_bundle, rewrites=(one_video, join_frames)) <= 1e-5
-    plain, joined = (rewritten(tiny_bundle, (one_video, *more))["full"] for more in ((), (join_frames,)))
+    assert 0 < prove(tiny_bundle, rewrites=(one_video, im2col_frames)) <= 1e-5
+    plain, joined = (rewritten(tiny_bundle, (one_video, *more))["full"] for more in ((), (im2col_frames,)))
     assert count(joined, "Gather") >= 2 and count(plain, "Gather") == 0
     assert count(joined, "Conv") == count(plain, "Conv")
 
@@ -420,7 +420,7 @@ def see_another_pixel(graph):
 @pytest.mark.parametrize("fault", [lose_a_channel, take_the_shift_of_another_place, see_another_pixel])
 def test_a_wrong_rewrite_is_found(however_small, tiny_bundle, fault):
     with pytest.raises(ProofError, match=r"segment1 \(fp32\)"):
-        prove(tiny_bundle, rewrites=(one_video, fold_shift, join_frames, fault))
+        prove(tiny_bundle, rewrites=(one_video, fold_shift, im2col_frames, fault))
 
 
 def test_other_flavours_keep_the_fused_graph(tiny_bundle):

@@ -26,15 +26,15 @@ from dynvid.exporter.engines.makers import for_onnxruntime, for_openvino, prepar
 from dynvid.exporter.engines.segment_graphs import EngineGraphs
 from dynvid.exporter.graphs.fuse import fuse
 from dynvid.exporter.graphs.rewrites import rewrite
-from dynvid.exporter.graphs.uint8_activations import unsigned
+from dynvid.exporter.graphs.uint8_activations import uint8_activations
 from dynvid.exporter.int8 import int8_speed as faster_module
 from dynvid.exporter.int8 import layer_selection as layers_module
 from dynvid.exporter.int8.layer_selection import choose, drops, exits_agree
-from dynvid.exporter.int8.quantized_variants import Twins
-from dynvid.exporter.int8.range_observers import watch
+from dynvid.exporter.int8.quantized_variants import QuantizedVariants
+from dynvid.exporter.int8.range_observers import observe_ranges
 from dynvid.exporter.int8.range_pass import largest
 from dynvid.exporter.int8.ranges import FORMAT, VERSION, Ranges
-from dynvid.exporter.int8.scale_groups import Tensor, Wires
+from dynvid.exporter.int8.scale_groups import ScaleGroups, Tensor
 from dynvid.exporter.proof.clips import proof_clips
 from dynvid.exporter.proof.segment_equivalence import prove_fused, prove_segments
 from dynvid.grid.bundle import Bundle, write_bundle
@@ -75,7 +75,7 @@ OPENVINO = pytest.param("openvino", marks=NEEDS_VNNI)
 def measured(root):
     """Return the largest activations of a bundle on the proof's clips."""
     bundle = Bundle.open(root)
-    watched, manifest = watch(bundle), bundle.manifest
+    watched, manifest = observe_ranges(bundle), bundle.manifest
     executor = Executor(watched.bundle, open_backend("onnxruntime"))
     found = {name: np.zeros(len(tensors), np.float32) for name, tensors in watched.tensors.items()}
     for clip in proof_clips(3, manifest.grid.num_frames, manifest.preprocessing):
@@ -92,7 +92,7 @@ def ranges_of(bundle):
 
 @pytest.fixture(scope="module")
 def twins(tiny_bundle):
-    return Twins(tiny_bundle, ranges_of(tiny_bundle))
+    return QuantizedVariants(tiny_bundle, ranges_of(tiny_bundle))
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_twins_have_the_ports_of_fp32_and_the_old_files_stay(tiny_bundle, int8_b
 
 
 def test_a_wire_has_one_scale_in_every_subgraph(tiny_bundle, int8_bundle):
-    wires = Wires(models(tiny_bundle, "fp32"), tiny_bundle)
+    wires = ScaleGroups(models(tiny_bundle, "fp32"), tiny_bundle)
     scales = defaultdict(set)
     places = defaultdict(set)
     for name, model in models(int8_bundle).items():
@@ -157,7 +157,7 @@ def test_a_wire_has_one_scale_in_every_subgraph(tiny_bundle, int8_bundle):
 
 
 def test_states_and_features_are_wires(tiny_bundle):
-    wires = Wires(models(tiny_bundle, "fp32"), tiny_bundle)
+    wires = ScaleGroups(models(tiny_bundle, "fp32"), tiny_bundle)
     block = tiny_bundle.manifest.subgraph("block1")
     for state in block.states:
         assert wires.of(Tensor("block1", state.input)) == wires.of(Tensor("block1", state.output))
@@ -175,12 +175,12 @@ def test_a_dead_activation_and_what_is_kept_stay_in_fp32(tiny_bundle):
     ranges = ranges_of(tiny_bundle)
     dead = next(iter(ranges.largest["head1"]))
     ranges.largest["head1"] = {name: 0.0 for name in ranges.largest["head1"]}
-    wires = Wires(models(tiny_bundle, "fp32"), tiny_bundle)
+    wires = ScaleGroups(models(tiny_bundle, "fp32"), tiny_bundle)
     for name, tensors in ranges.largest.items():
         for tensor in tensors:
             if wires.of(Tensor(name, tensor)) == wires.of(Tensor("head1", dead)):
                 tensors[tensor] = 0.0
-    made = Twins(tiny_bundle, ranges)
+    made = QuantizedVariants(tiny_bundle, ranges)
     kept = made.layers["block2"][0]
     found = models(made.bundle({"block2": [kept], "block0": made.layers["block0"]}))
     assert not list(quantised(found["head1"]))
@@ -197,14 +197,14 @@ def test_ranges_of_other_graphs_are_refused(tiny_bundle):
     ranges = ranges_of(tiny_bundle)
     del ranges.largest["block1"][next(iter(ranges.largest["block1"]))]
     with pytest.raises(StaleRangesError, match="block1"):
-        Twins(tiny_bundle, ranges)
+        QuantizedVariants(tiny_bundle, ranges)
 
 
 def test_unsigned_activations_stand_for_the_same_values(int8_bundle):
     """Without optimisations every pair is computed as written; a clip that the ranges are of clips nowhere."""
     segment = fused_segments(int8_bundle.manifest, "int8")[0]
     graph = fuse(int8_bundle, segment, "int8")
-    other = rewrite(graph, (unsigned,))
+    other = rewrite(graph, (uint8_activations,))
     zero_points = {
         int(numpy_helper.to_array(tensor))
         for tensor in onnx.load_model_from_string(other).graph.initializer

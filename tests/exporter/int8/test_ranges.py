@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from dynvid.exporter.int8 import range_pass
-from dynvid.exporter.int8.range_observers import watch
+from dynvid.exporter.int8.range_observers import observe_ranges
 from dynvid.exporter.int8.range_pass import LEAST_VIDEOS, QUANTILE, LargestValues, find_ranges
 from dynvid.exporter.int8.ranges import Ranges, read_ranges
 from dynvid.grid.errors import RangesError, StaleRangesError, TooFewVideosError
@@ -26,7 +26,7 @@ from dynvid.runtime.video.listing import ListedVideo
 
 @pytest.fixture(scope="module")
 def watched(tiny_bundle):
-    return watch(tiny_bundle)
+    return observe_ranges(tiny_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -156,14 +156,14 @@ def test_killed_with_kill_9_it_finds_the_same(find, videos, tiny_bundle, exports
 import sys, time
 from pathlib import Path
 from dynvid.calibration import range_pass
-from dynvid.exporter.int8.range_observers import watch
+from dynvid.exporter.int8.range_observers import observe_ranges
 from dynvid.grid.bundle import Bundle
 from dynvid.runtime.backends.base import open_backend
 from dynvid.runtime.video.decoder import Decoder
 from dynvid.runtime.execution.executor import Executor
 from dynvid.runtime.video.listing import read_list
 
-watched = watch(Bundle.open(Path({str(tiny_bundle.root)!r})))
+watched = observe_ranges(Bundle.open(Path({str(tiny_bundle.root)!r})))
 executor = Executor(watched.bundle, open_backend("onnxruntime"))
 with Decoder() as decoder:
     range_pass.find_ranges(executor, watched.tensors, read_list(Path({str(tmp_path / "list.csv")!r})),

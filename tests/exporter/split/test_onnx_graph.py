@@ -12,7 +12,7 @@ from samples import TINY
 from dynvid.exporter.export import export
 from dynvid.exporter.graphs.lint import lint
 from dynvid.exporter.proof.reference import FP16_LIMIT, observe
-from dynvid.exporter.split.bundle_builder import Draft, key_of
+from dynvid.exporter.split.bundle_builder import BundleBuilder, key_of
 from dynvid.exporter.split.half_precision import in_half, may_be_rounded
 from dynvid.exporter.split.onnx_graph import to_onnx
 from dynvid.exporter.split.subgraphs import split
@@ -238,7 +238,7 @@ def test_what_a_block_says_to_compute_in_fp32_stays_fp32(exports):
 
     network = exports.network(TINY)
     network.blocks[1] = Island(network.blocks[1])
-    draft = Draft(network, "0" * 64, lambda _: None)
+    draft = BundleBuilder(network, "0" * 64, lambda _: None)
     draft.add("fp32")
     draft.add("fp16")
     bundle = draft.bundle()

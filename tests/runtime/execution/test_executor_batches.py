@@ -195,7 +195,7 @@ def test_a_call_that_fails_can_be_made_again(opened, clips, expected):
 def test_padding_repeats_the_first_video_and_is_never_nan(tiny_bundle, graphs, clips):
     seen = []
 
-    class Watched(OnnxRuntimeBackend):
+    class ObservedCells(OnnxRuntimeBackend):
         def load(self, content, ports, name):
             program = super().load(content, ports, name)
             plain = program.prepare
@@ -212,7 +212,7 @@ def test_padding_repeats_the_first_video_and_is_never_nan(tiny_bundle, graphs, c
             program.prepare = prepare
             return program
 
-    executor = Executor(tiny_bundle, Watched(), "fp32", lambda s: graphs[s.name], 3, [[4]] * SEGMENTS)
+    executor = Executor(tiny_bundle, ObservedCells(), "fp32", lambda s: graphs[s.name], 3, [[4]] * SEGMENTS)
     slots = [executor.store.slots.acquire() for _ in range(2)][::-1]  # the first video is not in row 0
     for index in range(1, 5):
         run(executor, index, slots, clips[:2])

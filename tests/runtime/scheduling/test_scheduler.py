@@ -6,7 +6,7 @@ import pytest
 
 from dynvid.grid.errors import UsageError
 from dynvid.runtime.scheduling.batch_cost import CallTimes
-from dynvid.runtime.scheduling.policies import Standing, most_efficient
+from dynvid.runtime.scheduling.policies import SchedulerView, most_efficient
 from dynvid.runtime.scheduling.queues import Launch, Ticket, Wait
 from dynvid.runtime.scheduling.scheduler import ScheduleError, Scheduler
 from dynvid.runtime.scheduling.slots import SlotError, Slots
@@ -493,7 +493,9 @@ def test_a_batch_that_costs_more_a_video_than_a_smaller_one_is_never_formed():
 
 def test_rounding_does_not_hide_that_all_batches_cost_the_same_a_video():
     times = CallTimes(1, lambda k, n: 0.1 * n, range(1, 8))
-    assert times.full == 7 and times.thrifty == list(range(8)) and times.efficiency == pytest.approx([0] + [1] * 7)
+    assert (
+        times.full == 7 and times.cheapest_batch == list(range(8)) and times.efficiency == pytest.approx([0] + [1] * 7)
+    )
 
 
 def test_the_next_video_is_waited_for_only_while_it_is_expected_sooner_than_it_saves():
@@ -577,7 +579,7 @@ def test_what_waited_longest_behind_segment_1_goes_first_once_it_is_due(queued, 
     slots = Slots(16)
     waiting = [(0.0,) * 4, queued[:1], queued[1:]]  # the first segment's queue is full, and older
     queues = [deque(Ticket("v", slots.acquire(), at, 1e9) for at in queue) for queue in waiting]
-    assert most_efficient(Standing(queues, times, slots, patience_s=50.0), 56.0) == (first, 1)
+    assert most_efficient(SchedulerView(queues, times, slots, patience_s=50.0), 56.0) == (first, 1)
 
 
 @pytest.mark.parametrize("launches", [1, 2])

@@ -11,7 +11,7 @@ from dynvid.grid.errors import BackendError, UsageError
 from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.execution.executor import Executor
 from dynvid.runtime.session import ArraySource, Session
-from dynvid.runtime.stream.pool import Replicas
+from dynvid.runtime.stream.pool import StreamPool
 from dynvid.runtime.stream.stream import Stream
 
 COUNT = 12
@@ -50,7 +50,7 @@ class Held(ArraySource):
 def test_every_video_is_answered_as_a_session_answers_it(tiny_bundle, clips, open_stream):
     session = Session.open(tiny_bundle, open_backend("onnxruntime"))
     sources = [ArraySource(clip) for clip in clips]
-    with Replicas(open_stream, 2) as replicas:
+    with StreamPool(open_stream, 2) as replicas:
         found = list(replicas.classify(sources))
         served = [stream.stats.offered for stream in replicas.streams]
     assert [id(source) for source, _ in sorted(found, key=lambda f: sources.index(f[0]))] == [id(s) for s in sources]
@@ -62,7 +62,7 @@ def test_every_video_is_answered_as_a_session_answers_it(tiny_bundle, clips, ope
 
 def test_a_video_goes_to_the_stream_that_has_the_fewest(clips, open_stream):
     gate = threading.Event()
-    with Replicas(open_stream, 3) as replicas:
+    with StreamPool(open_stream, 3) as replicas:
         futures = [replicas.submit(Held(clips[n], gate)) for n in range(9)]
         held = list(replicas._held)
         futures[0].cancel()
@@ -76,7 +76,7 @@ def test_a_video_goes_to_the_stream_that_has_the_fewest(clips, open_stream):
 
 
 def test_closing_ends_every_stream(clips, open_stream):
-    with Replicas(open_stream, 2) as replicas:
+    with StreamPool(open_stream, 2) as replicas:
         pass
     assert replicas.fault is None
     for stream in replicas.streams:
@@ -97,8 +97,8 @@ def test_one_that_does_not_open_closes_those_before(open_stream):
         return opened[0]
 
     with pytest.raises(BackendError, match="no second one"):
-        Replicas(fail_second, 2)
+        StreamPool(fail_second, 2)
     with pytest.raises(UsageError, match="closed"):
         opened[0].submit(ArraySource(np.zeros((8, 3, 32, 32), np.float32)))
     with pytest.raises(UsageError, match="0 streams"):
-        Replicas(open_stream, 0)
+        StreamPool(open_stream, 0)

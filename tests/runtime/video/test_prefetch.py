@@ -9,7 +9,7 @@ import pytest
 from dynvid.grid.errors import FramesError, UsageError
 from dynvid.grid.preprocessing import Preprocessing
 from dynvid.runtime.session import ArraySource
-from dynvid.runtime.video.prefetch import ReadAhead
+from dynvid.runtime.video.prefetch import Prefetcher
 
 SMALL = Preprocessing(short_side=4, crop=4)
 SAMPLES = [(0, 3), (), (1,), (2,)]  # of four segments
@@ -38,7 +38,7 @@ def opened():
     readers = []
 
     def open_(threads=1, ahead=2, samples=SAMPLES, **options):
-        readers.append(ReadAhead(SMALL, 4, samples, threads, ahead, **options))
+        readers.append(Prefetcher(SMALL, 4, samples, threads, ahead, **options))
         return readers[-1]
 
     yield open_
@@ -273,4 +273,4 @@ def test_what_ends_a_thread_is_not_lost(opened):
 @pytest.mark.parametrize(("threads", "ahead"), [(0, 1), (1, -1)])
 def test_wrong_numbers_are_refused(threads, ahead):
     with pytest.raises(UsageError, match="expected at least 1, and at least 0"):
-        ReadAhead(SMALL, 4, SAMPLES, threads, ahead)
+        Prefetcher(SMALL, 4, SAMPLES, threads, ahead)
