@@ -267,7 +267,7 @@ def builder_process(bundle, folder, flavour, tmp_path):
         "from pathlib import Path\n"
         "from dynvid.exporter.engines.build import build_engines\n"
         "from dynvid.grid.bundle import Bundle\n"
-        "import dynvid.runtime.device\n"
+        "import dynvid.runtime.cuda.binding\n"
         "from types import SimpleNamespace\n"
         "gpu = SimpleNamespace(compute_capability='sm86', close=lambda: None)\n"
         "dynvid.runtime.cuda.binding.open_device = lambda: gpu\n"

@@ -158,7 +158,7 @@ from pathlib import Path
 from dynvid.calibration import range_pass
 from dynvid.exporter.int8.range_observers import observe_ranges
 from dynvid.grid.bundle import Bundle
-from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.video.decoder import Decoder
 from dynvid.runtime.execution.executor import Executor
 from dynvid.runtime.video.listing import read_list

@@ -178,7 +178,7 @@ def test_a_users_own_onnxruntime_sessions_work_beside_ours(tiny_bundle, tmp_path
 import numpy as np, onnxruntime
 from pathlib import Path
 from dynvid.grid.bundle import Bundle
-from dynvid.runtime.backends.base import open_backend
+from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.session import ArraySource, Session
 
 bundle = Bundle.open(Path({str(tiny_bundle.root)!r}))

@@ -893,7 +893,7 @@ def test_ctrl_c_and_errors_leave_no_child(files, tiny_bundle, way):
         from pathlib import Path
         from dynvid.exporter.graphs.fuse import fuse
         from dynvid.grid.bundle import Bundle
-        from dynvid.runtime.backends.base import open_backend
+        from dynvid.runtime.backends.registry import open_backend
         from dynvid.runtime.execution.executor import Executor
         from dynvid.runtime.video.decoder import Decoder
         from dynvid.runtime.stream.stream import Stream
@@ -923,7 +923,7 @@ def test_a_stream_that_nobody_closed_ends_with_its_process(files, tiny_bundle):
         from pathlib import Path
         from dynvid.exporter.graphs.fuse import fuse
         from dynvid.grid.bundle import Bundle
-        from dynvid.runtime.backends.base import open_backend
+        from dynvid.runtime.backends.registry import open_backend
         from dynvid.runtime.execution.executor import Executor
         from dynvid.runtime.stream.stream import Stream
         bundle = Bundle.open(Path({str(tiny_bundle.root)!r}))
