@@ -10,6 +10,7 @@ from samples import TINY
 
 from dynvid.benchmarks.measure.contestants import halved
 from dynvid.exporter.engines.makers import for_onnxruntime
+from dynvid.exporter.engines.segment_graphs import EngineGraphs
 from dynvid.exporter.graphs.blocked_layout import block_size, use_blocked_layout
 from dynvid.exporter.graphs.fuse import fuse
 from dynvid.exporter.graphs.optimise import optimise
@@ -113,7 +114,7 @@ def test_a_segment_that_keeps_its_batch_takes_and_gives_features_blocked_as_well
         return kept[-1]
 
     clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
-    figures = prove_fused(bundle, "fp32", clips, lambda _: None, prepare)
+    figures = prove_fused(EngineGraphs(bundle, "fp32", prepare), clips, lambda _: None)
     assert max(*figures["checkpoints"], *figures["handed_on"]) <= 1e-5
     ports = onnx.load_model_from_string(unpack(kept[0]).model).graph
     shapes = {v.name: len(v.type.tensor_type.shape.dim) for v in (*ports.input, *ports.output)}
@@ -127,7 +128,7 @@ def test_bundles_of_mixed_precision_are_within_the_bound(exports, kept):
     draft.add("fp16", kept)
     bundle = draft.bundle()
     clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
-    figures = prove_fused(bundle, "fp16", clips, lambda _: None, for_onnxruntime)
+    figures = prove_fused(EngineGraphs(bundle, "fp16", for_onnxruntime), clips, lambda _: None)
     assert 0 < max(figures["checkpoints"]) <= 2e-2
 
 
@@ -325,4 +326,4 @@ def test_a_segment_that_does_not_play_along_is_found_by_the_proof(bundle, side):
 
     clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
     with pytest.raises(ProofError, match=r"segment2 \(fp32\)"):
-        prove_fused(bundle, "fp32", clips, lambda _: None, prepare)
+        prove_fused(EngineGraphs(bundle, "fp32", prepare), clips, lambda _: None)
