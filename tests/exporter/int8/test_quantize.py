@@ -27,7 +27,7 @@ from dynvid.exporter.engines.segment_graphs import EngineGraphs
 from dynvid.exporter.graphs.fuse import fuse
 from dynvid.exporter.graphs.rewrites import rewrite
 from dynvid.exporter.graphs.uint8_activations import uint8_activations
-from dynvid.exporter.int8 import int8_speed as faster_module
+from dynvid.exporter.engines import int8_speed as faster_module
 from dynvid.exporter.int8 import layer_selection as layers_module
 from dynvid.exporter.int8.layer_selection import choose, drops, exits_agree
 from dynvid.exporter.int8.quantized_variants import QuantizedVariants
