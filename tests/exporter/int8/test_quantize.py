@@ -408,7 +408,7 @@ def test_a_census_without_int8_is_refused(int8_bundle, tmp_path, monkeypatch):
             plan, census, seconds = super().make(job, graph, report)
             return plan, census | {"convolution": {"int8": 1, "float32": 5}}, seconds
 
-    monkeypatch.setattr(build_module, "open_maker", lambda *_: Forgetful("onnxruntime"))
+    monkeypatch.setattr(build_module, "open_maker", lambda *_: Forgetful("onnxruntime", "int8"))
     (row,) = build_engines(int8_bundle, tmp_path, "onnxruntime", "int8", only=["segment1"])
     assert isinstance(row.error, CensusError)
     assert "1 convolutions in INT8, expected the" in str(row.error)
