@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 from .report import Estimate, Latency, OperatingPoint, Report, Setting, StreamRun
@@ -10,12 +11,20 @@ from .report import Estimate, Latency, OperatingPoint, Report, Setting, StreamRu
 NONE = "–"
 """Where there is no figure."""
 
+_NUMBER = re.compile(r"[-+]?\d[\d.]*%?( to .*| \(.*| of .*)?")
+
 
 class Table(NamedTuple):
     """Cells of text; no rows: there is nothing to say."""
 
     names: list[str]
     rows: list[list[str]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether a column's cells are numbers, but for those without any."""
+        held = [[cell for cell in column if cell not in ("", NONE)] for column in zip(*self.rows, strict=True)]
+        return [bool(cells) and all(_NUMBER.fullmatch(cell) for cell in cells) for cells in held]
 
 
 def number(value: float | None) -> str:
@@ -29,11 +38,6 @@ def number(value: float | None) -> str:
 def share(value: float | None) -> str:
     """Return a share as percents."""
     return NONE if value is None or not math.isfinite(value) else f"{value:.1%}"
-
-
-def cut(text: str, width: int) -> str:
-    """Return no more than ``width`` characters of a text."""
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def ratio(value: float) -> str:
@@ -57,6 +61,11 @@ def where(setting: Setting) -> str:
     machine = setting.machine.get("device") or setting.machine.get("processor") or "unnamed machine"
     threads = f"{setting.threads} thread{'' if setting.threads == 1 else 's'}"
     return f"{setting.backend} {setting.precision}, {threads}, {machine}"
+
+
+def labelled(report: Report) -> bool:
+    """Return whether clips had labels, so that accuracy is known."""
+    return any(point.accuracy for point in report.points)
 
 
 def static_point(report: Report) -> OperatingPoint | None:
@@ -88,13 +97,13 @@ def validity(report: Report) -> str:
 
 
 def ratios(report: Report) -> Table:
-    """Return the ratios with intervals, bars and verdicts."""
+    """Return the ratios with intervals, bars, verdicts, and what was measured."""
     rows = []
     for found in report.ratios:
         verdict = {True: "met", False: "MISSED", None: "no bar" if found.estimate else "not measured"}[found.meets]
         value = ratio(found.estimate.value) if found.estimate else NONE
-        rows.append([found.name, value, interval(found.estimate, "ratio"), found.bar or NONE, verdict])
-    return Table(["ratio", "value", "95 % interval", "bar", "verdict"], rows)
+        rows.append([found.name, value, interval(found.estimate, "ratio"), found.bar or NONE, verdict, found.note])
+    return Table(["ratio", "value", "95 % interval", "bar", "verdict", "what was measured"], rows)
 
 
 def points(report: Report) -> Table:
