@@ -29,7 +29,7 @@ from .output import print_sections, steps
 @rare("--temperature", is_flag=True, help="Fit one temperature a checkpoint; needs labels.")
 @rare("--split", type=float, default=0.5, show_default=True, help="Share of the videos that calibrate; 1: all.")
 @rare("--seed", type=int, default=0, show_default=True, help="Of the split.")
-@click.option("--plot", type=PATH, help="SVG of the curve to write.")
+@click.option("--plot", type=PATH, help="SVG of the curve to write; needs dynvid[bench].")
 @click.option("--precision", type=PRECISIONS,
               help="That the scores are computed in; fp32 by default.")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True, help="What computes; auto as in classify.")

@@ -16,7 +16,7 @@ from ...grid.storage.files import read_file, whole_file
 from ...grid.storage.strict_json import StrictJsonError, dumps, loads
 from ..simulation import cost_tables
 from .page import page
-from .report import Estimate, OperatingPoint, Report
+from .report import FORMAT, Estimate, OperatingPoint, Report
 
 JSON = "report.json"
 LOGS = "loadgen"
@@ -165,5 +165,5 @@ def _trace(report: Report) -> dict[str, Any]:
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
-        "otherData": {"format": report.to_json()["format"], "run": where},
+        "otherData": {"format": FORMAT, "run": where},
     }

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from ...calibration.drawing import BLUE, GREEN, INK, RED, SOFT, draw
 from .report import Breakdown, Estimate, OperatingPoint, Report, StreamRun
 from .svg import legible, name_points, page_svg, say, sequence, spread
-from .tables import labelled, number, origin, share, static_point
+from .tables import number, origin, share, static_point
 
 _LINE_INCHES = 0.16
 """Height of a line of text, for labels one above the other."""
@@ -28,13 +28,14 @@ class Plot(NamedTuple):
     Attributes:
         label: what it shows, for who cannot see it.
         rows: how many there are to draw; 0: no plot.
-        inches: width and height for so many rows.
+        height, each: inches; ``each`` for every row on top of ``height``.
         paint: draws.
     """
 
     label: str
     rows: Callable[[Report], int]
-    inches: Callable[[int], tuple[float, float]]
+    height: float
+    each: float
     paint: Callable[[Figure, Report], None]
 
 
@@ -44,7 +45,9 @@ def svg(name: str, report: Report) -> str | None:
     rows = plot.rows(report)
     if not rows:
         return None
-    return page_svg(draw(name, plot.inches(rows), lambda figure: plot.paint(figure, report)), plot.label)
+    return page_svg(
+        draw(name, (7.6, plot.height + plot.each * rows), lambda figure: plot.paint(figure, report)), plot.label
+    )
 
 
 def _cost(figure: Figure, report: Report) -> None:
@@ -87,7 +90,7 @@ def _quality(figure: Figure, report: Report) -> None:
         found = _right(point, report)
         _cross(axes, point, point.latency.mean_ms.value, point.latency.mean_ms, 100 * found.value, found, 100)
     bottom = min([100 * _right(point, report).low for point in shown] + [99.0])
-    what = "accuracy" if labelled(report) else "same class as the static network"
+    what = "accuracy" if report.setting.labelled else "same class as the static network"
     axes.set(xlabel="latency, ms a video (mean, 95 % interval)", ylabel=f"{what}, % (95 % interval)")
     axes.set_ylim(max(0.0, bottom - 0.08 * (100 - bottom)), 100 + 0.03 * (100 - bottom))
     axes.margins(x=0.15)
@@ -232,7 +235,7 @@ def _lines(report: Report) -> int:
 
 def _right(point: OperatingPoint, report: Report) -> Estimate:
     missing = Estimate(math.nan, math.nan, math.nan)
-    return (point.accuracy or missing) if labelled(report) else point.agreement
+    return (point.accuracy or missing) if report.setting.labelled else point.agreement
 
 
 def _cut(text: str, width: int) -> str:
@@ -274,21 +277,12 @@ def _gap(figure: Figure, height: float) -> float:
     return height * _LINE_INCHES / (figure.get_figheight() - 0.6)
 
 
-def _high(least: float, row: float) -> Callable[[int], tuple[float, float]]:
-    return lambda rows: (7.6, least + row * rows)
-
-
 PLOTS = {
-    "cost": Plot("Latency against multiply-adds", lambda r: len(_shown(r)), lambda _: (7.6, 4.0), _cost),
-    "quality": Plot("Accuracy or agreement against latency", lambda r: len(_shown(r)), lambda _: (7.6, 3.4), _quality),
-    "throughput": Plot("Throughput by policy", lambda r: len(_offline(r)), _high(0.6, 0.3), _throughput),
-    "breakdown": Plot(
-        "From the ideal time to the measured one",
-        lambda r: sum(len(breakdown.parts) + 3 for breakdown in _explained(r)),
-        _high(0.5, 0.26),
-        _breakdown,
-    ),
-    "segments": Plot("Time of a launch by batch", lambda r: len(r.table), lambda _: (7.6, 3.6), _segments),
-    "fills": Plot("Videos a launch by segment", lambda r: len(_filled(r)) * _lines(r), _high(0.3, 1.6), _fills),
-    "exits": Plot("Shares of the exits", lambda r: sum(bool(p.shares) for p in r.points), _high(0.6, 0.3), _exits),
-}
+    "cost": Plot("Latency against multiply-adds", lambda r: len(_shown(r)), 4.0, 0, _cost),
+    "quality": Plot("Accuracy or agreement against latency", lambda r: len(_shown(r)), 3.4, 0, _quality),
+    "throughput": Plot("Throughput by policy", lambda r: len(_offline(r)), 0.6, 0.3, _throughput),
+    "breakdown": Plot("From the ideal time to the measured one", lambda r: sum(len(b.parts) + 3 for b in _explained(r)), 0.5, 0.26, _breakdown),
+    "segments": Plot("Time of a launch by batch", lambda r: len(r.table), 3.6, 0, _segments),
+    "fills": Plot("Videos a launch by segment", lambda r: len(_filled(r)) * _lines(r), 0.3, 1.6, _fills),
+    "exits": Plot("Shares of the exits", lambda r: sum(bool(p.shares) for p in r.points), 0.6, 0.3, _exits),
+}  # fmt: skip

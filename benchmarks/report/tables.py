@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .report import Estimate, Latency, OperatingPoint, Report, Setting, StreamRun
@@ -45,12 +46,9 @@ def ratio(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else NONE
 
 
-def interval(estimate: Estimate | None, unit: str = "number") -> str:
-    """Return ``low to high`` of an estimate; ``unit``: ``number``, ``share`` or ``ratio``."""
-    if estimate is None:
-        return NONE
-    form = {"number": number, "share": share, "ratio": ratio}[unit]
-    return f"{form(estimate.low)} to {form(estimate.high)}"
+def interval(estimate: Estimate | None, form: Callable[[float], str] = number) -> str:
+    """Return ``low to high`` of an estimate, each in the form of ``number``, ``share`` or ``ratio``."""
+    return NONE if estimate is None else f"{form(estimate.low)} to {form(estimate.high)}"
 
 
 def where(setting: Setting) -> str:
@@ -61,11 +59,6 @@ def where(setting: Setting) -> str:
     machine = setting.machine.get("device") or setting.machine.get("processor") or "unnamed machine"
     threads = f"{setting.threads} thread{'' if setting.threads == 1 else 's'}"
     return f"{setting.backend} {setting.precision}, {threads}, {machine}"
-
-
-def labelled(report: Report) -> bool:
-    """Return whether clips had labels, so that accuracy is known."""
-    return any(point.accuracy for point in report.points)
 
 
 def static_point(report: Report) -> OperatingPoint | None:
@@ -102,7 +95,7 @@ def ratios(report: Report) -> Table:
     for found in report.ratios:
         verdict = {True: "met", False: "MISSED", None: "no bar" if found.estimate else "not measured"}[found.meets]
         value = ratio(found.estimate.value) if found.estimate else NONE
-        rows.append([found.name, value, interval(found.estimate, "ratio"), found.bar or NONE, verdict, found.note])
+        rows.append([found.name, value, interval(found.estimate, ratio), found.bar or NONE, verdict, found.note])
     return Table(["ratio", "value", "95 % interval", "bar", "verdict", "what was measured"], rows)
 
 
@@ -125,8 +118,8 @@ def quality(report: Report) -> Table:
     rows = [
         [
             point.name, number(point.gmacs), number(point.paper_gmacs),
-            share(_value(point.accuracy)), interval(point.accuracy, "share"),
-            share(point.agreement.value), interval(point.agreement, "share"),
+            share(_value(point.accuracy)), interval(point.accuracy, share),
+            share(point.agreement.value), interval(point.agreement, share),
         ]
         for point in report.points
     ]  # fmt: skip
