@@ -94,7 +94,7 @@ def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in names:
-        shown.add_column(Text(name))
+        shown.add_column(Text(name), overflow="fold")  # nothing is cut off
     for row in rows:
         shown.add_row(*map(Text, row))
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
