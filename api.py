@@ -76,7 +76,7 @@ def train(config: StrPath, output: StrPath, *, report: Callable[[Mapping[str, An
         UsageError: If the configuration does not fit, or the run was begun with another.
         ListError, VideoError: If the data cannot be read.
     """
-    with packages("export"):
+    with packages("export,cpu"):
         from .training.recipe import train as run_training
 
     return run_training(Path(config), Path(output), report)
@@ -119,7 +119,7 @@ def export(
         IllConditionedError, ProofError, LintError: If no export can be proved; nothing is written then.
         ResourceError, InputRefusedError: If the bundle cannot be written.
     """
-    with packages("export"):
+    with packages("export,cpu"):
         from .exporter.export import export as run_export
         from .exporter.export import read_clips, sha256_of
         from .models.layouts import load_training_checkpoint
@@ -156,7 +156,7 @@ def verify(
     """
     from .grid.bundle import Bundle
 
-    with packages("export"):
+    with packages("export,cpu"):
         from .exporter.export import prove_again, verify_structure
 
     opened = Bundle.open(Path(bundle))
@@ -200,7 +200,7 @@ def build_engines(
     from .grid.bundle import Bundle
     from .grid.engines.cache import engines_folder
 
-    with packages("export"):
+    with packages("export,cpu"):
         import onnx  # noqa: F401
 
         from .exporter.engines.build import build_engines as run_build
@@ -356,7 +356,7 @@ def quantize(
     from .calibration.sweep import costs_of
     from .grid.bundle import Bundle
 
-    with packages("export"):
+    with packages("export,cpu"):
         from .exporter.int8.quantize import MIN_AGREEMENT, calibrate_int8
     opened = Bundle.open(Path(bundle))
     _require_source(opened, Path(training_checkpoint))
@@ -493,13 +493,13 @@ def bench(
     from .benchmarks.bench import bench as run_bench
     from .benchmarks.measure.clips import random_clips, read_clips
     from .benchmarks.mlperf.subject import Referee
-    from .benchmarks.report.files import LOGS, require_report_folder, write_report
-    from .benchmarks.report.svg import require_plots
     from .grid.bundle import Bundle
     from .grid.engines.cache import engines_folder
     from .grid.thresholds import read_thresholds
     from .runtime.execution.engine_lookup import fitting_backend
 
+    with packages("bench"):
+        from .benchmarks.report.files import LOGS, require_report_folder, write_report
     if backend == "null":
         raise UsageError("backend 'null' computes nothing, so there is nothing to measure: expected onnxruntime")
     if precision not in ("fp32", "fp16") and peers:
@@ -512,7 +512,6 @@ def bench(
     chosen = None
     if thresholds is not None:
         chosen = read_thresholds(Path(thresholds), opened.sha256, len(manifest.route_cells), precision)
-    require_plots()
     require_report_folder(into)
     options = Options(
         tuple(qs), chosen, precision, threads, batch, streams, rounds, seconds, stream_seconds, load_videos, tuple(peers),

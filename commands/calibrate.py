@@ -10,6 +10,7 @@ import click
 from ..commands import PATH, PRECISIONS, Command, rare
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
+from ..grid.packages import packages
 from .output import print_sections, steps
 
 
@@ -28,7 +29,7 @@ from .output import print_sections, steps
 @rare("--temperature", is_flag=True, help="Fit one temperature a checkpoint; needs labels.")
 @rare("--split", type=float, default=0.5, show_default=True, help="Share of the videos that calibrate; 1: all.")
 @rare("--seed", type=int, default=0, show_default=True, help="Of the split.")
-@click.option("--plot", type=PATH, help="SVG of the curve to write.")
+@click.option("--plot", type=PATH, help="SVG of the curve to write; needs dynvid[bench].")
 @click.option("--precision", type=PRECISIONS,
               help="That the scores are computed in; fp32 by default.")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True, help="What computes; auto as in classify.")
@@ -43,10 +44,12 @@ def calibrate(
     """Choose thresholds from labelled videos: by q, a budget, a drop of accuracy, or a promise about it."""
     from ..api import calibrate as run_calibration
     from ..calibration.describe import describe
-    from ..calibration.plot import write_curve
 
     if bundle is None and output is not None:
         raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
+    if plot is not None:
+        with packages("bench"):  # before the work, not after
+            from ..calibration.plot import write_curve
     with steps() as step:
         result = run_calibration(
             bundle, training_checkpoint, data=data, scores=scores, q=q, budget=budget, max_drop=max_drop, confidence=confidence,

@@ -21,7 +21,7 @@ _MARKS = {"passed": "✓", "failed": "✗", "not run": "-"}
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def conformance(network: str, crop: int, config: str, as_json: bool) -> None:
     """Check that NETWORK (a registered name, or module:function) keeps the protocol that the split and its proof rely on."""
-    with packages("export"):
+    with packages("export,cpu"):
         import torch
 
         from ..models.conformance.kit import check, read_config

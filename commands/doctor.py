@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ..commands import PATH
-from .output import table
+from .output import print_table
 
 
 @click.command()
@@ -26,7 +26,7 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
     else:
         click.echo(f"dynvid {found['dynvid']}, Python {found['python']}, {found['platform']}, {found['cores']} cores")
         rows = [[name, p["version"] or "-", p["remedy"] or ""] for name, p in found["packages"].items()]
-        table(["package", "version", "to install"], rows)
+        print_table(["package", "version", "to install"], rows)
         click.echo(f"GPU: {found['gpu']['name'] or found['gpu']['problem']}")
         click.echo(f"videos: {found['decoder']['problem'] or 'a clip made here was decoded, every pixel right'}")
         said = {True: "yes", False: "no", None: "-"}
@@ -40,9 +40,11 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
             ]
             for b in found["backends"]
         ]
-        table(["backend", "version", "works here", "builds engines", "what was seen"], rows)
+        print_table(["backend", "version", "works here", "builds engines", "what was seen"], rows)
         if found["speed"] is not None:
-            table([found["speed"]["timed"], "ms"], [[name, f"{ms:.3g}"] for name, ms in found["speed"]["ms"].items()])
+            print_table(
+                [found["speed"]["timed"], "ms"], [[name, f"{ms:.3g}"] for name, ms in found["speed"]["ms"].items()]
+            )
             click.echo(found["speed"]["advice"])
         for conflict in found["conflicts"]:
             click.echo(f"Warning: {conflict}", err=True)

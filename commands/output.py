@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,23 +86,20 @@ def _bars(console: Console) -> Iterator[Callable[[str], None]]:
         yield show
 
 
-def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of aligned columns; on a terminal as wide as that, elsewhere each row a line."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in names:
-        shown.add_column(Text(name))
+        shown.add_column(Text(name), overflow="fold")  # nothing is cut off
     for row in rows:
         shown.add_row(*map(Text, row))
-    if console.is_terminal:
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    with console.capture() as written:
         console.print(shown)
-        return
-    with (plain := Console(width=_WIDE, color_system=None)).capture() as written:
-        plain.print(shown)
     for line in written.get().splitlines():
         click.echo(line.rstrip())
 
@@ -127,7 +125,7 @@ def print_engines(rows: Sequence[Row]) -> None:
                 ", ".join(census) or "-",
             ]
         )
-    table(["engine", "precision", "targets", "status", "seconds", "MB", "computed in"], lines)
+    print_table(["engine", "precision", "targets", "status", "seconds", "MB", "computed in"], lines)
     size = sum(row.engine.plan_bytes for row in rows if row.engine) / 1e6
     click.echo(f"{sum(row.engine is not None for row in rows)} of {len(rows)} engines, {size:.1f} MB")
 
@@ -153,7 +151,7 @@ def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> 
             )
         ]
         click.echo(f"{precision}: difference from PyTorch, in standard deviations of the logits")
-        table(["checkpoint", "cell", "head", "difference", "at most"], rows)
+        print_table(["checkpoint", "cell", "head", "difference", "at most"], rows)
     if proof is not None:
         sees = proof["sees"]
         click.echo(
@@ -179,7 +177,7 @@ def print_int8(figures: dict[str, Any]) -> None:
     }
     known = {name: values for name, values in columns.items() if values is not None}
     rows = [[str(k), *(f"{value:.2%}" for value in row)] for k, row in enumerate(zip(*known.values(), strict=True), 1)]
-    table(["checkpoint", *known], rows)
+    print_table(["checkpoint", *known], rows)
     at = figures["agreement_at_q"]
     click.echo(
         f"q = {at['q']:g}: exits agree for {at['exits']:.2%}, mean GMACs {at['mean_gmacs']:.4g} instead of {at['mean_gmacs_fp32']:.4g}"
@@ -219,4 +217,4 @@ def print_sections(sections: Iterable[Section]) -> None:
         if section.line:
             click.echo(section.line)
         if section.rows:
-            table(section.names, section.rows)
+            print_table(section.names, section.rows)

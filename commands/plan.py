@@ -6,7 +6,7 @@ import json
 
 import click
 
-from .output import table
+from .output import print_table
 
 
 @click.command()
@@ -43,4 +43,4 @@ def plan(
         for c, s in zip(result["checkpoints"], result["segments"], strict=True)
     ]
     heads = ["checkpoint", "cell", "spans of its segment", "segment GMACs", "GMACs", "paper GMACs", "of full"]
-    table(heads, rows)
+    print_table(heads, rows)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..commands import PATH, Command, rare
+from .output import print_table
 
 if TYPE_CHECKING:
     from ..runtime.scheduling.policies import Mode
@@ -55,11 +56,11 @@ def simulate(
     click.echo(f"costs {costs.source}; {videos} videos")
     for found in plans:
         click.echo(f"batch {found.batch}")
-        for row in found.to_json()["offline"]:
-            click.echo(
-                f"  {row['policy']:24}{row['videos_per_s'] * 3600:12,.0f} videos/h{row['speed_up']:8.2f}x static"
-                f"{row['of_oracle']:8.1%} of the oracle"
-            )
+        rows = [
+            [row["policy"], f"{row['videos_per_s'] * 3600:,.0f}", f"{row['speed_up']:.2f}", f"{row['of_oracle']:.1%}"]
+            for row in found.to_json()["offline"]
+        ]
+        print_table(["policy", "videos/h", "x static", "of the oracle"], rows)
         if found.limit is not None:
             click.echo(f"  keeps {deadline_ms:g} ms for 99 % up to {found.limit:.1f} videos/s")
         if rate is not None:

@@ -10,7 +10,7 @@ import click
 
 from ..commands import PATH, precision_option
 from ..grid.manifest import Precision
-from .output import steps, table
+from .output import print_table, steps
 
 
 @click.command()
@@ -48,7 +48,7 @@ def time(
             [f"segment {one.index}" if one.index else "static run", *(f"{v:.3f}" for v in (one.median_ms, one.p25_ms, one.p75_ms))]
             for one in (*found.segments, found.static)
         ]  # fmt: skip
-        table(["", "median ms", "25 %", "75 %"], rows)
+        print_table(["", "median ms", "25 %", "75 %"], rows)
     if found.others_cpu_share is not None and found.others_cpu_share > MOST_OTHERS:
         click.echo(
             f"Warning: other processes used {found.others_cpu_share:.0%} of this one's CPU time: measure on a quiet machine",

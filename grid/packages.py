@@ -9,11 +9,11 @@ from .errors import MissingPackageError
 
 
 @contextmanager
-def packages(extra: str) -> Iterator[None]:
-    """Turn a missing optional package into an error that names the extra to install."""
+def packages(extras: str) -> Iterator[None]:
+    """Turn a missing optional package into an error that names the extras to install, such as ``export,cpu``."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            f"this command needs the package {error.name!r}. Install it: pip install 'dynvid[{extra},cpu]'"
+            f"this command needs the package {error.name!r}. Install it: pip install 'dynvid[{extras}]'"
         ) from None

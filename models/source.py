@@ -40,7 +40,7 @@ def plan_of(
         manifest = Bundle.open(Path(source)).manifest
         chosen = manifest.route if route is None else parse_route(route, manifest.grid, manifest.route.head_blocks)
         return plan(manifest.network["network"], manifest.classes, manifest.parameters, chosen, manifest.costs)
-    with packages("export"):
+    with packages("export,cpu"):
         import torch
 
         from .config_json import from_json

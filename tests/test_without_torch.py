@@ -57,6 +57,25 @@ def test_commands_that_need_torch_say_what_to_install(box, command):
     assert "pip install 'dynvid[export,cpu]'" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["bench", "calibrate"])
+def test_what_draws_says_before_any_work_what_to_install(box, tiny_bundle, tmp_path, command):
+    rest = {"bench": ["-o", tmp_path / "report"], "calibrate": ["--data", "none.csv", "--plot", tmp_path / "c.svg"]}
+    done = subprocess.run(
+        [box, "-m", "dynvid.cli", command, tiny_bundle.root, *rest[command]], capture_output=True, text=True
+    )
+    assert done.returncode == 5
+    assert re.match(r"Error: this command needs the package '(jinja2|matplotlib)'", done.stderr)
+    assert "pip install 'dynvid[bench]'" in done.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_the_pages_template_and_style_are_shipped(box):
+    code = (
+        "from importlib.resources import files; print(*(p.name for p in files('dynvid.benchmarks.report').iterdir()))"
+    )
+    said = subprocess.run([box, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"page.css", "page.html.jinja"} <= set(said)
+
+
 def test_verify_checks_hashes_on_the_box_and_says_that_it_checks_no_more(box, tiny_bundle):
     command = [box, "-m", "dynvid.cli", "verify", tiny_bundle.root]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -12,8 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from ...grid.errors import MissingPackageError, ResourceError, UsageError
+from ...grid.errors import ResourceError, UsageError
 from ...grid.manifest import Precision
+from ...grid.packages import packages
 from ...grid.storage.strict_json import StrictJsonError, dumps, loads, parse
 from ...runtime.child_process import ChildFailure, ChildProcess
 from ...runtime.scheduling.policies import Mode
@@ -131,10 +132,8 @@ def referee(order: LoadGenOrder, child: str = _CHILD, grace_s: float = 60.0) -> 
         UsageError: If clips, expected answers and multiply-adds do not fit one another.
         ResourceError: If the log folder cannot be written.
     """
-    try:
+    with packages("bench"):
         import mlperf_loadgen  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError(f"the referee cannot run: {error}. Install it: pip install 'dynvid[bench]'") from None
     _check(order)
     single = _run(
         ScenarioOrder(order, "SingleStream", "latency", order.single_stream_s, _SINGLE_STREAM_QUERIES), child, grace_s

@@ -1,25 +1,22 @@
-"""A report for a terminal: its tables, no wider than it."""
+"""A report for a terminal: its tables."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 
 from ...calibration.describe import Section
-from . import tables as tables
+from . import tables
 from .report import Report
-from .tables import Table, cut
-
-WIDTH = 110
-"""Characters of a line."""
+from .tables import Table
 
 
 def describe(report: Report) -> Iterator[Section]:
     """Yield what a terminal shows, lines and tables; whether the figures are valid comes last."""
-    yield _line(f"{report.setting.network} on {tables.where(report.setting)}: {report.setting.clips}")
-    yield _table("", tables.points(report))
+    where = f"{report.setting.network} on {tables.where(report.setting)}: {report.setting.clips}"
+    yield Section(where, *tables.points(report))
     yield _table("the static network elsewhere", tables.peers(report))
-    yield _table("how close to the limit", tables.ratios(report))
+    columns = "ratio,value,95 % interval,bar,verdict"
+    yield _table("how close to the limit", _pick(tables.ratios(report), columns))
     for ratio in report.ratios:
         if not ratio.meets and ratio.note:
             yield _line(f"{ratio.name}: {ratio.note}")
@@ -42,19 +39,9 @@ def _pick(table: Table, columns: str) -> Table:
 
 
 def _line(text: str) -> Section:
-    return Section("\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="  ")), [], [])
+    return Section(text, [], [])
 
 
 def _table(title: str, table: Table) -> Section:
-    """Return a table under its title; the widest columns are cut until it fits; without rows, nothing."""
-    if not table.rows:
-        return Section("", [], [])
-    widths = [max(len(line[i]) for line in [table.names, *table.rows]) for i in range(len(table.names))]
-    while sum(widths) + 2 * (len(widths) - 1) > WIDTH:
-        widths[widths.index(max(widths))] -= 1
-    rows = [[cut(cell, width) for cell, width in zip(row, widths, strict=True)] for row in table.rows]
-    return Section(
-        f"\n{title}" if title else "",
-        [cut(name, width) for name, width in zip(table.names, widths, strict=True)],
-        rows,
-    )
+    """Return a table under its title; without rows, nothing."""
+    return Section(f"\n{title}", *table) if table.rows else _line("")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ...grid.errors import ResourceError, UsageError
-from ...grid.storage.files import read_file, sync_folder, write_file
+from ...grid.storage.files import read_file, whole_file
 from ...grid.storage.strict_json import StrictJsonError, dumps, loads
 from ..simulation import cost_tables
-from .html import page
-from .report import Estimate, OperatingPoint, Report
+from .page import page
+from .report import FORMAT, Estimate, OperatingPoint, Report
 
 JSON = "report.json"
 LOGS = "loadgen"
@@ -37,7 +36,6 @@ def write_report(report: Report, folder: Path) -> None:
 
     Raises:
         UsageError, ResourceError: As ``require_report_folder``; also if the disk is full.
-        MissingPackageError: If matplotlib is not installed.
     """
     files = {
         JSON: dumps(_finite(report.to_json())),
@@ -49,22 +47,9 @@ def write_report(report: Report, folder: Path) -> None:
         "report.html": page(report).encode(),
     }
     require_report_folder(folder)
-    try:
-        for name, content in files.items():  # the JSON first: it is what an earlier report is known by
-            temporary = folder / _temporary(name)
-            temporary.unlink(missing_ok=True)  # of a writer that was killed
-            write_file(temporary, content)
-            temporary.replace(folder / name)
-        sync_folder(folder)
-    except OSError as error:
-        raise ResourceError(
-            f"report {str(folder)!r} could not be written ({error.strerror}); no file there is half of one. Free some "
-            "space or give another -o."
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):  # what failed is being told already
-            for name in files:
-                (folder / _temporary(name)).unlink(missing_ok=True)
+    for name, content in files.items():  # the JSON first: it is what an earlier report is known by
+        with whole_file(folder / name, "report", "give another -o") as file:
+            file.write(content)
 
 
 def require_report_folder(folder: Path) -> None:
@@ -76,7 +61,9 @@ def require_report_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = sorted(path.name for path in folder.iterdir() if path.name not in (_temporary(JSON), LOGS))
+        held = sorted(
+            path.name for path in folder.iterdir() if path.name != LOGS and not path.name.startswith(f".{JSON}.")
+        )
     except FileExistsError:
         raise UsageError(f"{str(folder)!r} is a file, expected a folder for the report: give another -o") from None
     except OSError as error:
@@ -97,10 +84,6 @@ def _is_report(path: Path) -> bool:
     except (OSError, StrictJsonError):
         return False
     return isinstance(found, dict) and str(found.get("format")).startswith("dynvid.bench/")
-
-
-def _temporary(name: str) -> str:
-    return f".{name}.new"
 
 
 def _finite(value: Any) -> Any:
@@ -182,5 +165,5 @@ def _trace(report: Report) -> dict[str, Any]:
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
-        "otherData": {"format": report.to_json()["format"], "run": where},
+        "otherData": {"format": FORMAT, "run": where},
     }

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ...calibration.drawing import BLUE, GREEN, INK, RED, SOFT, draw
 from .report import Breakdown, Estimate, OperatingPoint, Report, StreamRun
-from .svg import BLUE, GREEN, INK, RED, SOFT, draw, legible, name_points, say, sequence, spread
-from .tables import cut, number, origin, share, static_point
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from .svg import legible, name_points, page_svg, say, sequence, spread
+from .tables import number, origin, share, static_point
 
 _LINE_INCHES = 0.16
 """Height of a line of text, for labels one above the other."""
@@ -27,13 +28,14 @@ class Plot(NamedTuple):
     Attributes:
         label: what it shows, for who cannot see it.
         rows: how many there are to draw; 0: no plot.
-        inches: width and height for so many rows.
+        height, each: inches; ``each`` for every row on top of ``height``.
         paint: draws.
     """
 
     label: str
     rows: Callable[[Report], int]
-    inches: Callable[[int], tuple[float, float]]
+    height: float
+    each: float
     paint: Callable[[Figure, Report], None]
 
 
@@ -41,7 +43,11 @@ def svg(name: str, report: Report) -> str | None:
     """Return the plot of ``PLOTS`` of this name as an ``<svg>`` element; None where there is nothing to draw."""
     plot = PLOTS[name]
     rows = plot.rows(report)
-    return draw(name, plot.label, plot.inches(rows), lambda figure: plot.paint(figure, report)) if rows else None
+    if not rows:
+        return None
+    return page_svg(
+        draw(name, (7.6, plot.height + plot.each * rows), lambda figure: plot.paint(figure, report)), plot.label
+    )
 
 
 def _cost(figure: Figure, report: Report) -> None:
@@ -50,7 +56,7 @@ def _cost(figure: Figure, report: Report) -> None:
     shown, static = _shown(report), static_point(report)
     for point in shown:
         _cross(axes, point, point.gmacs, None, point.latency.mean_ms.value, point.latency.mean_ms)
-    peers = [(cut(peer.name, 36), peer.latency.mean_ms.value) for peer in report.peers]
+    peers = [(_cut(peer.name, 36), peer.latency.mean_ms.value) for peer in report.peers]
     peers = [(name, ms) for name, ms in peers if math.isfinite(ms)]
     right = 1.08 * max(point.gmacs for point in shown)
     top = 1.1 * max(
@@ -68,7 +74,7 @@ def _cost(figure: Figure, report: Report) -> None:
     for (name, ms), height in zip(peers, spread([ms for _, ms in peers], gap), strict=True):
         axes.axhline(ms, color=GREEN, linewidth=1, zorder=1)
         say(axes, name, (right, ms), (1.02 * right, height), color=GREEN, va="center")
-    above = [(cut(p.name, 24), p.gmacs, p.latency.mean_ms.value, _colour(p)) for p in shown if p is not static]
+    above = [(_cut(p.name, 24), p.gmacs, p.latency.mean_ms.value, _colour(p)) for p in shown if p is not static]
     name_points(axes, above, "left", right, gap)
     if static in shown:  # below the lines of its peers
         axes.annotate(
@@ -84,14 +90,14 @@ def _quality(figure: Figure, report: Report) -> None:
         found = _right(point, report)
         _cross(axes, point, point.latency.mean_ms.value, point.latency.mean_ms, 100 * found.value, found, 100)
     bottom = min([100 * _right(point, report).low for point in shown] + [99.0])
-    what = "accuracy" if _labelled(report) else "same class as the static network"
+    what = "accuracy" if report.setting.labelled else "same class as the static network"
     axes.set(xlabel="latency, ms a video (mean, 95 % interval)", ylabel=f"{what}, % (95 % interval)")
     axes.set_ylim(max(0.0, bottom - 0.08 * (100 - bottom)), 100 + 0.03 * (100 - bottom))
     axes.margins(x=0.15)
     low, high = axes.get_ylim()
     left, right = axes.get_xlim()
     width, gap = right - left, _gap(figure, high - low)
-    named = [(cut(p.name, 24), p.latency.mean_ms.value, 100 * _right(p, report).value, _colour(p)) for p in shown]
+    named = [(_cut(p.name, 24), p.latency.mean_ms.value, 100 * _right(p, report).value, _colour(p)) for p in shown]
     name_points(axes, named, "right", width, gap)
 
 
@@ -103,7 +109,7 @@ def _throughput(figure: Figure, report: Report) -> None:
         axes.barh(row, run.videos_per_s, height=0.62, color=BLUE if run.measured else "none", edgecolor=BLUE if run.measured else SOFT)  # fmt: skip
         of_oracle = "" if run.of_oracle is None else f" ({share(run.of_oracle)} of the oracle)"
         axes.annotate(f"{number(run.videos_per_s)}{of_oracle}", (run.videos_per_s, row), xytext=(5, 0), textcoords="offset points", va="center")  # fmt: skip
-    axes.set_yticks(range(len(runs)), [cut(f"{run.name}: {run.policy}, {origin(run)}", 48) for run in runs], color=INK)
+    axes.set_yticks(range(len(runs)), [_cut(f"{run.name}: {run.policy}, {origin(run)}", 48) for run in runs], color=INK)
     axes.set_xlabel("throughput, videos a second")
     axes.set_xlim(0, 1.3 * max(run.videos_per_s for run in runs) or 1)
     _rows_down(axes, len(runs))
@@ -128,9 +134,9 @@ def _breakdown(figure: Figure, report: Report) -> None:
         axes.barh(last, breakdown.actual_ms, height=0.62, color=BLUE)
         _beside(axes, number(breakdown.actual_ms), breakdown.actual_ms, last)
         axes.set_yticks(
-            range(last + 1), ["ideal", *(cut(part.name, 40) for part in breakdown.parts), "measured"], color=INK
+            range(last + 1), ["ideal", *(_cut(part.name, 40) for part in breakdown.parts), "measured"], color=INK
         )
-        axes.set_title(cut(breakdown.name, 80))
+        axes.set_title(_cut(breakdown.name, 80))
         axes.margins(x=0.12)
         _rows_down(axes, last + 1)
     panels[-1].set_xlim(left=0)
@@ -165,14 +171,12 @@ def _segments(figure: Figure, report: Report) -> None:
 
 def _fills(figure: Figure, report: Report) -> None:
     """How many videos the launches of each segment held, stream by stream."""
-    from matplotlib.ticker import MaxNLocator
-
     runs = _filled(report)
     count = max(len(run.fills) for run in runs)
     colours, lines = sequence(count), _lines(report)
     widest = max(len(launches) for run in runs for launches in run.fills) - 1
     for part, run in zip(figure.subfigures(len(runs), 1, squeeze=False)[:, 0], runs, strict=True):
-        part.suptitle(cut(f"{run.name}, {origin(run)}", 80), x=0.01, ha="left", fontsize=9)
+        part.suptitle(_cut(f"{run.name}, {origin(run)}", 80), x=0.01, ha="left", fontsize=9)
         panels = part.subplots(lines, min(count, _ACROSS), squeeze=False, sharey=True)
         for k, axes in enumerate(panels.flat):
             launches = run.fills[k] if k < len(run.fills) else ()
@@ -203,7 +207,7 @@ def _exits(figure: Figure, report: Report) -> None:
                     text, (100 * (start + part / 2), row), ha="center", va="center", color=legible(colours[k])
                 )
             start += part
-    axes.set_yticks(range(len(shown)), [cut(point.name, 24) for point in shown], color=INK)
+    axes.set_yticks(range(len(shown)), [_cut(point.name, 24) for point in shown], color=INK)
     axes.set(xlim=(0, 100), xlabel="checkpoint: % of the videos that leave there")
     _rows_down(axes, len(shown))
 
@@ -229,13 +233,13 @@ def _lines(report: Report) -> int:
     return math.ceil(max((len(run.fills) for run in _filled(report)), default=0) / _ACROSS)
 
 
-def _labelled(report: Report) -> bool:
-    return any(point.accuracy for point in report.points)
-
-
 def _right(point: OperatingPoint, report: Report) -> Estimate:
     missing = Estimate(math.nan, math.nan, math.nan)
-    return (point.accuracy or missing) if _labelled(report) else point.agreement
+    return (point.accuracy or missing) if report.setting.labelled else point.agreement
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _finite(values: Iterable[float]) -> bool:
@@ -273,21 +277,12 @@ def _gap(figure: Figure, height: float) -> float:
     return height * _LINE_INCHES / (figure.get_figheight() - 0.6)
 
 
-def _high(least: float, row: float) -> Callable[[int], tuple[float, float]]:
-    return lambda rows: (7.6, least + row * rows)
-
-
 PLOTS = {
-    "cost": Plot("Latency against multiply-adds", lambda r: len(_shown(r)), lambda _: (7.6, 4.0), _cost),
-    "quality": Plot("Accuracy or agreement against latency", lambda r: len(_shown(r)), lambda _: (7.6, 3.4), _quality),
-    "throughput": Plot("Throughput by policy", lambda r: len(_offline(r)), _high(0.6, 0.3), _throughput),
-    "breakdown": Plot(
-        "From the ideal time to the measured one",
-        lambda r: sum(len(breakdown.parts) + 3 for breakdown in _explained(r)),
-        _high(0.5, 0.26),
-        _breakdown,
-    ),
-    "segments": Plot("Time of a launch by batch", lambda r: len(r.table), lambda _: (7.6, 3.6), _segments),
-    "fills": Plot("Videos a launch by segment", lambda r: len(_filled(r)) * _lines(r), _high(0.3, 1.6), _fills),
-    "exits": Plot("Shares of the exits", lambda r: sum(bool(p.shares) for p in r.points), _high(0.6, 0.3), _exits),
-}
+    "cost": Plot("Latency against multiply-adds", lambda r: len(_shown(r)), 4.0, 0, _cost),
+    "quality": Plot("Accuracy or agreement against latency", lambda r: len(_shown(r)), 3.4, 0, _quality),
+    "throughput": Plot("Throughput by policy", lambda r: len(_offline(r)), 0.6, 0.3, _throughput),
+    "breakdown": Plot("From the ideal time to the measured one", lambda r: sum(len(b.parts) + 3 for b in _explained(r)), 0.5, 0.26, _breakdown),
+    "segments": Plot("Time of a launch by batch", lambda r: len(r.table), 3.6, 0, _segments),
+    "fills": Plot("Videos a launch by segment", lambda r: len(_filled(r)) * _lines(r), 0.3, 1.6, _fills),
+    "exits": Plot("Shares of the exits", lambda r: sum(bool(p.shares) for p in r.points), 0.6, 0.3, _exits),
+}  # fmt: skip

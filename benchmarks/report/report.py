@@ -24,8 +24,7 @@ class Ratio:
     """One of the ratios that say how close to the limit a run came.
 
     Attributes:
-        name: ``split_overhead``, ``split_overhead_cells``, ``progressive_penalty``, ``flops_realisation``,
-            ``scheduler_efficiency``, ``latency_ratio_p50``, ``latency_ratio_p99``.
+        name: such as ``split_overhead``; ``benchmarks/measure/ratios.py`` has them all.
         estimate: None where it could not be measured.
         bar: what it should reach: ``<= 1.05``; "" where nothing is asked.
         meets: whether the value does; None without a value or a bar.
@@ -90,12 +89,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Peer:
-    """The static network on another runtime, in the same rounds.
-
-    Attributes:
-        name: such as ``openvino 2026.4.1, fp32``.
-        latency: one video at a time.
-    """
+    """The static network on another runtime, such as ``openvino 2026.4.1, fp32``, one video at a time in the same rounds."""
 
     name: str
     latency: Latency
@@ -166,13 +160,7 @@ class Breakdown:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes.
-
-    Attributes:
-        peak_bytes: of this process, everything included.
-        state_bytes_per_video: what a video in flight keeps in the state store.
-        slots: videos in flight at most.
-    """
+    """Of this process at its peak, everything included; of a video in flight in the state store, ``slots`` at most."""
 
     peak_bytes: int
     state_bytes_per_video: int

@@ -1,118 +1,37 @@
-"""Plots as SVG for a page: text stays text, and the page's style sheet colours them, light or dark."""
+"""Plots as elements of a page, whose style sheet colours them, light or dark; and where their labels stand."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from html import escape
-from importlib import import_module
-from io import BytesIO
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from ...grid.errors import MissingPackageError
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-COLOURS = {
-    "paper": ("#ffffff", "#16191d"),
-    "ink": ("#1f2328", "#e3e6ea"),
-    "soft": ("#667079", "#98a2ad"),
-    "rule": ("#d9dfe5", "#353c44"),
-    "blue": ("#0072b2", "#4fa8e3"),
-    "red": ("#d55e00", "#ff8c42"),
-    "green": ("#00795a", "#3cc79d"),
-}
-"""Light and dark, by name: three that the colour-blind tell apart (Okabe and Ito, 2008), and greys."""
-
-INK, SOFT, RULE, BLUE, RED, GREEN = (COLOURS[name][0] for name in ("ink", "soft", "rule", "blue", "red", "green"))
-
-_STYLE: Any = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": RULE,
-    "axes.grid": True,
-    "axes.labelcolor": SOFT,
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "axes.titlecolor": INK,
-    "axes.unicode_minus": True,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "text.parse_math": False,  # a name may hold a dollar
-    "xtick.color": RULE,
-    "xtick.labelcolor": SOFT,
-    "ytick.color": RULE,
-    "ytick.labelcolor": SOFT,
-}
-
-
-def require_plots() -> None:
-    """Make sure that plots can be drawn; to be asked before anything is measured.
-
-    Raises:
-        MissingPackageError: If matplotlib is not installed.
-    """
-    try:
-        import_module("matplotlib.figure")
-    except ImportError as error:
-        raise MissingPackageError(
-            f"a report's plots need the package 'matplotlib' ({error}). Install it: pip install 'dynvid[bench]'"
-        ) from None
-
-
-def draw(name: str, label: str, inches: tuple[float, float], paint: Callable[[Figure], None]) -> str:
-    """Return a plot as an ``<svg>`` element for an HTML page.
-
-    Args:
-        name: unlike that of any other plot of the page.
-        label: what the plot shows, for who cannot see it.
-        inches: width, height.
-        paint: draws on an empty figure.
-    """
-    return page_svg(image(name, inches, paint, "svg").decode(), label)
-
-
-def image(name: str, inches: tuple[float, float], paint: Callable[[Figure], None], form: str) -> bytes:
-    """Return a plot in a format of matplotlib's: ``svg``, ``png``."""
-    from matplotlib import rc_context, rcdefaults, rcParams
-    from matplotlib.figure import Figure
-
-    content = BytesIO()
-    with rc_context():
-        rcdefaults()  # not what the user's matplotlibrc says
-        rcParams.update({**_STYLE, "svg.hashsalt": name})
-        figure = Figure(figsize=inches, layout="constrained")
-        paint(figure)
-        figure.savefig(content, format=form, dpi=144, transparent=form == "svg")
-    return content.getvalue()
+from ...calibration.drawing import COLOURS, SOFT
 
 
 def page_svg(text: str, label: str) -> str:
-    """Return an SVG file of matplotlib's as an element: no links, no style of its own, colours and font of the page."""
+    """Return an SVG file of matplotlib's as an element: no links, no style of its own, colours and font of the page.
+
+    Args:
+        text: of the file.
+        label: what the plot shows, for who cannot see it.
+    """
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"|(?<=<g) id="[^"]*"', "", text)
     text = text.replace("xlink:href=", "href=")
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), text)  # hundredths of a point do
-    for colour, (light, _) in COLOURS.items():
-        text = text.replace(light, f"var(--{colour})")
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    for name, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
 def sequence(count: int) -> list[str]:
     """Return so many colours in an order that is seen without colour too: from dark to light."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
     return [to_hex(colormaps["viridis"](0.28 + 0.55 * k / max(count - 1, 1))) for k in range(count)]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .report import Estimate, Latency, OperatingPoint, Report, Setting, StreamRun
@@ -10,12 +12,20 @@ from .report import Estimate, Latency, OperatingPoint, Report, Setting, StreamRu
 NONE = "–"
 """Where there is no figure."""
 
+_NUMBER = re.compile(r"[-+]?\d[\d.]*%?( to .*| \(.*| of .*)?")
+
 
 class Table(NamedTuple):
     """Cells of text; no rows: there is nothing to say."""
 
     names: list[str]
     rows: list[list[str]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether a column's cells are numbers, but for those without any."""
+        held = [[cell for cell in column if cell not in ("", NONE)] for column in zip(*self.rows, strict=True)]
+        return [bool(cells) and all(_NUMBER.fullmatch(cell) for cell in cells) for cells in held]
 
 
 def number(value: float | None) -> str:
@@ -31,22 +41,14 @@ def share(value: float | None) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{value:.1%}"
 
 
-def cut(text: str, width: int) -> str:
-    """Return no more than ``width`` characters of a text."""
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
 def ratio(value: float) -> str:
     """Return a ratio; three decimals, because bars stand at the second."""
     return f"{value:.3f}" if math.isfinite(value) else NONE
 
 
-def interval(estimate: Estimate | None, unit: str = "number") -> str:
-    """Return ``low to high`` of an estimate; ``unit``: ``number``, ``share`` or ``ratio``."""
-    if estimate is None:
-        return NONE
-    form = {"number": number, "share": share, "ratio": ratio}[unit]
-    return f"{form(estimate.low)} to {form(estimate.high)}"
+def interval(estimate: Estimate | None, form: Callable[[float], str] = number) -> str:
+    """Return ``low to high`` of an estimate, each in the form of ``number``, ``share`` or ``ratio``."""
+    return NONE if estimate is None else f"{form(estimate.low)} to {form(estimate.high)}"
 
 
 def where(setting: Setting) -> str:
@@ -88,13 +90,13 @@ def validity(report: Report) -> str:
 
 
 def ratios(report: Report) -> Table:
-    """Return the ratios with intervals, bars and verdicts."""
+    """Return the ratios with intervals, bars, verdicts, and what was measured."""
     rows = []
     for found in report.ratios:
         verdict = {True: "met", False: "MISSED", None: "no bar" if found.estimate else "not measured"}[found.meets]
         value = ratio(found.estimate.value) if found.estimate else NONE
-        rows.append([found.name, value, interval(found.estimate, "ratio"), found.bar or NONE, verdict])
-    return Table(["ratio", "value", "95 % interval", "bar", "verdict"], rows)
+        rows.append([found.name, value, interval(found.estimate, ratio), found.bar or NONE, verdict, found.note])
+    return Table(["ratio", "value", "95 % interval", "bar", "verdict", "what was measured"], rows)
 
 
 def points(report: Report) -> Table:
@@ -116,8 +118,8 @@ def quality(report: Report) -> Table:
     rows = [
         [
             point.name, number(point.gmacs), number(point.paper_gmacs),
-            share(_value(point.accuracy)), interval(point.accuracy, "share"),
-            share(point.agreement.value), interval(point.agreement, "share"),
+            share(_value(point.accuracy)), interval(point.accuracy, share),
+            share(point.agreement.value), interval(point.agreement, share),
         ]
         for point in report.points
     ]  # fmt: skip

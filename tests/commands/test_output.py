@@ -9,7 +9,7 @@ from dynvid.commands import output as terminal
 
 
 def test_a_row_is_one_line_however_long_and_brackets_stay(capsys):
-    terminal.table(["name", "what"], [["a" * 300, "[bold]2[/bold]"], ["b", "c"]])
+    terminal.print_table(["name", "what"], [["a" * 300, "[bold]2[/bold]"], ["b", "c"]])
     lines = capsys.readouterr().out.splitlines()
     assert [len(line) for line in lines] == [300 + 2 + 4, 300 + 2 + 14, 300 + 2 + 1]
     assert lines[1].endswith("  [bold]2[/bold]") and lines[0].startswith("name ")

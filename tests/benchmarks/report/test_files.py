@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import json
 import math
+from contextlib import contextmanager
 
 import pytest
 from sample_report import EXITS, bare_report, sample_report
@@ -12,6 +13,7 @@ from dynvid.benchmarks.report.files import require_report_folder, write_report
 from dynvid.benchmarks.report.report import LaunchSpan
 from dynvid.benchmarks.simulation.cost_tables import read_table
 from dynvid.grid.errors import ResourceError, UsageError
+from dynvid.grid.storage.files import whole_file
 
 FILES = ["cost_table.json", "points.csv", "report.html", "report.json", "samples.csv", "table.csv", "trace.json"]
 
@@ -146,24 +148,24 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_no_obstacle(tmp_path):
-    (tmp_path / ".report.json.new").write_text('{"form')
+    (tmp_path / ".report.json.1234").write_text('{"form')
     write_report(bare_report(), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".report.json.1234", *FILES]
 
 
 def test_a_full_disk_leaves_whole_files_only(tmp_path, monkeypatch):
     write_report(bare_report(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    write = report_files.write_file
 
-    def full(path, content):
-        if "samples" in path.name:
-            write(path, content[: len(content) // 2])
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, content)
+    @contextmanager
+    def full(path, what, remedy):
+        with whole_file(path, what, remedy) as file:
+            yield file
+            if "samples" in path.name:
+                raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(report_files, "write_file", full)
-    with pytest.raises(ResourceError, match=r"could not be written \(No space left on device\)"):
+    monkeypatch.setattr(report_files, "whole_file", full)
+    with pytest.raises(ResourceError, match=r"samples.csv' cannot be written \(No space left on device\)"):
         write_report(sample_report(), tmp_path)
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert sorted(after) == FILES

@@ -384,7 +384,7 @@ def test_the_command_prints_policies_limits_and_machines(given):
     done = invoke("--table", given, "--batch", "1", "--batch", "2", "--deadline-ms", "20", "--rate", "1000")
     assert done.exit_code == 0, done.output
     assert "batch 1\n" in done.output and "batch 2\n" in done.output
-    assert "static" in done.output and "x static" in done.output and "100.0% of the oracle" in done.output
+    assert "static" in done.output and "x static  of the oracle" in done.output and "  100.0%\n" in done.output
     assert "keeps 20 ms for 99 % up to " in done.output and "1000 videos/s: " in done.output
     done = invoke("--table", given, "--deadline-ms", "0.001", "--rate", "1")
     assert "1 videos/s: no number of devices keeps it" in done.output
