@@ -10,6 +10,7 @@ import click
 from ..commands import PATH, PRECISIONS, Command, rare
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
+from ..grid.thresholds import Rule
 from .output import print_sections, steps
 
 
@@ -19,6 +20,8 @@ from .output import print_sections, steps
 @click.option("--data", type=PATH, help="LIST of videos (CSV with the columns 'video' and, if known, 'label').")
 @rare("--scores", type=PATH, help="With --data: where scores are kept. Without: an .npz to take them from.")
 @click.option("-o", "--output", type=PATH, help="T.json to write.")
+@click.option("--rule", type=click.Choice(["optimal", "geometric"]),
+              help="optimal: each threshold optimised, the default; geometric: the paper's, implied by --q.")  # fmt: skip
 @click.option("--q", type=float, help="Ratio of one exit's share to the share before.")
 @click.option("--budget", type=float, help="Mean GMACs a video, or milliseconds with --cost ms.")
 @click.option("--max-drop", type=float, help="Largest loss of accuracy (of agreement, without labels).")
@@ -36,7 +39,7 @@ from .output import print_sections, steps
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def calibrate(
     bundle: Path | None, training_checkpoint: Path | None, data: Path | None, scores: Path | None, output: Path | None,
-    q: float | None, budget: float | None, max_drop: float | None, confidence: float | None, cost: str,
+    rule: Rule | None, q: float | None, budget: float | None, max_drop: float | None, confidence: float | None, cost: str,
     cost_table: Path | None, temperature: bool, split: float, seed: int, plot: Path | None, precision: Precision | None, backend: str,
     threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -49,7 +52,7 @@ def calibrate(
         raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
     with steps() as step:
         result = run_calibration(
-            bundle, training_checkpoint, data=data, scores=scores, q=q, budget=budget, max_drop=max_drop, confidence=confidence,
+            bundle, training_checkpoint, data=data, scores=scores, q=q, budget=budget, max_drop=max_drop, confidence=confidence, rule=rule,
             cost=cost, cost_table=cost_table, temperature=temperature, split=split, seed=seed,
             precision=precision, backend=backend, threads=threads, report=step,
         )  # fmt: skip
