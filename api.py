@@ -232,7 +232,7 @@ def calibrate(
     budget: float | None = None,
     max_drop: float | None = None,
     confidence: float | None = None,
-    rule: Rule | None = None,
+    rule: Rule = "geometric",
     cost: str = "macs",
     cost_table: StrPath | None = None,
     temperature: bool = False,
@@ -256,8 +256,7 @@ def calibrate(
         max_drop: largest loss of accuracy, of agreement without labels; with ``confidence`` promised with that probability.
             Of ``q``, ``budget`` and ``max_drop`` one; none: the critical point, within 0.01.
         confidence: see ``max_drop``.
-        rule: optimal (each threshold optimised; where the videos carry it, else geometric) or geometric (the paper's shares q^k).
-            None: geometric with ``q``, else optimal.
+        rule: geometric (the paper's shares q^k), or optimal (each threshold optimised, where the videos carry it).
         cost: macs or ms: what is saved.
         cost_table: what ``time`` wrote, in the precision of the scores; None: times are measured now.
         temperature: fit one temperature a checkpoint; needs labels.

@@ -42,8 +42,7 @@ class Request:
         temperature: whether confidences are tempered.
         share: of the videos that calibrate; the others evaluate. 1: none do, and all figures are in sample.
         seed: of the split.
-        rule: ``optimal`` (each threshold optimised) or ``geometric`` (the paper's shares q^k); None: geometric with ``q``, else
-            optimal.
+        rule: ``geometric`` (the paper's shares q^k) or ``optimal`` (each threshold optimised, where the videos carry it).
     """
 
     q: float | None = None
@@ -54,7 +53,7 @@ class Request:
     temperature: bool = False
     share: float = 0.5
     seed: int = 0
-    rule: Rule | None = None
+    rule: Rule = "geometric"
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -159,9 +158,9 @@ def calibrate(scores: Scores, costs: Costs, request: Request) -> Calibration:
         by_rule = {"geometric": RankedConfidences(chosen_on.confidences).choose(request.q)}
     else:
         by_rule = {"geometric": geometric(chosen_on, costs, asked, curve)}
-        by_rule["optimal"] = optimal(chosen_on, costs, asked, by_rule["geometric"])
-    rules: tuple[Rule, ...] = ("geometric",) if request.rule == "geometric" else ("optimal", "geometric")
-    chosen = next((by_rule[rule] for rule in rules if by_rule.get(rule) is not None), None)
+        if request.rule == "optimal":
+            by_rule["optimal"] = optimal(chosen_on, costs, asked, by_rule["geometric"])
+    chosen = by_rule.get("optimal") or by_rule["geometric"]
     if chosen is None:
         raise UsageError(
             f"no thresholds lose at most {asked.loss:g} on {chosen_on.videos} calibration videos: allow a larger --max-drop, or "
@@ -282,7 +281,7 @@ def _warnings(
     scores: Scores, chosen: ChosenExits, in_sample: bool, spent: dict[str, Any] | None, request: Request
 ) -> list[str]:
     warnings = []
-    if chosen.rule == "geometric" and request.q is None and request.rule != "geometric":
+    if chosen.rule != request.rule:
         warnings.append(
             f"the {sum(chosen.counts)} calibration videos cannot carry a threshold optimised for each checkpoint: the geometric rule "
             "chose. More videos may save more"

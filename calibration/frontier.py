@@ -3,8 +3,8 @@
 A price says how much quality is given up for the whole way from the first exit's cost to the last one's. For one price the
 thresholds maximise quality less price times cost, by coordinate ascent: with all other thresholds fixed, the best one of a
 checkpoint is found exactly, by one pass over the videos in the order of their confidence. The ascent starts from the thresholds
-of the price before, from all checkpoints closed, and from two quantiles of the confidences. Of 150 small cases that brute force can
-solve it misses the maximum in 3 %, by less than half a video (``tests/calibration/test_frontier.py``).
+of the price before, from all checkpoints closed, and from two quantiles of the confidences. Of small cases that brute force can
+solve it misses the maximum in less than 5 %, by less than a video (``tests/calibration/test_frontier.py``).
 """
 
 from __future__ import annotations
