@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .exporter.engines.build import Row
     from .grid.bundle import Bundle
     from .grid.manifest import Precision
+    from .grid.thresholds import Rule
 
 __all__ = [
     "bench", "build_engines", "calibrate", "doctor", "drift", "export", "load", "plan", "quantize", "time", "train", "verify"
@@ -231,6 +232,7 @@ def calibrate(
     budget: float | None = None,
     max_drop: float | None = None,
     confidence: float | None = None,
+    rule: Rule = "geometric",
     cost: str = "macs",
     cost_table: StrPath | None = None,
     temperature: bool = False,
@@ -254,6 +256,7 @@ def calibrate(
         max_drop: largest loss of accuracy, of agreement without labels; with ``confidence`` promised with that probability.
             Of ``q``, ``budget`` and ``max_drop`` one; none: the critical point, within 0.01.
         confidence: see ``max_drop``.
+        rule: geometric (the paper's shares q^k), or optimal (each threshold optimised, where the videos carry it).
         cost: macs or ms: what is saved.
         cost_table: what ``time`` wrote, in the precision of the scores; None: times are measured now.
         temperature: fit one temperature a checkpoint; needs labels.
@@ -286,7 +289,9 @@ def calibrate(
         raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
     if precision is not None and data is None:
         raise UsageError(f"--precision {precision} without --data: leave it out, scores say theirs")
-    request = Request(q, budget, max_drop, confidence, "ms" if cost == "ms" else "gmacs", temperature, split, seed)
+    request = Request(
+        q, budget, max_drop, confidence, "ms" if cost == "ms" else "gmacs", temperature, split, seed, rule
+    )
     if bundle is None:
         assert scores is not None
         opened, found = None, read_scores(Path(scores))

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.errors import UsageError
+from ..grid.errors import GuaranteeError, TooFewVideosError, UsageError
 from ..grid.manifest import Precision
-from ..grid.thresholds import Tally, Thresholds
+from ..grid.thresholds import Rule, Tally, Thresholds
 from ..runtime.exit_histogram import ExitHistogram
 from .answers import Answers, answers_of
 from .interval import of_mean
 from .risk import FAMILY_SHARE, Promise, promise
+from .rules import Asked, candidates, closed_exits, geometric, optimal
 from .scores import Scores
 from .sweep import Costs, Outcome, Point, critical_point, outcome, spend, sweep
 from .temperature import fit_temperatures, reliability
-from .thresholds import GeometricExits, RankedConfidences, exits
+from .thresholds import ChosenExits, RankedConfidences, exits
 
 DROP = 0.01  # of accuracy, where nothing else is asked for: within this lies the critical point
 
@@ -39,6 +42,7 @@ class Request:
         temperature: whether confidences are tempered.
         share: of the videos that calibrate; the others evaluate. 1: none do, and all figures are in sample.
         seed: of the split.
+        rule: ``geometric`` (the paper's shares q^k) or ``optimal`` (each threshold optimised, where the videos carry it).
     """
 
     q: float | None = None
@@ -49,11 +53,14 @@ class Request:
     temperature: bool = False
     share: float = 0.5
     seed: int = 0
+    rule: Rule = "geometric"
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
         if sum(value is not None for value in (self.q, self.budget, self.max_drop)) > 1:
             raise UsageError("give one of --q, --budget and --max-drop, not several")
+        if self.q is not None and self.rule == "optimal":
+            raise UsageError("--q with --rule optimal: q is the ratio of the geometric rule, leave one of the two out")
         if self.confidence is not None and self.max_drop is None:
             raise UsageError("--confidence belongs to --max-drop: say which drop is promised")
         if self.max_drop is not None and not 0 < self.max_drop < 1:
@@ -76,7 +83,7 @@ class Calibration:
         precision: of the subgraphs whose answers they were chosen on.
     """
 
-    exits: GeometricExits
+    exits: ChosenExits
     temperatures: tuple[float, ...] | None
     expected: Tally
     judged: Outcome
@@ -96,7 +103,13 @@ class Calibration:
             raise UsageError("thresholds of scores without a bundle: give BUNDLE as well, they belong to one")
         chosen = self.exits
         return Thresholds(
-            self.bundle_sha256, chosen.thresholds, chosen.q, self.temperatures, self.expected, self.precision
+            self.bundle_sha256,
+            chosen.thresholds,
+            chosen.q,
+            self.temperatures,
+            self.expected,
+            self.precision,
+            chosen.rule,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -134,22 +147,33 @@ def calibrate(scores: Scores, costs: Costs, request: Request) -> Calibration:
         answers = answers_of(scores, temperatures)
     chosen_on, held_out = answers.take(calibrating), answers.take(evaluating) if len(evaluating) else None
     curve = sweep(chosen_on, held_out, costs)
-    drop = DROP if request.max_drop is None else request.max_drop
-    critical = critical_point(curve, drop, request.unit)
+    asked = Asked(request.budget, DROP if request.max_drop is None else request.max_drop, request.unit)
+    critical = critical_point(curve, asked.loss, request.unit)
     kept: Promise | None = None
+    by_rule: dict[Rule, ChosenExits | None]
     if request.max_drop is not None and request.confidence is not None:
-        tests = calibrating[len(family) :]
-        of_all = len(tests) / (len(calibrating) + len(evaluating))
-        kept = promise(answers.take(family), answers.take(tests), request.max_drop, request.confidence, of_all=of_all)
-        chosen = kept.exits
+        parts = answers.take(family), answers.take(calibrating[len(family) :])
+        kept, by_rule = _promised(request, *parts, costs, asked, answers.videos)
+    elif request.q is not None:
+        by_rule = {"geometric": RankedConfidences(chosen_on.confidences).choose(request.q)}
     else:
-        chosen = _choose(chosen_on, costs, request, critical)
+        by_rule = {"geometric": geometric(chosen_on, costs, asked, curve)}
+        if request.rule == "optimal":
+            by_rule["optimal"] = optimal(chosen_on, costs, asked, by_rule["geometric"])
+    chosen = by_rule.get("optimal") or by_rule["geometric"]
+    if chosen is None:
+        raise UsageError(
+            f"no thresholds lose at most {asked.loss:g} on {chosen_on.videos} calibration videos: allow a larger --max-drop, or "
+            "give --budget or --q"
+        )
     seen = outcome(chosen_on, chosen.thresholds, costs)
     later = None if held_out is None else outcome(held_out, chosen.thresholds, costs)
     spent = None if request.budget is None else _budget(request, chosen_on, held_out, chosen, costs)
     report: dict[str, Any] = {
+        "rule": chosen.rule,
         "q": chosen.q,
         "thresholds": list(chosen.thresholds),
+        "closed": closed_exits(chosen),
         "temperatures": None if temperatures is None else list(temperatures),
         "mean_gmacs": None,
         **(later or seen).to_json(),
@@ -162,18 +186,21 @@ def calibrate(scores: Scores, costs: Costs, request: Request) -> Calibration:
             "share": request.share,
             "seed": request.seed,
         },
-        "chosen_on": {"quotas": list(chosen.quotas), "counts": list(chosen.counts), **seen.to_json()},
+        "chosen_on": {"quotas": chosen.quotas and list(chosen.quotas), "counts": list(chosen.counts), **seen.to_json()},
+        "rules": {
+            rule: _rule(one, chosen_on if held_out is None else held_out, costs) for rule, one in by_rule.items()
+        },
         "budget": spent,
         "promise": None if kept is None else {k: v for k, v in asdict(kept).items() if k != "exits"},
-        "critical": None if critical is None else {"q": critical.exits.q, "max_drop": drop},
+        "critical": None if critical is None else {"q": critical.exits.q, "max_drop": asked.loss},
         "curve": [_row(point) for point in curve],
         "failed": len(scores.failed),
-        "warnings": _warnings(scores, chosen, later is None, spent),
+        "warnings": _warnings(scores, chosen, later is None, spent, request),
     }
     if temperatures is not None:
-        parts = {"before": plain, "after": answers}
+        tempered = {"before": plain, "after": answers}
         of = evaluating if len(evaluating) else calibrating
-        report["reliability"] = {name: reliability(part.take(of)) for name, part in parts.items()}
+        report["reliability"] = {name: reliability(part.take(of)) for name, part in tempered.items()}
     expected = tally(chosen_on if held_out is None else held_out, chosen)
     return Calibration(chosen, temperatures, expected, later or seen, curve, report)
 
@@ -192,7 +219,7 @@ def split(scores: Scores, request: Request) -> tuple[NDArray[np.int64], NDArray[
     return order[:border], order[border:]
 
 
-def tally(answers: Answers, chosen: GeometricExits) -> Tally:
+def tally(answers: Answers, chosen: ChosenExits) -> Tally:
     """Return how videos leave under these thresholds, as the runtime would count them."""
     counter, exit_of = ExitHistogram(len(answers.confidences)), exits(answers.confidences, chosen.thresholds)
     for k, confidence in zip(exit_of.tolist(), answers.confidences[exit_of, np.arange(answers.videos)], strict=True):
@@ -200,21 +227,24 @@ def tally(answers: Answers, chosen: GeometricExits) -> Tally:
     return counter.counts
 
 
-def _choose(chosen_on: Answers, costs: Costs, request: Request, critical: Point | None) -> GeometricExits:
-    if request.q is not None:
-        return RankedConfidences(chosen_on.confidences).choose(request.q)
-    if request.budget is not None:
-        return spend(chosen_on, request.budget, costs[request.unit], request.unit)
-    if critical is None:
-        raise UsageError(
-            f"no q of the sweep loses at most {request.max_drop or DROP:g} on {chosen_on.videos} calibration videos: allow a "
-            "larger --max-drop, or give --budget or --q"
-        )
-    return critical.exits
+def _promised(
+    request: Request, family: Answers, test: Answers, costs: Costs, asked: Asked, videos: int
+) -> tuple[Promise, dict[Rule, ChosenExits | None]]:
+    """Return the promise, and what each rule chose; ``videos`` is the number of all."""
+    assert request.max_drop is not None
+    assert request.confidence is not None
+    rule, family_of = ("geometric", None) if request.rule == "geometric" else candidates(family, costs, asked)
+    promised = partial(promise, family, test, request.max_drop, request.confidence, of_all=test.videos / videos)
+    kept = promised(candidates=family_of)
+    by_rule: dict[Rule, ChosenExits | None] = {rule: kept.exits}
+    if rule == "optimal":
+        with suppress(TooFewVideosError, GuaranteeError):  # told beside it; it decides nothing
+            by_rule["geometric"] = promised().exits
+    return kept, by_rule
 
 
 def _budget(
-    request: Request, chosen_on: Answers, held_out: Answers | None, chosen: GeometricExits, costs: Costs
+    request: Request, chosen_on: Answers, held_out: Answers | None, chosen: ChosenExits, costs: Costs
 ) -> dict[str, Any]:
     """Return the budget, whether the held-out videos keep it, and what the same share of MACs would have spent."""
     assert request.budget is not None
@@ -240,8 +270,22 @@ def _reference(scores: Scores) -> str:
     return "last checkpoint of the proved fp32 bundle" if scores.belongs_to else "last exit of the scores"
 
 
-def _warnings(scores: Scores, chosen: GeometricExits, in_sample: bool, spent: dict[str, Any] | None) -> list[str]:
+def _rule(chosen: ChosenExits | None, judged: Answers, costs: Costs) -> dict[str, Any] | None:
+    if chosen is None:
+        return None
+    found = outcome(judged, chosen.thresholds, costs).to_json()
+    return {"q": chosen.q, "thresholds": list(chosen.thresholds), **found}
+
+
+def _warnings(
+    scores: Scores, chosen: ChosenExits, in_sample: bool, spent: dict[str, Any] | None, request: Request
+) -> list[str]:
     warnings = []
+    if chosen.rule != request.rule:
+        warnings.append(
+            f"the {sum(chosen.counts)} calibration videos cannot carry a threshold optimised for each checkpoint: the geometric rule "
+            "chose. More videos may save more"
+        )
     total = scores.probabilities.shape[1]
     if scores.failed:
         warnings.append(f"{len(scores.failed)} of {total + len(scores.failed)} videos gave no answer and are left out")
@@ -254,13 +298,13 @@ def _warnings(scores: Scores, chosen: GeometricExits, in_sample: bool, spent: di
             )
     if in_sample:
         warnings.append("no evaluation videos: all figures are in sample, of the videos the thresholds were chosen on")
-    number = sum(chosen.quotas)
-    off = [abs(c - quota) for c, quota in zip(chosen.counts[:-1], chosen.quotas[:-1], strict=True)]
+    quotas, number = chosen.quotas or chosen.counts, sum(chosen.counts)
+    off = [abs(c - quota) for c, quota in zip(chosen.counts[:-1], quotas[:-1], strict=True)]
     if off and max(off) > max(1, 0.005 * number):
         k = int(np.argmax(off))
         warnings.append(
             f"confidences tie: checkpoint {k + 1} answers {chosen.counts[k] / number:.1%} of the calibration videos where q "
-            f"asks for {chosen.quotas[k] / number:.1%}"
+            f"asks for {quotas[k] / number:.1%}"
         )
     if spent is not None and spent["kept"] is False:
         warnings.append(

@@ -22,9 +22,7 @@ def describe(report: dict[str, Any]) -> Iterator[Section]:
     """Yield what the report of ``calibrate`` says."""
     split = report["split"]
     whose = "in sample" if split["in_sample"] else f"{split['evaluation']} held-out videos"
-    yield _line(
-        f"q = {report['q']:.6g}, chosen on {split['calibration']} videos; figures of {whose}, with 95 % intervals"
-    )
+    yield _line(f"{_rule_of(report)}, chosen on {split['calibration']} videos; figures of {whose}, with 95 % intervals")
     temperatures = report["temperatures"] or [1.0] * len(report["thresholds"])
     rows = [
         [str(k), "always" if t is None else f"{t:.6f}", f"{tau:.3f}", f"{count / sum(report['chosen_on']['counts']):.1%}", f"{share:.1%}"]
@@ -53,6 +51,8 @@ def describe(report: dict[str, Any]) -> Iterator[Section]:
             f"probability {promise['confidence']:g} (thresholds fixed by {promise['family_videos']} videos, tested on "
             f"{promise['test_videos']} others that lost {promise['test_loss']:.2%}; p = {promise['p_value']:.2g})"
         )
+    if len([found for found in report["rules"].values() if found]) > 1:
+        yield _rules(report)
     yield _curve(report)
     if "reliability" in report:
         yield _reliability(report["reliability"])
@@ -75,6 +75,30 @@ def describe_drift(drift: Drift) -> Iterator[Section]:
     )
 
 
+def _rule_of(report: dict[str, Any]) -> str:
+    if report["q"] is not None:
+        return f"geometric rule, q = {report['q']:.6g}"
+    closed = ", ".join(map(str, report["closed"]))
+    return "thresholds optimised one by one" + (f" (closed, as they never pay: checkpoints {closed})" if closed else "")
+
+
+def _rules(report: dict[str, Any]) -> Section:
+    """Return what each rule chose, side by side."""
+    unit = report["cost"]
+    rows = [
+        [rule, _with(found, f"mean_{unit}", ".4g"), *_quality(found), "chosen" if rule == report["rule"] else ""]
+        for rule, found in report["rules"].items()
+        if found
+    ]
+    quality = "agreement" if report["accuracy"] is None else "accuracy"
+    return Section("both rules, for the same request", ["rule", f"mean {_UNITS[unit]}", quality, "drop", ""], rows)
+
+
+def _quality(of: dict[str, Any]) -> list[str]:
+    name = "agreement" if of["accuracy"] is None else "accuracy"
+    return [_with(of, name, ".2%"), "-" if of["drop"] is None else _with(of, "drop", ".2%")]
+
+
 def _of_budget(budget: dict[str, Any]) -> Iterator[str]:
     unit = _UNITS[budget["unit"]]
     if budget["interval"] is not None:
@@ -92,18 +116,16 @@ def _curve(report: dict[str, Any]) -> Section:
     rows = []
     for point in report["curve"]:
         of = point["in_sample" if in_sample else "held_out"]
-        quality = "agreement" if of["accuracy"] is None else "accuracy"
         critical = report["critical"] is not None and report["critical"]["q"] == point["q"]
         rows.append([
-            f"{point['q']:.2f}", _with(of, f"mean_{unit}", ".4g"), _with(of, quality, ".2%"),
-            _with(of, "drop", ".2%") if of["drop"] is not None else "-", "Q*" if critical else "",
+            f"{point['q']:.2f}", _with(of, f"mean_{unit}", ".4g"), *_quality(of), "Q*" if critical else "",
         ])  # fmt: skip
     drop = (
         ""
         if report["critical"] is None
         else f"; Q*: least cost that loses at most {report['critical']['max_drop']:g} in sample"
     )
-    line = f"curve{' (in sample)' if in_sample else ', held-out'}{drop}"
+    line = f"curve of the geometric rule{' (in sample)' if in_sample else ', held-out'}{drop}"
     quality = "agreement" if report["accuracy"] is None else "accuracy"
     return Section(line, ["q", f"mean {_UNITS[unit]}", quality, "drop", ""], rows)
 

@@ -1,7 +1,8 @@
 """A promise about the loss: thresholds whose true loss stays below a bound with a stated probability.
 
-The family of thresholds is one-dimensional: T(q), from late exits to early ones, fixed by the confidences of videos of
-its own. On other videos each T(q) is tested in that order, the hypothesis being that its loss exceeds the bound, and the
+The family of thresholds is one-dimensional, from late exits to early ones, and fixed by videos of its own: T(q) of the
+geometric rule, or the frontier of optimised thresholds in the order of their price (Pareto testing, Laufer-Goldshtein et al.
+2023). On other videos each of them is tested in that order, the hypothesis being that its loss exceeds the bound, and the
 last one before the first that is not rejected is taken. Testing in a fixed order keeps the error of the whole at that
 of one test, whether or not the loss grows along the family (Learn then Test, Angelopoulos et al. 2021, fixed sequence
 testing; for early exits with one shared threshold: Jazbec et al., Fast yet Safe, 2024).
@@ -14,13 +15,14 @@ exceeds 1/delta with a probability of at most delta (Markov). The bet is set on 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..grid.errors import GuaranteeError, TooFewVideosError, UsageError
 from .answers import Answers
-from .thresholds import GeometricExits, RankedConfidences, exits
+from .thresholds import ChosenExits, RankedConfidences, exits
 
 FAMILY_SHARE = 0.25  # of the calibration videos fix the family; the others test it
 RATIOS = tuple(float(q) for q in np.geomspace(20, 0.05, 120))  # from late exits to early ones
@@ -37,7 +39,7 @@ class Promise:
         test_loss: mean loss of the thresholds on the latter; ``p_value``: of the hypothesis that it exceeds the bound.
     """
 
-    exits: GeometricExits
+    exits: ChosenExits
     bound: float
     confidence: float
     family_videos: int
@@ -46,7 +48,15 @@ class Promise:
     p_value: float
 
 
-def promise(family: Answers, test: Answers, bound: float, confidence: float, *, of_all: float = 1.0) -> Promise:
+def promise(
+    family: Answers,
+    test: Answers,
+    bound: float,
+    confidence: float,
+    *,
+    of_all: float = 1.0,
+    candidates: Iterable[ChosenExits] | None = None,
+) -> Promise:
     """Return the earliest exits for which the promise holds.
 
     Args:
@@ -55,6 +65,7 @@ def promise(family: Answers, test: Answers, bound: float, confidence: float, *, 
         bound: of the mean loss: drop of accuracy, or disagreement with the last exit without labels.
         confidence: probability, over calibrations, that the promise holds.
         of_all: the share that ``test`` is of all videos given, for the message.
+        candidates: thresholds fixed by ``family``, from late exits to early ones; None: those of the geometric rule.
 
     Raises:
         UsageError: If bound or confidence lie outside (0, 1).
@@ -66,8 +77,7 @@ def promise(family: Answers, test: Answers, bound: float, confidence: float, *, 
             raise UsageError(f"{name} {value}: expected a number between 0 and 1")
     delta = 1 - confidence
     ranked, found = RankedConfidences(family.confidences), None
-    for q in RATIOS:
-        chosen = ranked.choose(q)
+    for chosen in map(ranked.choose, RATIOS) if candidates is None else candidates:
         bet = _bet(_counts(family, chosen), test.videos, bound, delta)
         counts = _counts(test, chosen)
         growth = log_capital(counts, bet, bound)
@@ -99,7 +109,7 @@ def _bet(counts: tuple[int, int, int], videos: int, bound: float, delta: float) 
     return min(_MOST / (1 - bound), math.sqrt(2 * math.log(1 / delta) / (videos * variance)))
 
 
-def _counts(answers: Answers, chosen: GeometricExits) -> tuple[int, int, int]:
+def _counts(answers: Answers, chosen: ChosenExits) -> tuple[int, int, int]:
     """Return how many videos lose -1, 0 and 1."""
     losses = answers.losses[exits(answers.confidences, chosen.thresholds), np.arange(answers.videos)]
     gained, lost = int((losses < 0).sum()), int((losses > 0).sum())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..grid.errors import UsageError
 from .answers import Answers
 from .interval import Interval, of_mean, of_paired_difference, of_share
-from .thresholds import GeometricExits, RankedConfidences, ThresholdVector, exits
+from .thresholds import ChosenExits, RankedConfidences, ThresholdVector, exits
 
 RATIOS = tuple(i / 20 for i in range(1, 40))
 """The q of the sweep: MSDNet's 39, 0.05 to 1.95 (adaptive_inference.py of kalviny/MSDNet-PyTorch)."""
@@ -103,7 +103,7 @@ def outcome(answers: Answers, thresholds: ThresholdVector, costs: Costs) -> Outc
 class Point:
     """One q of the curve: thresholds, what they do on the videos they were chosen on, and on the held-out ones."""
 
-    exits: GeometricExits
+    exits: ChosenExits
     in_sample: Outcome
     held_out: Outcome | None
 
@@ -137,10 +137,10 @@ def critical_point(points: list[Point], max_drop: float, unit: str) -> Point | N
     In sample and without a guarantee: the paper's Q* (section 4), chosen there by hand.
     """
     good = [point for point in points if point.loss <= max_drop]
-    return min(good, key=lambda point: (point.in_sample.means[unit], -point.exits.q), default=None)
+    return min(good, key=lambda point: (point.in_sample.means[unit], -(point.exits.q or 0)), default=None)
 
 
-def spend(chosen_on: Answers, budget: float, cost: NDArray[np.float64], unit: str) -> GeometricExits:
+def spend(chosen_on: Answers, budget: float, cost: NDArray[np.float64], unit: str) -> ChosenExits:
     """Return the thresholds that spend the budget: the largest q, and so the latest exits, whose mean cost is within it.
 
     By bisection on log q: the mean cost grows with q.
@@ -161,7 +161,7 @@ def spend(chosen_on: Answers, budget: float, cost: NDArray[np.float64], unit: st
         )
     ranked = RankedConfidences(chosen_on.confidences)
 
-    def mean(found: GeometricExits) -> float:
+    def mean(found: ChosenExits) -> float:
         return float(np.dot(found.counts, cost) / chosen_on.videos)
 
     low, high = math.log(1e-6), math.log(1e6)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..grid.errors import UsageError
+from ..grid.thresholds import Rule
 
 ThresholdVector = tuple[float | None, ...]
 
@@ -31,20 +33,31 @@ def exit_quotas(q: float, num_exits: int, num_videos: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class GeometricExits:
-    """Thresholds of one ratio q, and what they do on the videos they were chosen on.
+class ChosenExits:
+    """Thresholds, and what they do on the videos they were chosen on.
 
     Attributes:
-        q: ratio of one exit's share to the share before.
-        thresholds: one an exit, the last None.
-        quotas: videos that q asks for at each exit.
+        q: ratio of one exit's share to the share before, under the geometric rule; None where thresholds were optimised.
+        thresholds: one an exit, the last None; 1.0 closes an exit.
+        quotas: videos that q asks for at each exit; None without q.
         counts: videos that leave there; they differ from ``quotas`` where confidences tie.
     """
 
-    q: float
+    q: float | None
     thresholds: ThresholdVector
-    quotas: tuple[int, ...]
+    quotas: tuple[int, ...] | None
     counts: tuple[int, ...]
+
+    @property
+    def rule(self) -> Rule:
+        """``geometric`` (the paper's) or ``optimal``."""
+        return "optimal" if self.q is None else "geometric"
+
+
+def chosen_exits(confidences: NDArray[np.floating], thresholds: ThresholdVector) -> ChosenExits:
+    """Return optimised ``thresholds`` with what they do on these videos, [exits, videos]."""
+    counts = np.bincount(exits(confidences, thresholds), minlength=len(thresholds))
+    return ChosenExits(None, thresholds, None, tuple(counts.tolist()))
 
 
 class RankedConfidences:
@@ -55,7 +68,17 @@ class RankedConfidences:
         self.confidences = confidences.astype(np.float64)
         self.order = np.argsort(-self.confidences, axis=1, kind="stable")
 
-    def choose(self, q: float) -> GeometricExits:
+    @cached_property
+    def ranked(self) -> NDArray[np.float64]:
+        """Confidences of every exit, descending, [exits, videos]."""
+        return np.take_along_axis(self.confidences, self.order, axis=1)
+
+    @cached_property
+    def ties(self) -> list[NDArray[np.int64]]:
+        """For each exit the places in ``ranked`` after which no threshold lies: the next confidence is the same."""
+        return [np.flatnonzero(row[:-1] == row[1:]) for row in self.ranked]
+
+    def choose(self, q: float) -> ChosenExits:
         """Return the thresholds whose exits' shares follow q^k on these videos.
 
         Exit by exit, the most confident of the videos still there leave: the threshold lies midway between the last of
@@ -75,7 +98,7 @@ class RankedConfidences:
             counts.append(count)
             staying &= ~(self.confidences[k] > threshold)
         counts.append(int(staying.sum()))
-        return GeometricExits(q, (*thresholds, None), tuple(quotas.tolist()), tuple(counts))
+        return ChosenExits(q, (*thresholds, None), tuple(quotas.tolist()), tuple(counts))
 
 
 def _cut(ranked: NDArray[np.float64], quota: int) -> tuple[float, int]:
@@ -86,9 +109,15 @@ def _cut(ranked: NDArray[np.float64], quota: int) -> tuple[float, int]:
     above = int(np.searchsorted(-ranked, -last, side="left"))  # values above the tie with the last one that shall leave
     through = int(np.searchsorted(-ranked, -last, side="right"))  # and with the whole tie
     count = above if above > 0 and quota - above < through - quota else through
-    upper = ranked[count - 1]
+    return midway(ranked, count), count
+
+
+def midway(ranked: NDArray[np.float64], count: int) -> float:
+    """Return the threshold that the first ``count`` of descending values exceed; 1, which none does, for a count of 0."""
+    if count == 0:
+        return 1.0
     lower = ranked[count] if count < len(ranked) else 0.0
-    return float((upper + lower) / 2), count
+    return float((ranked[count - 1] + lower) / 2)
 
 
 def geometric_thresholds(confidences: NDArray[np.float32], q: float) -> ThresholdVector:
@@ -101,7 +130,7 @@ def geometric_thresholds(confidences: NDArray[np.float32], q: float) -> Threshol
     return RankedConfidences(confidences).choose(q).thresholds
 
 
-def exits(confidences: NDArray[np.float32], thresholds: ThresholdVector) -> NDArray[np.int64]:
+def exits(confidences: NDArray[np.floating], thresholds: ThresholdVector) -> NDArray[np.int64]:
     """Return the exit of every video, [videos], zero-based: the first whose confidence exceeds its threshold, strictly."""
     limits = np.array([np.inf if t is None else t for t in thresholds])
     passed = confidences.astype(np.float64) > limits[:, None]

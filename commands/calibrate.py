@@ -11,6 +11,7 @@ from ..commands import PATH, PRECISIONS, Command, rare
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.packages import packages
+from ..grid.thresholds import Rule
 from .output import print_sections, steps
 
 
@@ -20,6 +21,8 @@ from .output import print_sections, steps
 @click.option("--data", type=PATH, help="LIST of videos (CSV with the columns 'video' and, if known, 'label').")
 @rare("--scores", type=PATH, help="With --data: where scores are kept. Without: an .npz to take them from.")
 @click.option("-o", "--output", type=PATH, help="T.json to write.")
+@click.option("--rule", type=click.Choice(["geometric", "optimal"]), default="geometric", show_default=True,
+              help="geometric: the paper's shares q^k; optimal: each threshold optimised, where the videos carry it.")  # fmt: skip
 @click.option("--q", type=float, help="Ratio of one exit's share to the share before.")
 @click.option("--budget", type=float, help="Mean GMACs a video, or milliseconds with --cost ms.")
 @click.option("--max-drop", type=float, help="Largest loss of accuracy (of agreement, without labels).")
@@ -37,7 +40,7 @@ from .output import print_sections, steps
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def calibrate(
     bundle: Path | None, training_checkpoint: Path | None, data: Path | None, scores: Path | None, output: Path | None,
-    q: float | None, budget: float | None, max_drop: float | None, confidence: float | None, cost: str,
+    rule: Rule, q: float | None, budget: float | None, max_drop: float | None, confidence: float | None, cost: str,
     cost_table: Path | None, temperature: bool, split: float, seed: int, plot: Path | None, precision: Precision | None, backend: str,
     threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -52,7 +55,7 @@ def calibrate(
             from ..calibration.plot import write_curve
     with steps() as step:
         result = run_calibration(
-            bundle, training_checkpoint, data=data, scores=scores, q=q, budget=budget, max_drop=max_drop, confidence=confidence,
+            bundle, training_checkpoint, data=data, scores=scores, q=q, budget=budget, max_drop=max_drop, confidence=confidence, rule=rule,
             cost=cost, cost_table=cost_table, temperature=temperature, split=split, seed=seed,
             precision=precision, backend=backend, threads=threads, report=step,
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from .errors import StaleThresholdsError, ThresholdsError
 from .manifest import Precision, graphs_of
@@ -11,6 +12,8 @@ from .storage.files import whole_file
 from .storage.strict_json import StrictJsonError, dumps, loads, parse
 
 CONFIDENCE_BINS = 10  # of a tally: [0, 0.1), ..., [0.9, 1]
+Rule = Literal["geometric", "optimal"]
+"""How thresholds are chosen: shares in proportion to q^k (paper, section 4), or each threshold optimised."""
 Tally = tuple[tuple[int, ...], ...]
 """Videos that left at each checkpoint with a confidence in each bin, [checkpoints][CONFIDENCE_BINS]."""
 
@@ -27,6 +30,7 @@ class Thresholds:
             None: of the logits as they are.
         expected: how the videos of calibration left under these thresholds, to compare later videos with.
         precision: of the subgraphs whose answers they were chosen on.
+        rule: by which they were chosen.
     """
 
     bundle_sha256: str
@@ -35,6 +39,7 @@ class Thresholds:
     temperatures: tuple[float, ...] | None = None
     expected: Tally | None = None
     precision: Precision = "fp32"
+    rule: Rule = "geometric"
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all.
@@ -67,7 +72,7 @@ def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int, precision:
     except StrictJsonError as error:
         raise ThresholdsError(
             f"thresholds {str(path)!r} are malformed: {error}. Expected bundle_sha256, thresholds, q, temperatures, "
-            "expected and precision, as 'dynvid calibrate' writes them."
+            "expected, precision and rule, as 'dynvid calibrate' writes them."
         ) from None
     if found.bundle_sha256 != bundle_sha256:
         raise StaleThresholdsError(

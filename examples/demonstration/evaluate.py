@@ -18,7 +18,7 @@ import numpy as np
 from dynvid.calibration.calibrate import Request, calibrate
 from dynvid.calibration.scores import Scores, check_scores
 from dynvid.calibration.sweep import costs_of
-from dynvid.calibration.thresholds import GeometricExits, exits
+from dynvid.calibration.thresholds import ChosenExits, exits
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.thresholds import Thresholds
 from dynvid.runtime.backends.registry import open_backend
@@ -73,7 +73,7 @@ def trace(session: Session, frames: np.ndarray, rows: list[dict[str, str]], shuf
     return Traced(np.stack(found, 1), np.array([CLASSES.index(row["label"]) for row in rows]), rows)
 
 
-def choose(traced: Traced, macs: np.ndarray) -> GeometricExits:
+def choose(traced: Traced, macs: np.ndarray) -> ChosenExits:
     """Return the thresholds of least mean cost that lose at most MAX_DROP on these videos."""
     scores = check_scores(Scores(traced.probabilities, traced.labels, macs), "calibration clips")
     request = Request(max_drop=MAX_DROP, share=1.0)  # all of them choose; others evaluate

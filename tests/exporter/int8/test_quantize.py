@@ -20,6 +20,7 @@ from tensorrt_stub.stub import Stub, write_package
 from dynvid.calibration.scores import Scores
 from dynvid.cli import cli
 from dynvid.exporter.engines import build as build_module
+from dynvid.exporter.engines import int8_speed as faster_module
 from dynvid.exporter.engines.build import build_engines
 from dynvid.exporter.engines.jobs import fused_jobs
 from dynvid.exporter.engines.makers import for_onnxruntime, for_openvino, preparation
@@ -27,7 +28,6 @@ from dynvid.exporter.engines.segment_graphs import EngineGraphs
 from dynvid.exporter.graphs.fuse import fuse
 from dynvid.exporter.graphs.rewrites import rewrite
 from dynvid.exporter.graphs.uint8_activations import uint8_activations
-from dynvid.exporter.engines import int8_speed as faster_module
 from dynvid.exporter.int8 import layer_selection as layers_module
 from dynvid.exporter.int8.layer_selection import choose, drops, exits_agree
 from dynvid.exporter.int8.quantized_variants import QuantizedVariants
