@@ -8,7 +8,7 @@ import pytest
 from dynvid.runtime.backends.optimised_graph import OptimisedGraph, pack, unpack
 from dynvid.runtime.video.frames import FrameArray
 
-from .test_video import SAMPLES, SMALL
+from .test_file import SAMPLES, SMALL
 
 
 @pytest.fixture
