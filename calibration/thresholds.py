@@ -1,4 +1,4 @@
-"""Thresholds from the confidences of every exit: MSDNet's rule of a geometric exit distribution."""
+"""Choose thresholds from the confidences of every exit: MSDNet's rule of a geometric exit distribution."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ThresholdVector = tuple[float | None, ...]
 
 
 def exit_quotas(q: float, num_exits: int, num_videos: int) -> NDArray[np.int64]:
-    """Return how many of ``num_videos`` shall leave at each exit, [exits]: exit k gets a share in proportion to q^k.
+    """Return how many of ``num_videos`` should leave at each exit, [exits]: exit k gets a share in proportion to q^k.
 
-    The differences of ``floor(num_videos * cumulative share)``, so they sum to ``num_videos`` (MSDNet's
+    They are the differences of ``floor(num_videos * cumulative share)``, so they sum to ``num_videos`` (MSDNet's
     adaptive inference; the paper's Table 2 is q = 1.2).
 
     Raises:
@@ -32,13 +32,13 @@ def exit_quotas(q: float, num_exits: int, num_videos: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class GeometricExits:
-    """Thresholds of one ratio q, and what they do on the videos they were chosen on.
+    """Thresholds for one ratio q, and their effect on the videos they were chosen on.
 
     Attributes:
-        q: ratio of one exit's share to the share before.
-        thresholds: one an exit, the last None.
-        quotas: videos that q asks for at each exit.
-        counts: videos that leave there; they differ from ``quotas`` where confidences tie.
+        q: ratio of one exit's share to the previous exit's share.
+        thresholds: one per exit, the last None.
+        quotas: number of videos that q asks for at each exit.
+        counts: number of videos that leave there; differs from ``quotas`` where confidences tie.
     """
 
     q: float
@@ -48,7 +48,7 @@ class GeometricExits:
 
 
 class RankedConfidences:
-    """The confidences of every exit, sorted once, from which the thresholds of any q follow quickly."""
+    """The confidences of every exit, sorted once, so that the thresholds for any q follow quickly."""
 
     def __init__(self, confidences: NDArray[np.float32]) -> None:
         """Sort ``confidences``, the highest probability of every exit and video, [exits, videos]."""
@@ -56,11 +56,11 @@ class RankedConfidences:
         self.order = np.argsort(-self.confidences, axis=1, kind="stable")
 
     def choose(self, q: float) -> GeometricExits:
-        """Return the thresholds whose exits' shares follow q^k on these videos.
+        """Return the thresholds for which the exits' shares follow q^k on these videos.
 
-        Exit by exit, the most confident of the videos still there leave: the threshold lies midway between the last of
-        them and the next. Where these two tie, the threshold lies on that side of the tie which comes nearest to the
-        quota and still lets some video leave. A quota of none closes the exit (threshold 1).
+        Exit by exit, the most confident of the remaining videos leave: the threshold lies midway between the last of
+        them and the next. If these two tie, it goes to the side of the tie that is nearer to the quota and still lets
+        some video leave. A quota of 0 closes the exit (threshold 1).
         """
         num_exits, num_videos = self.confidences.shape
         quotas = exit_quotas(q, num_exits, num_videos)
@@ -69,7 +69,7 @@ class RankedConfidences:
         counts: list[int] = []
         for k in range(num_exits - 1):
             order = self.order[k]
-            ranked = self.confidences[k, order[staying[order]]]  # of the videos still there, descending
+            ranked = self.confidences[k, order[staying[order]]]  # of the remaining videos, descending
             threshold, count = _cut(ranked, int(quotas[k]))
             thresholds.append(threshold)
             counts.append(count)
@@ -83,8 +83,8 @@ def _cut(ranked: NDArray[np.float64], quota: int) -> tuple[float, int]:
     if quota <= 0 or len(ranked) == 0:
         return 1.0, 0
     last = ranked[min(quota, len(ranked)) - 1]
-    above = int(np.searchsorted(-ranked, -last, side="left"))  # values above the tie with the last one that shall leave
-    through = int(np.searchsorted(-ranked, -last, side="right"))  # and with the whole tie
+    above = int(np.searchsorted(-ranked, -last, side="left"))  # values above the tie with the last one to leave
+    through = int(np.searchsorted(-ranked, -last, side="right"))  # the same including the whole tie
     count = above if above > 0 and quota - above < through - quota else through
     upper = ranked[count - 1]
     lower = ranked[count] if count < len(ranked) else 0.0
@@ -92,17 +92,17 @@ def _cut(ranked: NDArray[np.float64], quota: int) -> tuple[float, int]:
 
 
 def geometric_thresholds(confidences: NDArray[np.float32], q: float) -> ThresholdVector:
-    """Return one threshold an exit, the last None, so that the exits' shares follow q^k on these videos.
+    """Return one threshold per exit, the last None, for which the exits' shares follow q^k on these videos.
 
     Args:
         confidences: the highest probability of every exit and video, [exits, videos].
-        q: ratio of one exit's share to the share before; above 1 favours late exits.
+        q: ratio of one exit's share to the previous exit's share; above 1 favours late exits.
     """
     return RankedConfidences(confidences).choose(q).thresholds
 
 
 def exits(confidences: NDArray[np.float32], thresholds: ThresholdVector) -> NDArray[np.int64]:
-    """Return the exit of every video, [videos], zero-based: the first whose confidence exceeds its threshold, strictly."""
+    """Return every video's exit, [videos], zero-based: the first whose confidence strictly exceeds its threshold."""
     limits = np.array([np.inf if t is None else t for t in thresholds])
     passed = confidences.astype(np.float64) > limits[:, None]
     passed[-1] = True

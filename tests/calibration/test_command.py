@@ -68,8 +68,8 @@ def test_from_a_bundle_and_a_list_to_thresholds_that_classify_runs(tiny_bundle, 
     drifted = [{"status": "ok", "checkpoint": 4, "confidence": 0.21}] * 200
     results.write_text("".join(json.dumps(r) + "\n" for r in drifted))
     done = run(*arguments, command="drift")
-    assert "Warning: videos leave otherwise than at calibration: distance 0." in done.stderr
-    assert "200 videos against 12 of calibration" in done.stdout
+    assert "Warning: videos leave differently than at calibration: distance 0." in done.stderr
+    assert "200 videos, compared with 12 at calibration" in done.stdout
 
 
 def test_tempered_thresholds_give_classify_the_very_exits_of_calibration(tiny_bundle, data, kept, tmp_path):
