@@ -93,7 +93,7 @@ def from_json(data: Mapping[str, Any]) -> NetworkConfig:
 
 
 def read_route(value: Any, grid: Grid, head_blocks: tuple[int, ...]) -> Route:
-    """Return a route from cells or text; the default is ``joint`` if it fits, else ``depth``, or ``input`` for one head."""
+    """Return a route from cells or text; by default ``joint`` if it fits, else ``depth``, or ``input`` for one head."""
     if value is None:
         try:
             return preset("joint", grid, head_blocks)

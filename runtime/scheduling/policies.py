@@ -14,7 +14,7 @@ from .slots import Slots
 Mode = Literal["throughput", "latency", "deadline", "static"]
 
 CLOSE = 0.95
-"""Launches with this share of the best efficiency count as equal; the deepest goes first: it answers, frees slots."""
+"""Launches with at least this share of the best efficiency tie. The deepest goes first: it answers and frees slots."""
 
 
 @dataclass

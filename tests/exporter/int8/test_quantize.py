@@ -686,7 +686,7 @@ def test_thresholds_with_temperatures_find_no_ranges(exports, data, tmp_path):
             ["build-engines", "BUNDLE", "--int8", "--fp16"],
             "--precision, --fp16 and --int8 exclude one another: give one",
         ),
-        (["calibrate", "BUNDLE", "--scores", "LIST", "--precision", "int8"], "scores say theirs"),
+        (["calibrate", "BUNDLE", "--scores", "LIST", "--precision", "int8"], "scores have their own precision"),
         (["calibrate", "BUNDLE", "--data", "LIST", "--precision", "int8"], "Run 'dynvid quantize'"),
     ],
 )
