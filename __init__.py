@@ -1,7 +1,7 @@
 """dynvid: an ONNX/TensorRT deployment toolchain for dynamic-inference video networks.
 
-``dynvid.load`` opens a bundle and classifies videos; the other names do what the commands of the same names do. They are imported
-when they are first used: this module loads neither torch, onnx, onnxruntime nor av.
+``dynvid.load`` opens a bundle and classifies videos; each other name does what the command of that name does. Names are
+imported on first use: this module loads neither torch, onnx, onnxruntime nor av.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     )  # fmt: skip
 
 __all__ = [
-    "bench", "build_engines", "calibrate", "doctor", "drift", "export", "load", "plan", "quantize", "time", "train", "verify"
+    "bench", "build_engines", "calibrate", "doctor", "drift", "export", "load", "plan", "quantize", "time", "train",
+    "verify",
 ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""What the front door opens: one function a command, and ``load``. Each imports what it needs when it is called.
+"""The Python interface: one function per command, and ``load``. Each imports what it needs when it is called.
 
-One file, though a long one: it is the reference of the Python interface.
+It is one long file, because it is the reference of the interface.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from .grid.thresholds import Rule
 
 __all__ = [
-    "bench", "build_engines", "calibrate", "doctor", "drift", "export", "load", "plan", "quantize", "time", "train", "verify"
+    "bench", "build_engines", "calibrate", "doctor", "drift", "export", "load", "plan", "quantize", "time", "train",
+    "verify",
 ]  # fmt: skip
 
 StrPath = str | os.PathLike[str]
@@ -47,18 +48,18 @@ def plan(
     """Return grid, segments, spans, parameters and cost in GMACs of a network's route; builds nothing.
 
     Args:
-        source: a registered network such as resnet50, or the path of a training checkpoint or a bundle.
-        route: joint, depth, input, full, or cells such as ``1,0 3,2 7,4``; None: as it is, for a network joint.
-        classes: of a network (400), or expected of a training checkpoint.
-        frames: sampled frames l of a network or of a public layout (16).
-        head: conv or linear, of a network (conv).
+        source: a registered network such as resnet50, or the path of a training checkpoint or bundle.
+        route: joint, depth, input, full, or cells such as ``1,0 3,2 7,4``; None: the source's own, joint for a network.
+        classes: of a network (default 400), or expected in a training checkpoint.
+        frames: sampled frames l of a network or of a public layout (default 16).
+        head: conv or linear, for a network (default conv).
 
     Returns:
         What ``dynvid plan --json`` prints.
 
     Raises:
         UsageError, RouteError, NetworkError: If these do not go together.
-        TrainingCheckpointError, ManifestError: If a file is none that dynvid knows.
+        TrainingCheckpointError, ManifestError: If a file is not one that dynvid knows.
     """
     from .models.source import plan_of
 
@@ -70,11 +71,11 @@ def train(config: StrPath, output: StrPath, *, report: Callable[[Mapping[str, An
 
     Args:
         config: a TOML file.
-        output: folder of the run; the same call goes on with it.
-        report: gets each line of the log.
+        output: folder of the run; the same call resumes it.
+        report: called with each line of the log.
 
     Raises:
-        UsageError: If the configuration does not fit, or the run was begun with another.
+        UsageError: If the configuration does not fit, or the run was started with another.
         ListError, VideoError: If the data cannot be read.
     """
     with packages("export,cpu"):
@@ -105,18 +106,18 @@ def export(
         network: expected network, such as resnet50.
         layout: expected layout, or auto.
         route: joint, depth, input, full, or cells such as ``1,0 3,2 7,4``; None: the training checkpoint's own.
-        shift: whether the online temporal shift acts, where the file does not say.
+        shift: whether to use the online temporal shift, if the file does not say.
         frames: sampled frames l of a public layout; None: 16.
-        precision: fp16: both precisions; fp32: that one only.
-        range_data: LIST whose activations decide what may be fp16.
-        report: gets a line about each step.
-        warn: gets what a user must know of the training checkpoint, before the export begins.
+        precision: fp16 exports both precisions, fp32 only that one.
+        range_data: LIST of videos whose activations decide what may be fp16.
+        report: called with a line about each step.
+        warn: called with warnings about the training checkpoint, before the export begins.
 
     Returns:
         The bundle, whose ``manifest.proof`` has the figures of the proof.
 
     Raises:
-        TrainingCheckpointError, RouteError, UsageError: If the training checkpoint cannot be used so.
+        TrainingCheckpointError, RouteError, UsageError: If the training checkpoint cannot be used this way.
         IllConditionedError, ProofError, LintError: If no export can be proved; nothing is written then.
         ResourceError, InputRefusedError: If the bundle cannot be written.
     """
@@ -148,11 +149,11 @@ def verify(
 
     Args:
         bundle: the folder.
-        training_checkpoint: that it was exported from.
-        report: gets a line about each step.
+        training_checkpoint: the one that it was exported from.
+        report: called with a line about each step.
 
     Raises:
-        ManifestError, HashError, LintError: If the bundle is not as it was exported.
+        ManifestError, HashError, LintError: If the bundle has changed since its export.
         ProofError: If it does not compute what the network computes.
     """
     from .grid.bundle import Bundle
@@ -178,24 +179,27 @@ def build_engines(
     workers: int = 1,
     report: Report = lambda _: None,
 ) -> list[Row]:
-    """Prove and build the engines of a bundle: one a segment of its route, one of the static network, for TensorRT one a subgraph.
+    """Prove and build a bundle's engines.
+
+    They are one per segment of its route, one for the static network, and for TensorRT one per subgraph.
 
     Args:
         bundle: the folder.
         backend: onnxruntime, openvino, tensorrt or tensorrt-rtx.
-        precision: to compute in: fp32, fp16, int8, or on OpenVINO bf16 and int8-bf16, what INT8 leaves in bf16.
+        precision: precision to compute in: fp32, fp16 or int8; on OpenVINO also bf16, and int8-bf16, which computes
+            in bf16 what INT8 leaves out.
         engines: the folder of the engines; None: ``BUNDLE.engines``.
-        targets: of tensorrt-rtx, such as sm89; none: Ampere and later.
+        targets: for tensorrt-rtx, such as sm89; empty: Ampere and later.
         max_batch: most videos in one call, for TensorRT.
         only: names of segments and subgraphs; None: all.
-        workers: builds at once.
-        report: gets a line about each step, from any thread.
+        workers: number of parallel builds.
+        report: called with a line about each step, from any thread.
 
     Returns:
-        A row an engine; one that failed has ``error``.
+        A row per engine; one that failed has ``error``.
 
     Raises:
-        UsageError, CensusError: As the arguments and the bundle allow.
+        UsageError, CensusError: If the arguments are invalid, or the bundle does not fit.
         EnvironmentFaultError: If this backend's engines cannot be built here at all.
     """
     from .grid.bundle import Bundle
@@ -243,18 +247,19 @@ def calibrate(
     threads: int | None = None,
     report: Report = lambda _: None,
 ) -> Calibration:
-    """Return thresholds chosen on labelled videos: by q, a budget, a drop of accuracy, or a promise about it.
+    """Return thresholds chosen on labelled videos: by q, a budget, a drop of accuracy, or a promise about that drop.
 
     Args:
-        bundle: the folder; None: with ``scores`` alone.
-        training_checkpoint: that the bundle was exported from; only checked.
+        bundle: the folder; None: use only ``scores``.
+        training_checkpoint: the one that the bundle was exported from; only checked.
         data: LIST of videos.
-        scores: with ``data``: where scores are kept. Without: an .npz with ``probabilities`` [checkpoints, videos, classes],
-            and if known ``labels`` [videos] and ``macs`` [checkpoints].
-        q: ratio of one exit's share to the share before (paper, section 4).
-        budget: mean cost a video: GMACs, or milliseconds where ``cost`` is ms.
-        max_drop: largest loss of accuracy, of agreement without labels; with ``confidence`` promised with that probability.
-            Of ``q``, ``budget`` and ``max_drop`` one; none: the critical point, within 0.01.
+        scores: with ``data``: where to keep scores. Without: an .npz with ``probabilities`` [checkpoints, videos,
+            classes] and, if known, ``labels`` [videos] and ``macs`` [checkpoints].
+        q: ratio of one exit's share to the previous one's (paper, section 4).
+        budget: mean cost per video: GMACs, or milliseconds if ``cost`` is ms.
+        max_drop: largest loss of accuracy, or of agreement without labels; with ``confidence``, promised with that
+            probability. Give at most one of ``q``, ``budget`` and ``max_drop``; without any: the critical point,
+            within 0.01.
         confidence: see ``max_drop``.
         rule: geometric (the paper's shares q^k), or optimal (each threshold optimised, where the videos carry it).
         cost: macs or ms: what is saved.
@@ -262,10 +267,10 @@ def calibrate(
         temperature: fit one temperature a checkpoint; needs labels.
         split: share of the videos that calibrate; 1: all.
         seed: of the split.
-        precision: that the scores are computed in; None: fp32.
-        backend: what computes; auto as in ``load``.
-        threads: CPU threads to compute with; None: one a core.
-        report: gets a line about each step.
+        precision: precision of the scores; None: fp32.
+        backend: the backend; auto as in ``load``.
+        threads: CPU threads to compute with; None: one per core.
+        report: called with a line about each step.
 
     Returns:
         The calibration; ``save`` writes its T.json, ``report`` is what ``dynvid calibrate --json`` prints.
@@ -333,22 +338,22 @@ def quantize(
     threads: int | None = None,
     report: Report = lambda _: None,
 ) -> tuple[Bundle, Calibration]:
-    """Write a bundle that also holds INT8 twins, proved; return it, and thresholds that were chosen for INT8.
+    """Write a bundle that also holds proved INT8 graphs; return it, and thresholds that were chosen for INT8.
 
     Args:
-        bundle: the folder of the fp32 bundle; stays as it is.
-        training_checkpoint: that it was exported from.
-        data: LIST of videos, on which ranges, losses and drops are measured; at least 32, better 500.
-        output: the new bundle; None: ``BUNDLE.int8``.
+        bundle: the folder of the fp32 bundle, which stays unchanged.
+        training_checkpoint: the one that it was exported from.
+        data: LIST of videos for measuring ranges, losses and drops; at least 32, better 500.
+        output: folder of the new bundle; None: ``BUNDLE.int8``.
         save_thresholds: T.json to write, for ``classify --precision int8``.
-        ranges: where ranges are kept; None: ``BUNDLE.ranges.json``.
-        scores: where the fp32 scores are kept; None: beside the bundle.
-        thresholds: T.json that videos leave by while ranges are found; None: they run to the end.
+        ranges: where to keep ranges; None: ``BUNDLE.ranges.json``.
+        scores: where to keep the fp32 scores; None: beside the bundle.
+        thresholds: T.json that videos leave by while ranges are measured; None: they run to the end.
         q: for the thresholds; None: the critical point.
         max_drop: largest loss of accuracy of INT8 at any checkpoint, and of the thresholds; None: 0.01 for each.
-        min_agreement: least share of videos that leave where fp32's do; None: 0.975.
-        threads: of onnxruntime; None: one a core.
-        report: gets a line about each step.
+        min_agreement: least share of videos with the same exit as in fp32; None: 0.975.
+        threads: of onnxruntime; None: one per core.
+        report: called with a line about each step.
 
     Raises:
         UsageError: If ``output`` is the bundle itself, or the thresholds have temperatures.
@@ -368,9 +373,9 @@ def quantize(
     request = Request(q=q, max_drop=max_drop if q is None else None)
     made, found = calibrate_int8(
         opened, Path(training_checkpoint), Path(data), Path(f"{opened.root}.int8" if output is None else output),
-        Path(f"{opened.root}.ranges.json" if ranges is None else ranges), None if scores is None else Path(scores), threads,
-        None if thresholds is None else Path(thresholds), max_drop, MIN_AGREEMENT if min_agreement is None else min_agreement,
-        report,
+        Path(f"{opened.root}.ranges.json" if ranges is None else ranges), None if scores is None else Path(scores),
+        threads, None if thresholds is None else Path(thresholds), max_drop,
+        MIN_AGREEMENT if min_agreement is None else min_agreement, report,
     )  # fmt: skip
     report("choosing thresholds")
     result = run_calibration(found, costs_of(found.macs, None, len(found.probabilities)), request)
@@ -381,7 +386,7 @@ def quantize(
 
 
 def drift(bundle: StrPath, thresholds: StrPath, results: StrPath) -> Drift:
-    """Return how far videos leave from where those of calibration left.
+    """Return how much the exits of videos differ from those at calibration.
 
     Args:
         bundle: the folder.
@@ -411,21 +416,22 @@ def time(
     rounds: int = 100,
     report: Report = lambda _: None,
 ) -> Timing:
-    """Return how long each segment of the route takes here for one video, in milliseconds, and the static network.
+    """Return the milliseconds of each segment of the route, and of the static network, for one video on this machine.
 
-    Medians, interleaved, after a warm-up; run as ``classify`` runs it: from engines where some were built, else from cells.
+    They are medians, interleaved, after a warm-up. Everything runs as ``classify`` runs it: from engines if any were
+    built, else from cells.
 
     Args:
         bundle: the folder.
-        backend: what computes; auto as in ``load``.
-        engines: their folder; None: ``BUNDLE.engines``.
-        precision: to compute in.
-        threads: CPU threads to compute with; None: one a core.
-        rounds: measured runs, at least 5.
-        report: gets a line about each step.
+        backend: the backend; auto as in ``load``.
+        engines: folder of the engines; None: ``BUNDLE.engines``.
+        precision: precision to compute in.
+        threads: CPU threads to compute with; None: one per core.
+        rounds: number of measured runs, at least 5.
+        report: called with a line about each step.
 
     Returns:
-        The times; ``write`` keeps them for ``calibrate`` and ``dynvid simulate``.
+        The times; ``write`` saves them for ``calibrate`` and ``dynvid simulate``.
 
     Raises:
         UsageError: If there are too few rounds.
@@ -464,31 +470,31 @@ def bench(
     command: str = "dynvid.bench",
     report: Report = lambda _: None,
 ) -> BenchReport:
-    """Measure latency against average FLOPs, the static network beside it, and write the report.
+    """Measure latency against average FLOPs, beside the static network, and write the report.
 
     Args:
         bundle: the folder.
         output: folder of the report: table, JSON, CSV, a page with plots, and a trace.
         training_checkpoint: for the peers torch and torch-compile.
         data: LIST of videos; None: clips of noise.
-        clips: how many, all in memory.
-        thresholds: T.json, the main operating point; None: the first of ``qs`` is.
-        qs: ratios of the exits' shares, an operating point each.
-        batch: most videos of one call.
-        streams: that share many videos at once.
-        backend: what computes; auto as in ``load``.
-        engines: their folder; None: ``BUNDLE.engines``; on a CPU they are built first.
-        precision: to compute in.
-        threads: CPU threads to compute with; None: one a core.
-        rounds: passes over the clips; None: as many as fit into ``seconds``.
-        seconds: for single videos, and for the table t_k(n).
-        stream_seconds: for each run of many videos at once.
-        load_videos: of each run under load; None: as many as ``stream_seconds`` take.
-        peers: openvino, torch, torch-compile: the static network there.
-        referee: let MLPerf LoadGen judge, too.
-        referee_seconds: that it measures Offline and Server at least.
-        command: for the report: what was run.
-        report: gets a line about each step.
+        clips: number of clips, all in memory.
+        thresholds: T.json for the main operating point; None: the first of ``qs``.
+        qs: ratios of the exits' shares, one operating point each.
+        batch: most videos in one call.
+        streams: number of streams that share many videos.
+        backend: the backend; auto as in ``load``.
+        engines: folder of the engines; None: ``BUNDLE.engines``; on a CPU they are built first.
+        precision: precision to compute in.
+        threads: CPU threads to compute with; None: one per core.
+        rounds: passes over the clips; None: as many as fit in ``seconds``.
+        seconds: time for single videos, and for the table t_k(n).
+        stream_seconds: time for each run of many videos at once.
+        load_videos: number of videos in each run under load; None: as many as fit in ``stream_seconds``.
+        peers: openvino, torch, torch-compile: also measure the static network there.
+        referee: also let MLPerf LoadGen measure.
+        referee_seconds: least time that it measures Offline and Server.
+        command: the command line, for the report.
+        report: called with a line about each step.
 
     Raises:
         UsageError: If the arguments do not go together.
@@ -519,8 +525,8 @@ def bench(
         chosen = read_thresholds(Path(thresholds), opened.sha256, len(manifest.route_cells), precision)
     require_report_folder(into)
     options = Options(
-        tuple(qs), chosen, precision, threads, batch, streams, rounds, seconds, stream_seconds, load_videos, tuple(peers),
-        None if training_checkpoint is None else Path(training_checkpoint),
+        tuple(qs), chosen, precision, threads, batch, streams, rounds, seconds, stream_seconds, load_videos,
+        tuple(peers), None if training_checkpoint is None else Path(training_checkpoint),
         Referee(into / LOGS, referee_seconds) if referee else None, command,
     )  # fmt: skip
     measured_on = random_clips(manifest, clips) if data is None else read_clips(Path(data), manifest, clips, report)
@@ -532,13 +538,13 @@ def bench(
 
 
 def doctor(bundle: StrPath | None = None) -> dict[str, Any]:
-    """Return what is installed, which backends really work here, and what to do about the others.
+    """Return what is installed, which backends work here, and what to do about the others.
 
     Args:
-        bundle: whose static network is timed on every backend of a CPU; None: four convolutions.
+        bundle: its static network is timed on every CPU backend; None: four convolutions.
 
     Raises:
-        HashError, BackendError: If the bundle has changed, or a backend that works cannot run it.
+        HashError, BackendError: If the bundle has changed, or a working backend cannot run it.
     """
     from .grid.bundle import Bundle
     from .runtime.doctor import examine
@@ -547,10 +553,10 @@ def doctor(bundle: StrPath | None = None) -> dict[str, Any]:
 
 
 def _loads(bundle: Bundle, backend: str, precision: Precision, folder: Path, report: Report) -> Loads:
-    """Make the engines where that takes no GPU; return where graphs of which there are none come from.
+    """Build the engines if that takes no GPU; return the sources of graphs that are not engines.
 
     Raises:
-        DynvidError: If an engine cannot be made.
+        DynvidError: If an engine cannot be built.
     """
     import importlib.util
 
@@ -612,22 +618,22 @@ def _scores(
 def _checkpoint_ms(
     bundle: Bundle, table: StrPath | None, backend: str, precision: Precision, threads: int | None, report: Report
 ) -> list[float]:
-    """Return the milliseconds until each checkpoint answers, of a table or measured now."""
+    """Return the milliseconds until each checkpoint answers, from a table or measured now."""
     from .benchmarks.segment_times import read_timing
 
     if table is not None:
         found = read_timing(Path(table), bundle)
         if found.precision != precision:
             raise CostTableError(
-                f"cost table {str(table)!r} has times in {found.precision}, the scores are of {precision}: measure with 'dynvid time "
-                f"--precision {precision}'"
+                f"cost table {str(table)!r} has times in {found.precision}, but the scores are in {precision}: "
+                f"measure with 'dynvid time --precision {precision}'"
             )
         return found.checkpoint_ms()
     return time(bundle.root, backend=backend, precision=precision, threads=threads, report=report).checkpoint_ms()
 
 
 def _require_source(bundle: Bundle, training_checkpoint: Path) -> None:
-    """Check that the bundle was exported from this file: its proved fp32 subgraphs then are the reference."""
+    """Check that the bundle was exported from this file, so that its proved fp32 subgraphs are the reference."""
     import hashlib
 
     try:
@@ -637,6 +643,6 @@ def _require_source(bundle: Bundle, training_checkpoint: Path) -> None:
         raise InputRefusedError(f"{str(training_checkpoint)!r} cannot be read ({error.strerror})") from None
     if found != bundle.manifest.source_sha256:
         raise InputRefusedError(
-            f"{str(training_checkpoint)!r} (sha256 {found[:8]}…) is not what bundle {str(bundle.root)!r} was exported from "
-            f"({bundle.manifest.source_sha256[:8]}…): export it, or give the other one"
+            f"{str(training_checkpoint)!r} (sha256 {found[:8]}…) is not what bundle {str(bundle.root)!r} was "
+            f"exported from ({bundle.manifest.source_sha256[:8]}…): export it, or give the original"
         )

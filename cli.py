@@ -1,4 +1,4 @@
-"""The command line: the commands together, and what becomes of their errors."""
+"""The command line: all commands, and the handling of their errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def cli() -> None:
 
 
 for command in (
-    plan, train, export, verify, build_engines, calibrate, quantize, drift, classify, bench, time, simulate, conformance, doctor
+    plan, train, export, verify, build_engines, calibrate, quantize, drift, classify, bench, time, simulate,
+    conformance, doctor,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -41,7 +41,7 @@ from .mlperf.subject import Referee, judged
 from .report.report import Estimate, Latency, Memory, OperatingPoint, Peer, Report, Scenario, Setting
 
 MOST_DIFFERENT = 0.02
-"""By which two copies of the static run may differ while figures are taken."""
+"""Largest allowed difference between two copies of the static run during a measurement."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,20 @@ class Options:
     """What to measure, and for how long.
 
     Attributes:
-        qs: ratios of the exits' shares, the main one first; thresholds for them are chosen on the clips themselves.
-        chosen: thresholds from calibration, which then are the main operating point; None.
+        qs: ratios of the exits' shares, the main one first; their thresholds are chosen on the clips themselves.
+        chosen: thresholds from calibration, which are then the main operating point; or None.
         precision: of the graphs.
-        threads: CPU threads to compute with; None: one a core.
-        batch: most videos of one call.
-        streams: that share the videos where many are there at once.
-        rounds: passes over the clips; None: as many as fit into ``seconds``.
-        seconds: for each of the two measurements without a stream: of single videos, and of t_k(n).
-        stream_seconds: for each run of the streams.
-        load_videos: of each run under load; None: as many as ``stream_seconds`` take.
+        threads: CPU threads to compute with; None: one per core.
+        batch: most videos in one call.
+        streams: number of streams that share the videos in runs of many videos.
+        rounds: passes over the clips; None: as many as fit in ``seconds``.
+        seconds: time for each of the two measurements without a stream: single videos, and t_k(n).
+        stream_seconds: time for each run of the streams.
+        load_videos: number of videos in each run under load; None: as many as fit in ``stream_seconds``.
         peers: other runtimes, see ``peers.NAMES``.
-        training_checkpoint: for the peers of torch.
-        referee: what MLPerf LoadGen is given; None: it is not asked.
-        command: as it was called, for the report.
+        training_checkpoint: for the torch peers.
+        referee: settings for MLPerf LoadGen; None: it is not run.
+        command: the command line, for the report.
     """
 
     qs: tuple[float, ...] = (1.2,)
@@ -100,40 +100,40 @@ def bench(
 
     Args:
         bundle: the bundle.
-        backend: the name of what computes.
+        backend: name of the backend.
         engines: folder of the engines of its route, and of ``full``.
-        open_loads: makes these where it can, and says where other graphs come from.
-        clips: to classify.
+        open_loads: builds these engines if it can, and says where other graphs come from.
+        clips: the clips to classify.
         options: what to measure.
-        report: gets a line about each step.
+        report: called with a line about each step.
 
     Raises:
         UsageError: If an option is out of range.
         IntegrityError: If an engine is missing or stale.
-        DynvidError: As opening the backend, the graphs and the peers.
+        DynvidError: If opening the backend, the graphs or the peers fails.
     """
     if min(options.batch, options.streams) < 1 or (not options.qs and options.chosen is None):
         raise UsageError(
-            f"batch {options.batch}, {options.streams} streams, q {list(options.qs)}: expected a batch and streams of at least 1 "
-            "and one q or more"
+            f"batch {options.batch}, {options.streams} streams, q {list(options.qs)}: expected batch and streams of "
+            "at least 1, and at least one q"
         )
     if options.training_checkpoint is None and any(name.startswith("torch") for name in options.peers):
         raise UsageError("peer 'torch' needs the training checkpoint: give TRAINING_CHECKPOINT after BUNDLE")
     manifest, busy = bundle.manifest, cpu_seconds()
-    open_backend(backend, options.threads, precision=options.precision).close()  # before engines are built in vain
+    open_backend(backend, options.threads, precision=options.precision).close()  # fail before building engines in vain
     threads, loads = options.threads or len(os.sched_getaffinity(0)), open_loads()
     open_one = partial(
         open_executor, bundle, backend=backend, precision=options.precision, engines=engines, threads=options.threads
     )
     field = Field(open_one, engines, loads, clips)
-    report("scores of every checkpoint")
+    report("scoring every checkpoint")
     along, static = field.answers(field.along), field.answers(field.static)
     points = _points(along, options)
     peers = _open_peers(bundle, clips, loads, static[0, 0], threads, options)
     contestants = [*field.contestants, *(field.point(p.name, p.thresholds, p.temperatures) for p in points), *peers]
     samples = Samples(interleave(contestants, len(clips.frames), options.seconds, options.rounds, report))
     copies_differ = abs(1 - samples.relative(STATIC, COPY).value)
-    field.backend.close()  # each stream opens its own
+    field.backend.close()  # each stream opens its own backend
     del field, contestants
     table = measure_table(open_one, len(manifest.route_cells), options.batch, options.streams, options.seconds, report)
     costs = cost_table(
@@ -171,9 +171,12 @@ def bench(
     setting = Setting(
         manifest.network["network"], bundle.sha256, manifest.classes, gmacs.static, backend, options.precision, threads,
         clips.source, clips.labels is not None,
-        "thresholds as given" if options.chosen else "thresholds chosen on these clips, so that the exits' shares follow q",
+        "thresholds as given"
+        if options.chosen
+        else "thresholds chosen on these clips, so that the exits' shares follow q",
         max(sample.round for sample in samples.all) + 1, options.batch, options.streams, options.command,
-        describe(None if on_cpu else gpu_name()), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others, copies_differ, tuple(faults),
+        describe(None if on_cpu else gpu_name()), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others,
+        copies_differ, tuple(faults),
     )  # fmt: skip
     names = {OFFLINE: main.name, NEVER: NO_EXITS, STATIC_STREAM: STATIC}
     per_s = {names[run.name]: run.videos_per_s for run in streams if run.measured and run.name in names}
@@ -184,8 +187,18 @@ def bench(
         tuple(Peer(p.name, _latency(samples, p.name)) for p in peers),
         tuple(table),
         tuple(streams),
-        (single_breakdown(samples, main.name, main.exits, costs, gmacs), stream_breakdown(stream.served[OFFLINE], stream.served[STATIC_STREAM], main.exits, costs, gmacs, options.batch, options.streams)),
-        Memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, bytes_per_video(fused_segments(manifest, options.precision)), stream.slots * options.streams),
+        (
+            single_breakdown(samples, main.name, main.exits, costs, gmacs),
+            stream_breakdown(
+                stream.served[OFFLINE], stream.served[STATIC_STREAM], main.exits, costs, gmacs, options.batch,
+                options.streams,
+            ),
+        ),
+        Memory(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            bytes_per_video(fused_segments(manifest, options.precision)),
+            stream.slots * options.streams,
+        ),
         clips.decode,
         scenarios,
         samples.all,
@@ -194,7 +207,7 @@ def bench(
 
 
 def _points(probabilities: NDArray[np.float32], options: Options) -> list[_Point]:
-    """Return the operating points with thresholds; the main one first."""
+    """Return the operating points that have thresholds, the main one first."""
     found = []
     if options.chosen is not None:
         chosen = options.chosen
@@ -242,7 +255,7 @@ def _figures(
 
 def _latency(samples: Samples, name: str) -> Latency:
     found = samples.latency(name)
-    assert found is not None  # everyone ran every clip
+    assert found is not None  # every contestant ran every clip
     return found
 
 

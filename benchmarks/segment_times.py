@@ -1,4 +1,4 @@
-"""The times of a route's segments on one machine: the file that ``dynvid time`` writes and ``calibrate --cost-table`` reads."""
+"""The times of a route's segments on one machine: written by ``dynvid time``, read by ``calibrate --cost-table``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = "dynvid.timing/1"
 
 @dataclass(frozen=True)
 class SegmentTime:
-    """Compute milliseconds of one segment, its checkpoint's head included, for ``batch`` videos at once."""
+    """Compute milliseconds of one segment, including its checkpoint's head, for ``batch`` videos at once."""
 
     index: int
     batch: int
@@ -30,15 +30,15 @@ class Timing:
     """A table t_k(n) of one bundle on one machine.
 
     Attributes:
-        format: names this layout.
+        format: name of this layout.
         bundle_sha256: of the bundle's manifest.
-        segments: one entry a segment and batch size, segments in order.
+        segments: one entry per segment and batch size, segments in order.
         static: the ``full`` route, measured in the same rounds; its index is 0.
-        backend, precision, threads: what computed, how, and on how many threads.
-        rounds, warmup: measured and not measured.
+        backend, precision, threads: the backend, its precision, and its number of threads.
+        rounds, warmup: numbers of measured and of unmeasured rounds.
         machine, versions, date: where, with what, and when.
-        others_cpu_share: CPU time of other processes over this one's while measuring; None where it is not known.
-        is_fused: whether engines ran, not cells.
+        others_cpu_share: CPU time of other processes divided by this one's during the measurement; None if unknown.
+        is_fused: whether engines ran instead of cells.
     """
 
     format: str
@@ -57,11 +57,11 @@ class Timing:
     is_fused: bool = False
 
     def checkpoint_ms(self, batch: int = 1) -> list[float]:
-        """Return the milliseconds until each checkpoint answers, summed over the segments before."""
+        """Return the milliseconds until each checkpoint answers, summed over all segments up to it."""
         return list(accumulate(s.median_ms for s in self.segments if s.batch == batch))
 
     def write(self, path: Path) -> None:
-        """Write the table as JSON, whole or not at all.
+        """Write the table as JSON, atomically.
 
         Raises:
             ResourceError: If it cannot be written.
@@ -71,10 +71,10 @@ class Timing:
 
 
 def read_timing(path: Path, bundle: Bundle) -> Timing:
-    """Return the table of a file, fit for ``bundle``.
+    """Return the table of a file, checked against ``bundle``.
 
     Raises:
-        CostTableError: If it is malformed, or has not one positive time for each segment at batch 1.
+        CostTableError: If it is malformed, or lacks one positive time for each segment at batch 1.
         StaleCostTableError: If it belongs to another bundle.
     """
     try:
@@ -89,14 +89,14 @@ def read_timing(path: Path, bundle: Bundle) -> Timing:
         ) from None
     if found.bundle_sha256 != bundle.sha256:
         raise StaleCostTableError(
-            f"cost table {str(path)!r} belongs to bundle {found.bundle_sha256[:8]}…, this one is {bundle.sha256[:8]}…: measure "
-            "this one with 'dynvid time'"
+            f"cost table {str(path)!r} belongs to bundle {found.bundle_sha256[:8]}…, but this one is "
+            f"{bundle.sha256[:8]}…: measure this one with 'dynvid time'"
         )
     alone = [s for s in found.segments if s.batch == 1]
     wanted = list(range(1, len(bundle.manifest.route_cells) + 1))
     if found.format != FORMAT or [s.index for s in alone] != wanted or min(s.median_ms for s in alone) <= 0:
         raise CostTableError(
-            f"cost table {str(path)!r}: format {found.format!r}, segments {[s.index for s in alone]} at batch 1; expected "
-            f"{FORMAT!r} and a time above 0 for each of {wanted}"
+            f"cost table {str(path)!r}: format {found.format!r}, segments {[s.index for s in alone]} at batch 1; "
+            f"expected {FORMAT!r} and a time above 0 for each of {wanted}"
         )
     return found

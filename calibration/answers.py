@@ -1,4 +1,4 @@
-"""What matters of the scores for choosing thresholds: confidence, and whether an exit is right and agrees with the last."""
+"""What choosing thresholds needs from scores: confidences, and whether exits are right and agree with the last one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .scores import Scores
 
 @dataclass(frozen=True)
 class Answers:
-    """Of every exit and video.
+    """The answers of all exits for all videos.
 
     Attributes:
-        confidences: [exits, videos], tempered; bit for bit what the runtime compares.
-        agrees: whether the exit names the class of the last one, [exits, videos].
+        confidences: [exits, videos], after temperature scaling; bit for bit what the runtime compares.
+        agrees: whether the exit names the same class as the last one, [exits, videos].
         correct: whether it names the label, [exits, videos]; None without labels.
     """
 
@@ -28,12 +28,12 @@ class Answers:
 
     @property
     def videos(self) -> int:
-        """Their number."""
+        """The number of videos."""
         return int(self.confidences.shape[1])
 
     @property
     def losses(self) -> NDArray[np.int8]:
-        """What leaving at an exit costs, in -1, 0, 1, [exits, videos]: right in full and wrong there is 1.
+        """The loss of leaving at an exit, -1, 0 or 1, [exits, videos]: 1 if this exit is wrong and the last one right.
 
         Its mean is the drop of accuracy; without labels it is the disagreement with the last exit.
         """
@@ -42,20 +42,20 @@ class Answers:
         return losses
 
     def take(self, videos: NDArray[np.int64]) -> Answers:
-        """Return those of ``videos``."""
+        """Return the answers for ``videos``."""
         correct = None if self.correct is None else self.correct[:, videos]
         return Answers(self.confidences[:, videos], self.agrees[:, videos], correct)
 
 
 def answers_of(scores: Scores, temperatures: Sequence[float] | None = None) -> Answers:
-    """Return the answers of ``scores``, confidences tempered by one temperature an exit."""
+    """Return the answers of ``scores``, with confidences scaled by one temperature per exit."""
     p = scores.probabilities
     classes = p.argmax(axis=2)
     confidences = p.max(axis=2)
     if temperatures is not None:
         tempered = confidences.astype(np.float64)
         for k, temperature in enumerate(temperatures):
-            if temperature != 1.0:  # one answer at a time: a sum over an axis may add in another order
+            if temperature != 1.0:  # one answer at a time, since a sum over an axis may add in another order
                 tempered[k] = [confidence(row, temperature) for row in p[k]]
         confidences = tempered
     correct = None if scores.labels is None else classes == scores.labels

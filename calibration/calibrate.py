@@ -1,4 +1,4 @@
-"""Calibration as a whole: scores in, thresholds and all that is to be said of them out."""
+"""Calibration as a whole: from scores to thresholds and a report on them."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from .sweep import Costs, Outcome, Point, critical_point, outcome, spend, sweep
 from .temperature import fit_temperatures, reliability
 from .thresholds import ChosenExits, RankedConfidences, exits
 
-DROP = 0.01  # of accuracy, where nothing else is asked for: within this lies the critical point
+DROP = 0.01  # default limit on the drop of accuracy, for the critical point
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for; at most one of ``q``, ``budget`` and ``max_drop``, else the critical point within 0.01.
+    """What is requested: at most one of ``q``, ``budget`` and ``max_drop``, else the critical point within 0.01.
 
     Attributes:
         q: the ratio itself.
-        budget: mean cost a video, in ``unit``.
-        max_drop: of accuracy, or of agreement without labels; with ``confidence`` as a promise, else as it is in sample.
+        budget: mean cost per video, in ``unit``.
+        max_drop: of accuracy, or of agreement without labels; a promise with ``confidence``, otherwise in sample.
         confidence: probability of the promise.
-        unit: ``gmacs``, ``ms`` or ``exits``: what costs are compared in.
-        temperature: whether confidences are tempered.
-        share: of the videos that calibrate; the others evaluate. 1: none do, and all figures are in sample.
+        unit: ``gmacs``, ``ms`` or ``exits``: the unit of costs.
+        temperature: whether confidences are temperature-scaled.
+        share: share of the videos that calibrate; the others evaluate. 1: none evaluate, and all figures are in sample.
         seed: of the split.
         rule: ``geometric`` (the paper's shares q^k) or ``optimal`` (each threshold optimised, where the videos carry it).
     """
@@ -56,7 +56,7 @@ class Request:
     rule: Rule = "geometric"
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+        """Reject contradictory values."""
         if sum(value is not None for value in (self.q, self.budget, self.max_drop)) > 1:
             raise UsageError("give one of --q, --budget and --max-drop, not several")
         if self.q is not None and self.rule == "optimal":
@@ -71,15 +71,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Thresholds, and what was seen of them.
+    """Thresholds, and what they do.
 
     Attributes:
         exits: q, thresholds, and the quotas and counts of the videos they were chosen on.
-        temperatures: one a checkpoint; None where confidences are taken as they are.
-        expected: tally of the held-out videos, or else of all: to find drift by.
-        judged: what they do to the held-out videos, or else to all; ``curve``: one point for each q of the sweep.
+        temperatures: one per checkpoint; None if confidences are not scaled.
+        expected: tally of the held-out videos, or else of all, for detecting drift.
+        judged: their effect on the held-out videos, or else on all; ``curve``: one point for each q of the sweep.
         report: everything, under the names of ``calibrate --json``.
-        bundle_sha256: of the bundle that they are for; None: of scores from elsewhere.
+        bundle_sha256: of the bundle that they are for; None for scores from elsewhere.
         precision: of the subgraphs whose answers they were chosen on.
     """
 
@@ -94,13 +94,15 @@ class Calibration:
 
     @property
     def thresholds(self) -> Thresholds:
-        """What ``dynvid.load`` takes.
+        """The thresholds, as ``dynvid.load`` takes them.
 
         Raises:
-            UsageError: If they are of scores from elsewhere, and so of no bundle.
+            UsageError: If they come from scores without a bundle.
         """
         if self.bundle_sha256 is None:
-            raise UsageError("thresholds of scores without a bundle: give BUNDLE as well, they belong to one")
+            raise UsageError(
+                "these thresholds come from scores without a bundle: give BUNDLE as well, since they belong to one"
+            )
         chosen = self.exits
         return Thresholds(
             self.bundle_sha256,
@@ -123,15 +125,15 @@ class Calibration:
 
 
 def calibrate(scores: Scores, costs: Costs, request: Request) -> Calibration:
-    """Return the thresholds that ``request`` asks for.
+    """Choose thresholds as ``request`` says.
 
     Args:
         scores: checked (``check_scores``).
-        costs: spent when each exit answers, by unit; the request's is among them.
-        request: what is asked for.
+        costs: cost up to the answer of each exit, by unit, including the request's unit.
+        request: what is requested.
 
     Raises:
-        UsageError: If the budget cannot be kept, or something is asked for that needs labels.
+        UsageError: If the budget cannot be kept, or the request needs labels and there are none.
         TooFewVideosError, GuaranteeError: If a promise cannot be given.
     """
     if request.temperature and scores.labels is None:
@@ -206,10 +208,10 @@ def calibrate(scores: Scores, costs: Costs, request: Request) -> Calibration:
 
 
 def split(scores: Scores, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the videos that calibrate and those that evaluate; the former in the order in which a family is cut off.
+    """Return the videos that calibrate, in the order in which the family is cut off, and those that evaluate.
 
-    By the sha256 of the seed and the video's file (its place, for scores from elsewhere): neither the order of a list nor
-    more videos move a video to the other side, but for those at the border.
+    The order is by the sha256 of the seed and the video's file (its index, for scores from elsewhere). So neither the
+    order of a list nor more videos move a video to the other side, except near the border.
     """
     count = scores.probabilities.shape[1]
     names = scores.videos or tuple(map(str, range(count)))
@@ -288,29 +290,29 @@ def _warnings(
         )
     total = scores.probabilities.shape[1]
     if scores.failed:
-        warnings.append(f"{len(scores.failed)} of {total + len(scores.failed)} videos gave no answer and are left out")
+        warnings.append(f"{len(scores.failed)} of {total + len(scores.failed)} videos gave no answer and were left out")
     if not scores.videos:
         rows = np.ascontiguousarray(scores.probabilities.transpose(1, 0, 2)).reshape(total, -1)
         twice = total - len({hashlib.sha256(row.tobytes()).digest() for row in rows})
         if twice:
             warnings.append(
-                f"{twice} videos have the very scores of another: duplicates count double and may cross the split"
+                f"{twice} videos have exactly the scores of another: duplicates count double and may cross the split"
             )
     if in_sample:
-        warnings.append("no evaluation videos: all figures are in sample, of the videos the thresholds were chosen on")
+        warnings.append("no evaluation videos: all figures are in sample, on the videos the thresholds were chosen on")
     quotas, number = chosen.quotas or chosen.counts, sum(chosen.counts)
     off = [abs(c - quota) for c, quota in zip(chosen.counts[:-1], quotas[:-1], strict=True)]
     if off and max(off) > max(1, 0.005 * number):
         k = int(np.argmax(off))
         warnings.append(
-            f"confidences tie: checkpoint {k + 1} answers {chosen.counts[k] / number:.1%} of the calibration videos where q "
-            f"asks for {quotas[k] / number:.1%}"
+            f"confidences tie: checkpoint {k + 1} answers {chosen.counts[k] / number:.1%} of the calibration videos, "
+            f"but q asks for {quotas[k] / number:.1%}"
         )
     if spent is not None and spent["kept"] is False:
         warnings.append(
-            f"the evaluation videos cost more than the budget of {spent['asked']:g} {spent['unit']} by more than chance "
-            f"explains (95 % interval {spent['interval'][0]:.4g} to {spent['interval'][1]:.4g}): they differ from the "
-            "calibration videos"
+            f"the evaluation videos cost more than the budget of {spent['asked']:g} {spent['unit']} by more than "
+            f"chance explains (95 % interval {spent['interval'][0]:.4g} to {spent['interval'][1]:.4g}): they differ "
+            "from the calibration videos"
         )
     return warnings
 

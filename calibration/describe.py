@@ -1,4 +1,4 @@
-"""A calibration in words and tables, for the command line and for documents."""
+"""Describe a calibration in words and tables, for the command line and documents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UNITS = {"gmacs": "GMACs", "ms": "ms", "exits": "exits"}
 
 
 class Section(NamedTuple):
-    """A line, and the table below it; no rows: the line alone."""
+    """A line and the table below it; without rows, only the line."""
 
     line: str
     names: list[str]
@@ -19,17 +19,23 @@ class Section(NamedTuple):
 
 
 def describe(report: dict[str, Any]) -> Iterator[Section]:
-    """Yield what the report of ``calibrate`` says."""
+    """Yield the contents of ``calibrate``'s report."""
     split = report["split"]
     whose = "in sample" if split["in_sample"] else f"{split['evaluation']} held-out videos"
     yield _line(f"{_rule_of(report)}, chosen on {split['calibration']} videos; figures of {whose}, with 95 % intervals")
     temperatures = report["temperatures"] or [1.0] * len(report["thresholds"])
     rows = [
-        [str(k), "always" if t is None else f"{t:.6f}", f"{tau:.3f}", f"{count / sum(report['chosen_on']['counts']):.1%}", f"{share:.1%}"]
+        [
+            str(k),
+            "always" if t is None else f"{t:.6f}",
+            f"{tau:.3f}",
+            f"{count / sum(report['chosen_on']['counts']):.1%}",
+            f"{share:.1%}",
+        ]
         for k, (t, tau, count, share) in enumerate(
             zip(report["thresholds"], temperatures, report["chosen_on"]["counts"], report["shares"], strict=True), 1
         )
-    ]  # fmt: skip
+    ]
     yield Section("", ["checkpoint", "threshold", "temperature", "share calibrating", f"share {whose}"], rows)
     figures = [
         f"mean {name} {_with(report, f'mean_{unit}', '.4g')}"
@@ -47,9 +53,10 @@ def describe(report: dict[str, Any]) -> Iterator[Section]:
         yield from map(_line, _of_budget(budget))
     if (promise := report["promise"]) is not None:
         yield _line(
-            f"promise: the loss of {'accuracy' if report['accuracy'] is not None else 'agreement'} stays at or below {promise['bound']:g} with "
-            f"probability {promise['confidence']:g} (thresholds fixed by {promise['family_videos']} videos, tested on "
-            f"{promise['test_videos']} others that lost {promise['test_loss']:.2%}; p = {promise['p_value']:.2g})"
+            f"promise: the loss of {'accuracy' if report['accuracy'] is not None else 'agreement'} stays at or "
+            f"below {promise['bound']:g} with probability {promise['confidence']:g} (thresholds set on "
+            f"{promise['family_videos']} videos, tested on {promise['test_videos']} others with a loss of "
+            f"{promise['test_loss']:.2%}; p = {promise['p_value']:.2g})"
         )
     if len([found for found in report["rules"].values() if found]) > 1:
         yield _rules(report)
@@ -65,13 +72,14 @@ def describe_drift(drift: Drift) -> Iterator[Section]:
         for k, (then, now) in enumerate(zip(drift.expected_shares, drift.shares, strict=True), 1)
     ]
     yield Section(
-        f"{drift.videos} videos against {drift.expected_videos} of calibration",
+        f"{drift.videos} videos, compared with {drift.expected_videos} at calibration",
         ["checkpoint", "then", "now", "change"],
         rows,
     )
     yield _line(f"exits: distance {drift.exit_distance:.3f}; chance explains {drift.exit_chance:.3f} (99 %)")
     yield _line(
-        f"exits and confidences: distance {drift.confidence_distance:.3f}; chance explains {drift.confidence_chance:.3f} (99 %)"
+        f"exits and confidences: distance {drift.confidence_distance:.3f}; chance explains "
+        f"{drift.confidence_chance:.3f} (99 %)"
     )
 
 
@@ -104,11 +112,14 @@ def _of_budget(budget: dict[str, Any]) -> Iterator[str]:
     if budget["interval"] is not None:
         low, high = budget["interval"]
         yield (
-            f"budget {budget['asked']:g} {unit}: {'kept' if budget['kept'] else 'exceeded'}; the held-out mean, with the chance "
-            f"of both draws: {low:.4g} to {high:.4g}"
+            f"budget {budget['asked']:g} {unit}: {'kept' if budget['kept'] else 'exceeded'}; held-out mean, given "
+            f"the chance of both draws: {low:.4g} to {high:.4g}"
         )
     if (other := budget.get("same_share_of_gmacs")) is not None:
-        yield f"the same share of GMACs ({other['gmacs']:.4g}) would spend {other['mean_ms']:.4g} ms (q = {other['q']:.4g})"
+        yield (
+            f"the same share of GMACs ({other['gmacs']:.4g}) would spend {other['mean_ms']:.4g} ms "
+            f"(q = {other['q']:.4g})"
+        )
 
 
 def _curve(report: dict[str, Any]) -> Section:

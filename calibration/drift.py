@@ -1,4 +1,4 @@
-"""Whether videos still leave as they did at calibration: exits and confidences compared, with a figure."""
+"""Detect drift: compare exits and confidences of later videos with those at calibration."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..grid.thresholds import Tally, Thresholds
 from ..runtime.exit_histogram import ExitHistogram
 
 _DRAWS = 2000
-_CHANCE = 0.99  # quantile of what chance explains
+_CHANCE = 0.99  # quantile of the distances that chance explains
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far later videos are from calibration's.
+    """How far later videos are from those at calibration.
 
     Attributes:
-        expected_videos, videos: of calibration, and now.
+        expected_videos, videos: numbers of videos at calibration, and now.
         expected_shares, shares: of the videos at each exit.
         exit_distance: half the summed difference of the shares (total variation): the share of videos that would have
             to leave elsewhere; ``exit_chance``: what 99 % of equal draws stay below.
@@ -41,18 +41,18 @@ class Drift:
 
     @property
     def drifted(self) -> bool:
-        """Whether either distance is more than chance explains."""
+        """Whether either distance is larger than chance explains."""
         return self.exit_distance > self.exit_chance or self.confidence_distance > self.confidence_chance
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures in JSON types."""
+        """Return the figures as JSON types."""
         return {**asdict(self), "drifted": self.drifted}
 
 
 def compare(expected: Tally, now: Tally) -> Drift:
     """Return how far the tally ``now`` is from the ``expected`` one, each [checkpoints][confidence bins].
 
-    What chance explains is drawn: both tallies from the two pooled, 2,000 times, with a fixed seed.
+    What chance explains is simulated: both tallies are drawn from the pooled ones, 2,000 times, with a fixed seed.
 
     Raises:
         ResultsError: If one of them counts no video.
@@ -60,8 +60,8 @@ def compare(expected: Tally, now: Tally) -> Drift:
     before, after = (np.array(tally, np.int64) for tally in (expected, now))
     if before.shape != after.shape or not (before.sum() and after.sum()):
         raise ResultsError(
-            f"{int(after.sum())} videos at {len(after)} checkpoints against {int(before.sum())} at {len(before)}: expected some "
-            "videos, and one route"
+            f"{int(after.sum())} videos at {len(after)} checkpoints against {int(before.sum())} at {len(before)}: "
+            "expected some videos in each, on the same route"
         )
     figures: list[float] = []
     for one, other in ((before.sum(1), after.sum(1)), (before.ravel(), after.ravel())):
@@ -71,11 +71,11 @@ def compare(expected: Tally, now: Tally) -> Drift:
 
 
 def check_results(results: Path, thresholds: Thresholds, where: str) -> Drift:
-    """Return the drift of the videos in a JSON Lines file of ``dynvid classify`` from those of calibration.
+    """Return the drift of the videos in a JSON Lines file of ``dynvid classify`` from those at calibration.
 
     Raises:
         ThresholdsError: If the thresholds, read from ``where``, do not say what is expected.
-        ResultsError: If the file cannot be read, a line is no record, or none has an answer.
+        ResultsError: If the file cannot be read, a line is not a record, or no record has an answer.
     """
     if thresholds.expected is None:
         raise ThresholdsError(
@@ -88,7 +88,7 @@ def tally_of(results: Path, checkpoints: int) -> Tally:
     """Return the exits and confidences of the answered videos in a JSON Lines file of ``dynvid classify``.
 
     Raises:
-        ResultsError: If the file cannot be read, a line is no record, or none has an answer.
+        ResultsError: If the file cannot be read, a line is not a record, or no record has an answer.
     """
     tally = ExitHistogram(checkpoints)
     try:
@@ -110,12 +110,12 @@ def tally_of(results: Path, checkpoints: int) -> Tally:
         checkpoint, confidence = record.get("checkpoint"), record.get("confidence")
         if not (type(checkpoint) is int and 1 <= checkpoint <= checkpoints):
             raise ResultsError(
-                f"results {str(results)!r}, line {number}: checkpoint {checkpoint!r}, expected a number from 1 to {checkpoints}: "
-                "give results of this bundle"
+                f"results {str(results)!r}, line {number}: checkpoint {checkpoint!r}, expected a number from 1 to "
+                f"{checkpoints}: give results of this bundle"
             )
         if not (isinstance(confidence, int | float) and 0 <= confidence <= 1.0001):
             raise ResultsError(
-                f"results {str(results)!r}, line {number}: confidence {confidence!r}, expected one in [0, 1]"
+                f"results {str(results)!r}, line {number}: confidence {confidence!r}, expected a number in [0, 1]"
             )
         tally.add(checkpoint, confidence)
     if not any(map(sum, tally.counts)):

@@ -1,4 +1,4 @@
-"""Confidence intervals of 95 %."""
+"""95 % confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Interval = tuple[float, float]
 
 
 def of_share(hits: float, total: int) -> Interval:
-    """Return the interval of a share of which ``hits`` of ``total`` were seen (Wilson 1927)."""
+    """Return the interval of a share, given ``hits`` out of ``total`` (Wilson 1927)."""
     share, spread = hits / total, Z * Z / total
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
@@ -21,12 +21,12 @@ def of_share(hits: float, total: int) -> Interval:
 
 
 def of_mean(values: NDArray[np.floating], chosen_on: int = 0) -> Interval:
-    """Return the interval of the mean of ``values`` [videos], by the normal distribution.
+    """Return the interval of the mean of ``values`` [videos], assuming a normal distribution.
 
     Args:
-        values: one a video.
-        chosen_on: number of other videos on which the mean was set to a target: then the interval is that of the difference
-            from this target, and holds the chance of both draws.
+        values: one per video.
+        chosen_on: number of other videos on which the mean was set to a target. Then the interval is that of the
+            difference from this target, and includes the chance of both draws.
     """
     variance = float(values.var(ddof=1)) if len(values) > 1 else 0.0
     half = Z * math.sqrt(variance * (1 / len(values) + (1 / chosen_on if chosen_on else 0)))
@@ -37,7 +37,7 @@ def of_mean(values: NDArray[np.floating], chosen_on: int = 0) -> Interval:
 def of_paired_difference(gained: int, lost: int, total: int) -> Interval:
     """Return the interval of ``(lost - gained) / total``, where ``gained`` and ``lost`` of ``total`` pairs differ.
 
-    With half a pair more of each kind (Agresti and Min 2005), so that no difference seen is not taken for none.
+    It adds half a pair of each kind (Agresti and Min 2005), so that seeing no difference does not imply certainty.
     """
     one, other, n = gained + 0.5, lost + 0.5, total + 2
     middle = (other - one) / n

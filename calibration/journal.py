@@ -1,4 +1,4 @@
-"""A journal of fixed-size records that survives kill -9: each carries a check, and a torn tail is dropped."""
+"""A journal of fixed-size records that survives kill -9: records have checksums, and an incomplete tail is dropped."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..grid.errors import ResourceError, StaleScoresError, UsageError
 
 
 class Journal:
-    """An append-only file: one line that says what it belongs to, then records of ``size`` bytes and their crc32.
+    """An append-only file: a line that says what it belongs to, then records of ``size`` bytes with their crc32.
 
-    What was there is kept up to the first record whose check fails; that one, and what lies behind it, is cut off, so
-    at worst something is computed again.
+    Existing records are kept up to the first with a wrong checksum; that one and all after it are cut off. At worst
+    something is computed again.
 
     Attributes:
         records: the records found at opening.
@@ -27,7 +27,7 @@ class Journal:
 
         Raises:
             StaleScoresError: If it belongs to something else.
-            UsageError: If another process writes it.
+            UsageError: If another process is writing it.
             ResourceError: If it cannot be written.
         """
         self.path, self._option = path, option
@@ -49,10 +49,10 @@ class Journal:
             if _whole_header(content):
                 self._file.close()
                 raise StaleScoresError(
-                    f"{str(path)!r} was begun for another bundle, other videos, labels, thresholds or preprocessing: give another "
-                    f"{option}, or remove it"
+                    f"{str(path)!r} was started for another bundle, other videos, labels, thresholds or preprocessing: "
+                    f"give another {option}, or remove it"
                 )
-            content = b""  # nothing, or a header that was torn
+            content = b""  # empty, or an incomplete header
         self.records: list[bytes] = []
         end = len(header)
         while len(record := content[end : end + size + 4]) == size + 4:
@@ -70,7 +70,7 @@ class Journal:
             raise self._unwritable(error) from None
 
     def append(self, record: bytes) -> None:
-        """Add a record; once this returns, the death of this process does not lose it.
+        """Add a record; once this returns, a crash of this process does not lose it.
 
         Raises:
             ResourceError: If the disk is full.

@@ -1,4 +1,4 @@
-"""A promise about the loss: thresholds whose true loss stays below a bound with a stated probability.
+"""Promises about the loss: thresholds whose true loss stays below a bound with a stated probability.
 
 The family of thresholds is one-dimensional, from late exits to early ones, and fixed by videos of its own: T(q) of the
 geometric rule, or the frontier of optimised thresholds in the order of their price (Pareto testing, Laufer-Goldshtein et al.
@@ -7,9 +7,10 @@ last one before the first that is not rejected is taken. Testing in a fixed orde
 of one test, whether or not the loss grows along the family (Learn then Test, Angelopoulos et al. 2021, fixed sequence
 testing; for early exits with one shared threshold: Jazbec et al., Fast yet Safe, 2024).
 
-Each test bets (Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting, 2024): capital
-``prod(1 + bet * (bound - loss))`` over the videos has a mean of at most 1 if the mean loss is the bound or more, so it
-exceeds 1/delta with a probability of at most delta (Markov). The bet is set on the family's own videos, thus before.
+Each test bets (Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting, 2024): the capital
+``prod(1 + bet * (bound - loss))`` over the videos has a mean of at most 1 if the mean loss is at least the bound, so
+it exceeds 1/delta with a probability of at most delta (Markov). The bet is set on the family's own videos, hence
+beforehand.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from ..grid.errors import GuaranteeError, TooFewVideosError, UsageError
 from .answers import Answers
 from .thresholds import ChosenExits, RankedConfidences, exits
 
-FAMILY_SHARE = 0.25  # of the calibration videos fix the family; the others test it
+FAMILY_SHARE = 0.25  # share of the calibration videos that set the family; the others test it
 RATIOS = tuple(float(q) for q in np.geomspace(20, 0.05, 120))  # from late exits to early ones
-_MOST = 0.9  # of the bet at which one lost video would take all of the capital
+_MOST = 0.9  # share of the bet at which one lost video would take all capital
 
 
 @dataclass(frozen=True)
 class Promise:
-    """``loss`` of at most ``bound`` with probability ``confidence``, and what it rests on.
+    """A ``loss`` of at most ``bound`` with probability ``confidence``, and its evidence.
 
     Attributes:
         exits: the thresholds; their ``counts`` are those of the family's videos.
-        family_videos: that fixed the family; ``test_videos``: that tested it.
-        test_loss: mean loss of the thresholds on the latter; ``p_value``: of the hypothesis that it exceeds the bound.
+        family_videos: number of videos that set the family; ``test_videos``: number that tested it.
+        test_loss: mean loss on the test videos; ``p_value``: of the hypothesis that it exceeds the bound.
     """
 
     exits: ChosenExits
@@ -60,17 +61,17 @@ def promise(
     """Return the earliest exits for which the promise holds.
 
     Args:
-        family: answers that fix T(q).
-        test: answers of other videos, drawn as those to come will be.
+        family: answers that set T(q).
+        test: answers of other videos, from the same distribution as future ones.
         bound: of the mean loss: drop of accuracy, or disagreement with the last exit without labels.
         confidence: probability, over calibrations, that the promise holds.
         of_all: the share that ``test`` is of all videos given, for the message.
         candidates: thresholds fixed by ``family``, from late exits to early ones; None: those of the geometric rule.
 
     Raises:
-        UsageError: If bound or confidence lie outside (0, 1).
-        TooFewVideosError: If even late exits cannot be tested with so few videos.
-        GuaranteeError: If late exits lose more than the bound, so that more videos would not help.
+        UsageError: If bound or confidence are outside (0, 1).
+        TooFewVideosError: If there are too few videos to test even late exits.
+        GuaranteeError: If even late exits lose more than the bound, so that more videos would not help.
     """
     for name, value in (("--max-drop", bound), ("--confidence", confidence)):
         if not 0 < value < 1:
@@ -92,17 +93,17 @@ def promise(
 
 
 def log_capital(counts: tuple[int, int, int], bet: float, bound: float) -> float:
-    """Return the logarithm of the capital after so many videos of loss -1, 0 and 1."""
+    """Return the logarithm of the capital, given the numbers of videos with loss -1, 0 and 1."""
     return sum(n * math.log1p(bet * (bound - loss)) for n, loss in zip(counts, (-1, 0, 1), strict=True) if n)
 
 
 def videos_needed(bound: float, confidence: float) -> int:
-    """Return the least number of test videos that can carry the promise: enough if none of them is lost."""
+    """Return the least number of test videos that can support the promise, if none of them is lost."""
     return math.ceil(math.log(1 / (1 - confidence)) / math.log1p(_MOST * bound / (1 - bound)))
 
 
 def _bet(counts: tuple[int, int, int], videos: int, bound: float, delta: float) -> float:
-    """Return the bet that makes the bound of ``videos`` videos tightest, given their likely variance."""
+    """Return the bet that makes the bound tightest for ``videos`` videos, given their likely variance."""
     total = sum(counts)
     lost = (counts[0] + counts[2] + 0.5) / (total + 1)
     variance = lost - ((counts[2] - counts[0]) / (total + 1)) ** 2
@@ -121,7 +122,7 @@ def _refusal(
 ) -> TooFewVideosError | GuaranteeError:
     videos, least = sum(counts), videos_needed(bound, confidence)
     asked = f"--max-drop {bound:g} --confidence {confidence:g}"
-    if videos >= least:  # how many there would have to be if the same share of them is lost
+    if videos >= least:  # how many would be needed if the same share of them is lost
         delta = 1 - confidence
         for factor in range(2, 200):
             grown = (counts[0] * factor, counts[1] * factor, counts[2] * factor)
@@ -131,10 +132,10 @@ def _refusal(
         else:
             loss = (counts[2] - counts[0]) / videos
             return GuaranteeError(
-                f"{asked}: the latest exits of the family already lose {loss:.4g} on {videos} videos, which more videos would "
-                "not change: allow a larger drop"
+                f"{asked}: even the latest exits of the family lose {loss:.4g} on {videos} videos, and more videos "
+                "would not change that: allow a larger drop"
             )
     return TooFewVideosError(
-        f"{asked}: {videos} of the videos test the promise, too few; it needs about {least} of them, so about "
+        f"{asked}: {videos} videos are too few to test the promise; it needs about {least}, so about "
         f"{math.ceil(least / of_all)} videos in all. Give more videos, a larger drop or a lower confidence."
     )

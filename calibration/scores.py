@@ -1,4 +1,4 @@
-"""Scores: what every exit says of every video, with labels and costs, in an ``.npz`` of one's own or of dynvid's."""
+"""Scores: the probabilities of every exit for every video, with labels and costs, stored in an ``.npz``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..grid.errors import ScoresError
 from ..grid.storage.files import whole_file
 
-_TOLERANCE = 5e-3  # by which probabilities of one answer may miss a sum of 1: what fp16 arithmetic leaves
+_TOLERANCE = 5e-3  # by how much the sum of an answer's probabilities may differ from 1, as in fp16 arithmetic
 _KEYS = ("probabilities", "labels", "macs", "videos", "failed", "belongs_to")
 
 
@@ -24,8 +24,8 @@ class Scores:
 
     Attributes:
         probabilities: softmax of every exit, [exits, videos, classes], float32 or float64.
-        labels: the right class of every video, [videos]; None where it is not known.
-        macs: multiply-adds spent when each exit answers, [exits]; None where they are not known.
+        labels: the right class of every video, [videos]; None if unknown.
+        macs: multiply-adds spent when each exit answers, [exits]; None if unknown.
         videos: sha256 of every video's file, ascending; empty for scores from elsewhere.
         failed: sha256 of the files that gave no answer; they are in no array.
         belongs_to: what dynvid's own scores were computed from; empty for scores from elsewhere.
@@ -39,7 +39,7 @@ class Scores:
     belongs_to: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write the ``.npz``, whole or not at all; equal scores give equal bytes.
+        """Write the ``.npz`` atomically; equal scores give equal bytes.
 
         Raises:
             ResourceError: If it cannot be written.
@@ -55,17 +55,17 @@ class Scores:
 
 
 def read_scores(path: Path) -> Scores:
-    """Return the scores of an ``.npz``: ``probabilities`` [K, N, classes], and, where known, ``labels`` [N] and ``macs`` [K].
+    """Return the scores of an ``.npz``: ``probabilities`` [K, N, classes]; if known, ``labels`` [N] and ``macs`` [K].
 
     Raises:
         ScoresError: If it cannot be read, or holds something else.
     """
-    expected = "Expected an .npz with probabilities [K, N, classes], and labels [N] and macs [K] where they are known."
+    expected = "Expected an .npz with probabilities [K, N, classes] and, if known, labels [N] and macs [K]."
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ScoresError(f"scores {str(path)!r} are one array. {expected}")
+                raise ScoresError(f"scores {str(path)!r} are a single array. {expected}")
             arrays = {name: archive[name] for name in archive.files if name in _KEYS}
     except OSError as error:
         raise ScoresError(
@@ -78,7 +78,7 @@ def read_scores(path: Path) -> Scores:
     try:
         belongs_to = json.loads(str(arrays.get("belongs_to", "{}")))
     except ValueError:
-        raise ScoresError(f"scores {str(path)!r}: 'belongs_to' is no JSON. {expected}") from None
+        raise ScoresError(f"scores {str(path)!r}: 'belongs_to' is not JSON. {expected}") from None
     scores = Scores(
         arrays["probabilities"],
         arrays.get("labels"),
@@ -91,10 +91,10 @@ def read_scores(path: Path) -> Scores:
 
 
 def check_scores(scores: Scores, where: str) -> Scores:
-    """Return the scores, labels as int64 and costs as float64, if every number is usable.
+    """Return the scores, with labels as int64 and costs as float64, if every number is valid.
 
     Raises:
-        ScoresError: Naming the first that is not, and how many there are.
+        ScoresError: With the first that is not, and their number.
     """
     p, labels, macs = scores.probabilities, scores.labels, scores.macs
 
@@ -105,15 +105,15 @@ def check_scores(scores: Scores, where: str) -> Scores:
         raise refuse(f"probabilities {p.dtype} {list(p.shape)}, expected float32 or float64 [exits, videos, classes]")
     if 0 in p.shape or p.shape[2] < 2:
         raise refuse(f"probabilities {list(p.shape)}, expected at least one exit, one video and two classes")
-    sums = p.sum(axis=2, dtype=np.float64)  # NaN and infinity show here, too
+    sums = p.sum(axis=2, dtype=np.float64)  # NaN and infinity show here too
     bad = ~(np.abs(sums - 1) <= _TOLERANCE)
     if bad.any() or p.min() < 0:
         if not bad.any():
             bad = p.min(axis=2) < 0
         k, n = np.argwhere(bad)[0]
         raise refuse(
-            f"{int(bad.sum())} of {bad.size} answers are no probabilities (NaN, negative, or a sum other than 1), first that "
-            f"of exit {k + 1} for video {n} with sum {sums[k, n]:.4g}: give the softmax of the logits"
+            f"{int(bad.sum())} of {bad.size} answers are not probabilities (NaN, negative, or a sum other than 1), the "
+            f"first at exit {k + 1} for video {n} with sum {sums[k, n]:.4g}: give the softmax of the logits"
         )
     if labels is not None:
         if labels.shape != p.shape[1:2] or labels.dtype.kind not in "iu":
@@ -122,8 +122,8 @@ def check_scores(scores: Scores, where: str) -> Scores:
         if outside.any():
             first = int(np.flatnonzero(outside)[0])
             raise refuse(
-                f"{int(outside.sum())} labels lie outside the {p.shape[2]} classes, first {labels[first]} of video {first}; "
-                f"expected numbers in [0, {p.shape[2]})"
+                f"{int(outside.sum())} labels lie outside the {p.shape[2]} classes, first {labels[first]} of video "
+                f"{first}; expected numbers in [0, {p.shape[2]})"
             )
         labels = labels.astype(np.int64)
     if macs is not None:
@@ -132,7 +132,7 @@ def check_scores(scores: Scores, where: str) -> Scores:
 
 
 def check_costs(costs: Any, exits: int, what: str, error: type[Exception]) -> NDArray[np.float64]:
-    """Return the cost spent when each exit answers, [exits], if there is one each, positive and ascending.
+    """Return the cost spent when each exit answers, [exits], if there is one per exit, positive and ascending.
 
     Raises:
         error: If not.
@@ -142,9 +142,7 @@ def check_costs(costs: Any, exits: int, what: str, error: type[Exception]) -> ND
         raise error(f"{what} {found.dtype} {list(found.shape)}, expected one number for each of {exits} exits")
     ascending: NDArray[np.float64] = found.astype(np.float64)
     if not (np.isfinite(ascending).all() and ascending[0] > 0 and (np.diff(ascending) > 0).all()):
-        raise error(
-            f"{what} {ascending.tolist()}, expected positive numbers that ascend: sort the exits as the route runs"
-        )
+        raise error(f"{what} {ascending.tolist()}, expected positive, ascending numbers: sort the exits in route order")
     return ascending
 
 

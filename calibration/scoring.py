@@ -1,7 +1,7 @@
-"""Scores of a bundle over a LIST of videos: streamed, kept, and taken up again after a kill.
+"""Score a bundle on a LIST of videos: streamed, stored, and resumed after a crash.
 
-One video at a time is decoded, runs to the end of its route and is written to a journal; the scores are sorted by the
-sha256 of the videos' files. So nothing depends on the order of the list, nor on where an earlier run was killed.
+Videos are decoded one at a time, run to the end of the route, and written to a journal. The scores are sorted by the
+sha256 of the videos' files. So nothing depends on the order of the list, or on where an earlier run was interrupted.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def score_videos(
     """Return the scores of every exit for the videos of a list, sorted by the sha256 of their files.
 
     Args:
-        session: the bundle on a backend; its thresholds play no part.
-        videos: rows of the list; all with a label, or none.
-        keep: the ``.npz`` that the scores are read from, if it is there, and else written to; None: the default, beside
-            the bundle.
+        session: the bundle on a backend; its thresholds are not used.
+        videos: rows of the list; either all have a label or none has.
+        keep: the ``.npz`` that the scores are read from if it exists, and otherwise written to; None: the default,
+            beside the bundle.
         decoder: of the videos.
-        report: is told of progress.
+        report: called with progress.
 
     Raises:
-        ListError: If a label is no class, some rows have one and others none, or two files hold the same bytes.
+        ListError: If a label is not a class, only some rows have one, or two files have the same contents.
         StaleScoresError: If ``keep`` holds the scores of something else.
-        ScoresError: If no video at all gives an answer.
-        InputRefusedError, ResourceError, BackendError: As reading, writing and running do.
+        ScoresError: If no video gives an answer.
+        InputRefusedError, ResourceError, BackendError: If reading, writing or running fails.
     """
     bundle = session.executor.bundle
     manifest = bundle.manifest
@@ -106,24 +106,24 @@ def _score(session: Session, path: Path, decoder: Decoder, shape: tuple[int, int
 
 
 def kept_scores(path: Path, bundle: Bundle) -> Scores:
-    """Return scores that ``score_videos`` kept for ``bundle``, without the videos.
+    """Return scores that ``score_videos`` stored for ``bundle``, without the videos.
 
     Raises:
         ScoresError: If they cannot be read.
-        StaleScoresError: If they are of another bundle, or from elsewhere.
+        StaleScoresError: If they belong to another bundle, or come from elsewhere.
     """
     scores = read_scores(path)
     found = str(scores.belongs_to.get("bundle", "none"))
     if found != bundle.sha256:
         raise StaleScoresError(
-            f"scores {str(path)!r} belong to bundle {found[:8]}, this one is {bundle.sha256[:8]}…: give --data LIST, or the "
-            "scores alone without a bundle"
+            f"scores {str(path)!r} belong to bundle {found[:8]}, but this one is {bundle.sha256[:8]}…: give --data "
+            "LIST, or the scores without a bundle"
         )
     return scores
 
 
 def scores_file(bundle: Bundle, belongs_to: dict[str, Any]) -> Path:
-    """Return where scores are kept unless said otherwise: beside the bundle, by what they belong to."""
+    """Return the default place of scores: beside the bundle, named after what they belong to."""
     name = hashlib.sha256(repr(sorted(belongs_to.items())).encode()).hexdigest()[:16]
     return bundle.root.with_name(f"{bundle.root.name}.scores") / f"{name}.npz"
 
@@ -143,7 +143,7 @@ def _belongs_to(session: Session, files: Sequence[str], labels: Sequence[int | N
 
 
 def file_hashes(videos: Sequence[ListedVideo], report: Report) -> list[str]:
-    """Return the sha256 of every video's file; none may come twice."""
+    """Return the sha256 of every video's file; duplicates are refused."""
     files: list[str] = []
     for index, video in enumerate(videos, 1):
         try:
@@ -156,17 +156,17 @@ def file_hashes(videos: Sequence[ListedVideo], report: Report) -> list[str]:
     if twice:
         one, other, *_ = [video.path for video, name in zip(videos, files, strict=True) if name == twice[0]]
         raise ListError(
-            f"{len(twice)} videos come twice under different names, first '{one}' and '{other}': a duplicate would count "
-            "double and could stand on both sides of the split. Keep one of each."
+            f"{len(twice)} videos occur twice under different names, first '{one}' and '{other}': a duplicate would "
+            "count double and could be on both sides of the split. Keep one of each."
         )
     return files
 
 
 def class_labels(videos: Sequence[ListedVideo], manifest: Manifest) -> list[int | None]:
-    """Return the class of every row by its name, or number where the bundle has no names; all None without labels.
+    """Return the class of every row, by name, or by number if the bundle has no names; all None without labels.
 
     Raises:
-        ListError: If some rows have a label and others none, or a label is no class.
+        ListError: If only some rows have a label, or a label is not a class.
     """
     missing = sum(video.label is None for video in videos)
     if missing:
@@ -179,7 +179,7 @@ def class_labels(videos: Sequence[ListedVideo], manifest: Manifest) -> list[int 
     if unknown:
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         raise ListError(
-            f"{len(unknown)} labels are no class of the bundle, first {unknown[0].label!r} of '{unknown[0].path}'; expected one "
-            f"of the {len(names)} classes {shown}"
+            f"{len(unknown)} labels are not classes of the bundle, first {unknown[0].label!r} of '{unknown[0].path}'; "
+            f"expected one of the {len(names)} classes {shown}"
         )
     return [index[str(video.label)] for video in videos]

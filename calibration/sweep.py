@@ -1,4 +1,4 @@
-"""The ratio q swept: accuracy against mean cost, the critical point, and the q that spends a budget."""
+"""Sweep the ratio q: accuracy against mean cost, the critical point, and the q that spends a budget."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ RATIOS = tuple(i / 20 for i in range(1, 40))
 """The q of the sweep: MSDNet's 39, 0.05 to 1.95 (adaptive_inference.py of kalviny/MSDNet-PyTorch)."""
 
 Costs = dict[str, NDArray[np.float64]]
-"""What is spent when each exit answers, [exits], by unit: ``gmacs``, ``ms``, or ``exits`` where nothing else is known."""
+"""The cost when each exit answers, [exits], by unit: ``gmacs``, ``ms``, or ``exits`` if nothing else is known."""
 
 
 def costs_of(macs: NDArray[np.float64] | None, ms: Sequence[float] | None, exits: int) -> Costs:
-    """Return the costs by unit: ``gmacs`` where MACs are known, ``ms`` where times are; else the exit's number."""
+    """Return the costs by unit: ``gmacs`` if MACs are known, ``ms`` if times are; otherwise the exit's number."""
     costs: Costs = {}
     if macs is not None:
         costs["gmacs"] = macs / 1e9
@@ -34,15 +34,15 @@ def costs_of(macs: NDArray[np.float64] | None, ms: Sequence[float] | None, exits
 
 @dataclass(frozen=True)
 class Outcome:
-    """What thresholds do on some videos, with intervals of 95 %.
+    """The effect of thresholds on some videos, with 95 % intervals.
 
     Attributes:
-        videos: their number.
+        videos: number of videos.
         shares: of the videos at each exit.
         means: mean cost by unit, and ``mean_intervals``.
-        accuracy: of the exits' answers, with ``accuracy_full`` of the last exit and ``drop`` between them, paired; None
-            without labels.
-        agreement: share of answers that name the class of the last exit.
+        accuracy: of the exits' answers, with ``accuracy_full`` of the last exit and ``drop``, their paired
+            difference; None without labels.
+        agreement: share of answers with the same class as the last exit's.
     """
 
     videos: int
@@ -74,7 +74,7 @@ class Outcome:
 
 
 def outcome(answers: Answers, thresholds: ThresholdVector, costs: Costs) -> Outcome:
-    """Return what ``thresholds`` do to the videos of ``answers``."""
+    """Return the effect of ``thresholds`` on the videos of ``answers``."""
     exit_of, n = exits(answers.confidences, thresholds), answers.videos
     each = np.arange(n)
     spent = {unit: cost[exit_of] for unit, cost in costs.items()}
@@ -101,7 +101,7 @@ def outcome(answers: Answers, thresholds: ThresholdVector, costs: Costs) -> Outc
 
 @dataclass(frozen=True)
 class Point:
-    """One q of the curve: thresholds, what they do on the videos they were chosen on, and on the held-out ones."""
+    """One q of the curve: thresholds, and their effect on the videos they were chosen on and on held-out ones."""
 
     exits: ChosenExits
     in_sample: Outcome
@@ -109,14 +109,14 @@ class Point:
 
     @property
     def loss(self) -> float:
-        """Of accuracy, or of agreement without labels, on the videos the thresholds were chosen on."""
+        """Loss of accuracy, or of agreement without labels, on the videos the thresholds were chosen on."""
         return 1 - self.in_sample.agreement if self.in_sample.drop is None else self.in_sample.drop
 
 
 def sweep(
     chosen_on: Answers, held_out: Answers | None, costs: Costs, ratios: tuple[float, ...] = RATIOS
 ) -> list[Point]:
-    """Return the curve: one point a q."""
+    """Return the curve: one point per q."""
     ranked = RankedConfidences(chosen_on.confidences)
     points = []
     for q in ratios:
@@ -132,9 +132,9 @@ def sweep(
 
 
 def critical_point(points: list[Point], max_drop: float, unit: str) -> Point | None:
-    """Return the point of least mean cost that loses at most ``max_drop``; None if none does.
+    """Return the point of least mean cost that loses at most ``max_drop``; None if there is none.
 
-    In sample and without a guarantee: the paper's Q* (section 4), chosen there by hand.
+    It is in sample and without a guarantee: the paper's Q* (section 4), which was chosen by hand.
     """
     good = [point for point in points if point.loss <= max_drop]
     return min(good, key=lambda point: (point.in_sample.means[unit], -(point.exits.q or 0)), default=None)
@@ -143,12 +143,12 @@ def critical_point(points: list[Point], max_drop: float, unit: str) -> Point | N
 def spend(chosen_on: Answers, budget: float, cost: NDArray[np.float64], unit: str) -> ChosenExits:
     """Return the thresholds that spend the budget: the largest q, and so the latest exits, whose mean cost is within it.
 
-    By bisection on log q: the mean cost grows with q.
+    It is found by bisection on log q, since the mean cost grows with q.
 
     Args:
         chosen_on: answers of the calibration videos.
-        budget: mean cost a video, in ``unit``.
-        cost: spent when each exit answers, [exits].
+        budget: mean cost per video, in ``unit``.
+        cost: cost when each exit answers, [exits].
         unit: of the budget, for the message.
 
     Raises:
@@ -156,7 +156,7 @@ def spend(chosen_on: Answers, budget: float, cost: NDArray[np.float64], unit: st
     """
     if not cost[0] <= budget < math.inf:
         raise UsageError(
-            f"--budget {budget:g} {unit}: expected at least {cost[0]:.4g}, what the first checkpoint costs "
+            f"--budget {budget:g} {unit}: expected at least {cost[0]:.4g}, the cost of the first checkpoint "
             f"(the last one costs {cost[-1]:.4g})"
         )
     ranked = RankedConfidences(chosen_on.confidences)
@@ -179,6 +179,7 @@ def spend(chosen_on: Answers, budget: float, cost: NDArray[np.float64], unit: st
             break
     if mean(best) > budget:
         raise UsageError(
-            f"--budget {budget:g} {unit}: confidences tie, so the least mean cost is {mean(best):.4g}; give at least that"
+            f"--budget {budget:g} {unit}: confidences tie, so the least mean cost is {mean(best):.4g}; give at "
+            "least that"
         )
     return best

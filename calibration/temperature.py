@@ -1,4 +1,4 @@
-"""One temperature a checkpoint, so that a confidence is the share of right answers; and the table that shows it."""
+"""Temperature scaling, one temperature per checkpoint, and the reliability table that shows its effect."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LOW, _HIGH = 0.05, 20.0
 
 
 def fit_temperatures(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> tuple[float, ...]:
-    """Return the temperature of every exit that makes the labels likeliest (Guo et al. 2017, temperature scaling).
+    """Return every exit's temperature of maximum likelihood for the labels (temperature scaling, Guo et al. 2017).
 
-    By golden-section search on its logarithm: the loss has one minimum in 1/temperature. 1 for an exit where no
-    temperature inside [0.05, 20] is best, as when every answer is right.
+    It is found by golden-section search on its logarithm; the loss has one minimum in 1/temperature. An exit gets 1
+    if no temperature within [0.05, 20] is best, for example because every answer is right.
 
     Args:
         probabilities: [exits, videos, classes].
@@ -46,10 +46,10 @@ def _fit(log_p: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
 
 
 def reliability(answers: Answers) -> list[dict[str, Any]]:
-    """Return, for every exit, the expected calibration error and the bins it is made of.
+    """Return, for every exit, the expected calibration error and its bins.
 
-    A bin holds ``videos``, their mean ``confidence`` and ``accuracy``; ``ece`` is the mean difference of the two over
-    the videos. Empty bins are left out.
+    A bin holds ``videos``, their mean ``confidence`` and ``accuracy``; ``ece`` is the mean absolute difference of the
+    two over the videos. Empty bins are left out.
     """
     assert answers.correct is not None
     table = []

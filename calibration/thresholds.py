@@ -1,4 +1,4 @@
-"""Thresholds from the confidences of every exit: MSDNet's rule of a geometric exit distribution."""
+"""Choose thresholds from the confidences of every exit: MSDNet's rule of a geometric exit distribution."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ThresholdVector = tuple[float | None, ...]
 
 
 def exit_quotas(q: float, num_exits: int, num_videos: int) -> NDArray[np.int64]:
-    """Return how many of ``num_videos`` shall leave at each exit, [exits]: exit k gets a share in proportion to q^k.
+    """Return how many of ``num_videos`` should leave at each exit, [exits]: exit k gets a share in proportion to q^k.
 
-    The differences of ``floor(num_videos * cumulative share)``, so they sum to ``num_videos`` (MSDNet's
+    They are the differences of ``floor(num_videos * cumulative share)``, so they sum to ``num_videos`` (MSDNet's
     adaptive inference; the paper's Table 2 is q = 1.2).
 
     Raises:
@@ -61,7 +61,7 @@ def chosen_exits(confidences: NDArray[np.floating], thresholds: ThresholdVector)
 
 
 class RankedConfidences:
-    """The confidences of every exit, sorted once, from which the thresholds of any q follow quickly."""
+    """The confidences of every exit, sorted once, so that the thresholds for any q follow quickly."""
 
     def __init__(self, confidences: NDArray[np.float32]) -> None:
         """Sort ``confidences``, the highest probability of every exit and video, [exits, videos]."""
@@ -81,9 +81,9 @@ class RankedConfidences:
     def choose(self, q: float) -> ChosenExits:
         """Return the thresholds whose exits' shares follow q^k on these videos.
 
-        Exit by exit, the most confident of the videos still there leave: the threshold lies midway between the last of
-        them and the next. Where these two tie, the threshold lies on that side of the tie which comes nearest to the
-        quota and still lets some video leave. A quota of none closes the exit (threshold 1).
+        Exit by exit, the most confident of the remaining videos leave: the threshold lies midway between the last of
+        them and the next. If these two tie, it goes to the side of the tie that is nearer to the quota and still lets
+        some video leave. A quota of 0 closes the exit (threshold 1).
         """
         num_exits, num_videos = self.confidences.shape
         quotas = exit_quotas(q, num_exits, num_videos)
@@ -92,7 +92,7 @@ class RankedConfidences:
         counts: list[int] = []
         for k in range(num_exits - 1):
             order = self.order[k]
-            ranked = self.confidences[k, order[staying[order]]]  # of the videos still there, descending
+            ranked = self.confidences[k, order[staying[order]]]  # of the remaining videos, descending
             threshold, count = _cut(ranked, int(quotas[k]))
             thresholds.append(threshold)
             counts.append(count)
@@ -106,8 +106,8 @@ def _cut(ranked: NDArray[np.float64], quota: int) -> tuple[float, int]:
     if quota <= 0 or len(ranked) == 0:
         return 1.0, 0
     last = ranked[min(quota, len(ranked)) - 1]
-    above = int(np.searchsorted(-ranked, -last, side="left"))  # values above the tie with the last one that shall leave
-    through = int(np.searchsorted(-ranked, -last, side="right"))  # and with the whole tie
+    above = int(np.searchsorted(-ranked, -last, side="left"))  # values above the tie with the last one to leave
+    through = int(np.searchsorted(-ranked, -last, side="right"))  # the same including the whole tie
     count = above if above > 0 and quota - above < through - quota else through
     return midway(ranked, count), count
 
@@ -121,11 +121,11 @@ def midway(ranked: NDArray[np.float64], count: int) -> float:
 
 
 def geometric_thresholds(confidences: NDArray[np.float32], q: float) -> ThresholdVector:
-    """Return one threshold an exit, the last None, so that the exits' shares follow q^k on these videos.
+    """Return one threshold per exit, the last None, for which the exits' shares follow q^k on these videos.
 
     Args:
         confidences: the highest probability of every exit and video, [exits, videos].
-        q: ratio of one exit's share to the share before; above 1 favours late exits.
+        q: ratio of one exit's share to the previous exit's share; above 1 favours late exits.
     """
     return RankedConfidences(confidences).choose(q).thresholds
 

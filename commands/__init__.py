@@ -1,4 +1,4 @@
-"""The commands, one file each: it parses, calls one function, and prints. Here is what they share."""
+"""The commands, one file each: parse, call one function, print. This module holds what they share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ precision_option = click.option(
     type=PRECISIONS,
     default="fp32",
     show_default=True,
-    help="bf16 is OpenVINO's arithmetic on the fp32 graphs; int8-bf16 on what INT8 leaves in fp32.",
+    help="bf16 runs the fp32 graphs in bf16, int8-bf16 the fp32 rest of INT8 graphs; both need OpenVINO.",
 )
 
 
@@ -26,7 +26,7 @@ class RareOption(click.Option):
 
 
 class Command(click.Command):
-    """A command whose rare options come last in ``--help``, under a heading of their own."""
+    """A command that lists its rare options last in ``--help``, under their own heading."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options."""
@@ -42,5 +42,5 @@ class Command(click.Command):
 
 
 def rare(*names: str, **attributes: Any) -> Callable[[F], F]:
-    """Return the decorator of an option that ``--help`` shows last; arguments as ``click.option``."""
+    """Return the decorator for an option that ``--help`` shows last; arguments as ``click.option``."""
     return click.option(*names, cls=RareOption, **attributes)

@@ -1,4 +1,4 @@
-"""``dynvid calibrate``: thresholds."""
+"""``dynvid calibrate``: choose thresholds."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ from .output import print_sections, steps
 @click.argument("bundle", type=PATH, required=False)
 @click.argument("training_checkpoint", type=PATH, required=False)
 @click.option("--data", type=PATH, help="LIST of videos (CSV with the columns 'video' and, if known, 'label').")
-@rare("--scores", type=PATH, help="With --data: where scores are kept. Without: an .npz to take them from.")
+@rare("--scores", type=PATH, help="With --data: where to keep scores. Without: an .npz to read them from.")
 @click.option("-o", "--output", type=PATH, help="T.json to write.")
 @click.option("--rule", type=click.Choice(["geometric", "optimal"]), default="geometric", show_default=True,
               help="geometric: the paper's shares q^k; optimal: each threshold optimised, where the videos carry it.")  # fmt: skip
 @click.option("--q", type=float, help="Ratio of one exit's share to the share before.")
 @click.option("--budget", type=float, help="Mean GMACs a video, or milliseconds with --cost ms.")
 @click.option("--max-drop", type=float, help="Largest loss of accuracy (of agreement, without labels).")
-@click.option("--confidence", type=float, help="Promise --max-drop with this probability; without it, as seen.")
+@click.option(
+    "--confidence", type=float, help="Promise --max-drop with this probability; without it, the drop is in sample."
+)
 @click.option("--cost", type=click.Choice(["macs", "ms"]), default="macs", show_default=True, help="What to save.")
-@rare("--cost-table", type=PATH, help="Times of 'dynvid time -o'; else measured now.")
-@rare("--temperature", is_flag=True, help="Fit one temperature a checkpoint; needs labels.")
+@rare("--cost-table", type=PATH, help="Times from 'dynvid time -o'; otherwise measured now.")
+@rare("--temperature", is_flag=True, help="Fit one temperature per checkpoint; needs labels.")
 @rare("--split", type=float, default=0.5, show_default=True, help="Share of the videos that calibrate; 1: all.")
 @rare("--seed", type=int, default=0, show_default=True, help="Of the split.")
 @click.option("--plot", type=PATH, help="SVG of the curve to write; needs dynvid[bench].")
 @click.option("--precision", type=PRECISIONS,
-              help="That the scores are computed in; fp32 by default.")  # fmt: skip
-@click.option("--backend", default="auto", show_default=True, help="What computes; auto as in classify.")
-@rare("--threads", type=int, help="CPU threads to compute with; one a core by default.")
+              help="Precision of the scores.  [default: fp32]")  # fmt: skip
+@click.option("--backend", default="auto", show_default=True, help="Backend; auto as in classify.")
+@rare("--threads", type=int, help="CPU threads to compute with.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def calibrate(
     bundle: Path | None, training_checkpoint: Path | None, data: Path | None, scores: Path | None, output: Path | None,
@@ -44,7 +46,7 @@ def calibrate(
     cost_table: Path | None, temperature: bool, split: float, seed: int, plot: Path | None, precision: Precision | None, backend: str,
     threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Choose thresholds from labelled videos: by q, a budget, a drop of accuracy, or a promise about it."""
+    """Choose thresholds from labelled videos: by q, a budget, a drop of accuracy, or a promise about that drop."""
     from ..api import calibrate as run_calibration
     from ..calibration.describe import describe
 

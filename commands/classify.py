@@ -1,4 +1,4 @@
-"""``dynvid classify``: videos along the checkpoint route."""
+"""``dynvid classify``: classify videos along the route."""
 
 from __future__ import annotations
 
@@ -19,54 +19,58 @@ from .output import print_record, steps
 @click.argument("bundle", type=PATH)
 @click.argument("videos", metavar="[VIDEO]...", type=PATH, nargs=-1)
 @click.option("--data", type=PATH, help="LIST of videos (CSV with a column 'video').")
-@click.option("-o", "--output", type=PATH, help="JSON Lines file, one line a video; the same command goes on with it.")
-@rare("--shard", metavar="I/N", help="Every N-th video by path, from the I-th: N shards, each with its own -o.")
+@click.option("-o", "--output", type=PATH, help="JSON Lines file, one line per video; the same command resumes it.")
+@rare("--shard", metavar="I/N", help="Only every N-th video by path, from the I-th; each shard needs its own -o.")
 @rare("--max-failures", type=click.FloatRange(0, 1), default=0.05, show_default=True,
-              help="Stop once a larger share of the videos failed, of 20 or more.")  # fmt: skip
-@rare("--retry-failed", is_flag=True, help="With -o: try the videos again that failed before.")
-@click.option("--thresholds", type=PATH, help="T.json; without it every video runs to the end.")
+              help="Stop if a larger share of the videos fails, out of at least 20.")  # fmt: skip
+@rare("--retry-failed", is_flag=True, help="With -o: retry videos that failed before.")
+@click.option("--thresholds", type=PATH, help="T.json; without it, every video runs to the end.")
 @click.option("--backend", default="auto", show_default=True,
-              help="What computes; auto: what engines were built for, else onnxruntime or openvino on the cells.")  # fmt: skip
-@rare("--engines", type=PATH, help="Folder of the engines, such as fused segments; BUNDLE.engines by default.")
+              help="Backend; auto: that of the engines, else onnxruntime or openvino on the cells.")  # fmt: skip
+@rare("--engines", type=PATH, help="Folder of the engines.  [default: BUNDLE.engines]")
 @click.option(
     "--batch",
     type=click.IntRange(1, 4096),
-    help="Most videos in one call; by default the engines' best, and 1 for cells.",
+    help="Most videos in one call.  [default: the engines' best, or 1 for cells]",
 )
 @rare("--max-in-flight", metavar="MB", type=click.FloatRange(min=0, min_open=True),
-              help="Memory for videos that have begun; as much as keeps batches full by default.")  # fmt: skip
+              help="Memory for videos in flight.  [default: as much as keeps batches full]")  # fmt: skip
 @rare(
     "--decoders",
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Processes that decode, for each stream.",
+    help="Decoding processes per stream.",
 )
 @rare(
     "--streams",
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Streams that share the videos. On a CPU try one a core with --threads 1.",
+    help="Streams that share the videos; on a CPU, try one per core with --threads 1.",
 )
 @precision_option
-@click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
-@click.option("--trace", is_flag=True, help="Run to the end and print every checkpoint's logits.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video.")
+@click.option("--threads", type=int, help="CPU threads to compute with.  [default: one per core]")
+@click.option("--trace", is_flag=True, help="Run to the end and print the logits of every checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per video.")
 def classify(
     bundle: Path, videos: tuple[Path, ...], data: Path | None, output: Path | None, shard: str | None,
-    max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, engines: Path | None, precision: Precision,
-    batch: int | None, max_in_flight: float | None, decoders: int, streams: int, threads: int | None, trace: bool, as_json: bool,
+    max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, engines: Path | None,
+    precision: Precision, batch: int | None, max_in_flight: float | None, decoders: int, streams: int,
+    threads: int | None, trace: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Classify videos (files, or .npy arrays of frames), each until a checkpoint is confident; lines come as videos finish."""
+    """Classify videos (files, or .npy arrays of frames), each until a checkpoint is confident.
+
+    Prints a line for each video as it finishes.
+    """
     from ..runtime.open_model import open_model
     from ..runtime.records import parse_shard
     from ..runtime.video.listing import read_list
 
     if bool(videos) == (data is not None):
-        raise UsageError("classify needs VIDEO arguments or --data LIST, and not both")
+        raise UsageError("classify needs either VIDEO arguments or --data LIST, not both")
     if retry_failed and output is None:
-        raise UsageError("--retry-failed needs -o OUT.jsonl, where videos failed before")
+        raise UsageError("--retry-failed needs -o OUT.jsonl, which holds the earlier failures")
     part = (1, 1) if shard is None else parse_shard(shard)
     listed = list(videos) if data is None else [video.path for video in read_list(data)]
     if thresholds is None:

@@ -1,4 +1,4 @@
-"""``dynvid conformance``: a new network against the protocol of networks."""
+"""``dynvid conformance``: check a new network against the network protocol."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _MARKS = {"passed": "✓", "failed": "✗", "not run": "-"}
 @click.command()
 @click.argument("network")
 @click.option("--crop", type=int, default=64, show_default=True, help="Height and width of the frames.")
-@click.option("--config", metavar="JSON", default="{}", help='Such as \'{"options": {"width": 8}}\'.')
+@click.option(
+    "--config", metavar="JSON", default="{}", help='Further configuration, such as \'{"options": {"width": 8}}\'.'
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def conformance(network: str, crop: int, config: str, as_json: bool) -> None:
     """Check that NETWORK (a registered name, or module:function) keeps the protocol that the split and its proof rely on."""
@@ -25,9 +27,9 @@ def conformance(network: str, crop: int, config: str, as_json: bool) -> None:
         import torch
 
         from ..models.conformance.kit import check, read_config
-    sys.path.insert(0, os.getcwd())  # where module:function is looked for first
+    sys.path.insert(0, os.getcwd())  # the first place to look for module:function
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # many small tensors: on a busy machine more threads wait for each other
+    torch.set_num_threads(1)  # tensors are small, so more threads would only wait for each other on a busy machine
     try:
         findings = check(read_config(network, crop, config))
     finally:

@@ -1,4 +1,4 @@
-"""``dynvid doctor``: what works on this machine."""
+"""``dynvid doctor``: report what works on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from .output import print_table
 @click.argument("bundle", type=PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(bundle: Path | None, as_json: bool) -> None:
-    """Report what is installed, whether videos can be decoded, which backends work here and how fast those of a CPU run BUNDLE, and what to do about the others."""
+    """Report what is installed, whether videos can be decoded and which backends work, and how to fix the rest.
+
+    Also times the working CPU backends on BUNDLE, or on four convolutions without it.
+    """
     from ..grid.bundle import Bundle
     from ..runtime.doctor import examine
 
@@ -28,7 +31,7 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
         rows = [[name, p["version"] or "-", p["remedy"] or ""] for name, p in found["packages"].items()]
         print_table(["package", "version", "to install"], rows)
         click.echo(f"GPU: {found['gpu']['name'] or found['gpu']['problem']}")
-        click.echo(f"videos: {found['decoder']['problem'] or 'a clip made here was decoded, every pixel right'}")
+        click.echo(f"videos: {found['decoder']['problem'] or 'a freshly made clip was decoded with every pixel right'}")
         said = {True: "yes", False: "no", None: "-"}
         rows = [
             [

@@ -1,4 +1,4 @@
-"""``dynvid drift``: whether videos still leave as they did at calibration."""
+"""``dynvid drift``: check whether videos still leave as they did at calibration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .output import print_sections
 @click.command()
 @click.argument("bundle", type=PATH)
 @click.option("--thresholds", type=PATH, required=True, help="T.json that the videos left by.")
-@click.option("--results", type=PATH, required=True, help="RESULTS.jsonl of 'dynvid classify -o'.")
+@click.option("--results", type=PATH, required=True, help="RESULTS.jsonl from 'dynvid classify -o'.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def drift(bundle: Path, thresholds: Path, results: Path, as_json: bool) -> None:
     """Compare how videos left BUNDLE's route with how they did at calibration."""
@@ -28,8 +28,8 @@ def drift(bundle: Path, thresholds: Path, results: Path, as_json: bool) -> None:
         print_sections(describe_drift(found))
     if found.drifted:
         click.echo(
-            f"Warning: videos leave otherwise than at calibration: distance {found.exit_distance:.3f} of exits and "
-            f"{found.confidence_distance:.3f} with confidences, where chance explains {found.exit_chance:.3f} and "
+            f"Warning: videos leave differently than at calibration: distance {found.exit_distance:.3f} of exits and "
+            f"{found.confidence_distance:.3f} with confidences, while chance explains {found.exit_chance:.3f} and "
             f"{found.confidence_chance:.3f}. Calibrate on newer videos.",
             err=True,
         )

@@ -1,4 +1,4 @@
-"""``dynvid export``: from a training checkpoint to a proved bundle."""
+"""``dynvid export``: turn a training checkpoint into a proved bundle."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .output import print_proof, steps
 
 @click.command(cls=Command)
 @click.argument("training_checkpoint", type=PATH)
-@click.option("-o", "--output", "root", type=PATH, required=True, help="The bundle's folder.")
-@rare("--network", help="Expected network, such as resnet50; refused if the keys say otherwise.")
+@click.option("-o", "--output", "root", type=PATH, required=True, help="Folder of the bundle.")
+@rare("--network", help="Expected network, such as resnet50; any other is refused.")
 @rare("--layout", default="auto", show_default=True, help="Expected layout, or auto.")
 @click.option("--route", help="joint, depth, input, full, or cells such as '1,0 3,2 7,4'.")
-@click.option("--shift/--no-shift", default=None, help="Online temporal shift, where the keys do not say.")
-@rare("--frames", type=int, help="Sampled frames l of a public layout; 16 by default.")
+@click.option("--shift/--no-shift", default=None, help="Use the online temporal shift, if the keys do not say.")
+@rare("--frames", type=int, help="Sampled frames l of a public layout.  [default: 16]")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp16", show_default=True,
-              help="fp16: both precisions; fp32: that one only.")  # fmt: skip
-@rare("--range-data", type=PATH, help="LIST whose activations decide what may be fp16.")
+              help="fp16 exports both precisions, fp32 only that one.")  # fmt: skip
+@rare("--range-data", type=PATH, help="LIST of videos whose activations decide what may be fp16.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export(
     training_checkpoint: Path, root: Path, network: str | None, layout: str, route: str | None, shift: bool | None,

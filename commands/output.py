@@ -1,4 +1,4 @@
-"""What commands print: tables, records, and the step at work."""
+"""What commands print: tables, records and progress."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ NO_FP16 = "Warning: all blocks stay fp32 in the fp16 set of this network, so fp1
 
 _COUNT = re.compile(r"\b(\d+)/(\d+)\b")
 _PLAIN_S = 5.0
-_WIDE = 10_000  # columns: no row is broken where nobody looks at it
+_WIDE = 10_000  # columns: rows are not wrapped outside a terminal
 
 
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
-    """Show the step at work on standard error: what says N/M as a bar with rate and time left, all else as a line.
+    """Show progress on standard error: N/M as a bar with rate and remaining time, anything else as a line.
 
-    On a terminal it is gone afterwards. Elsewhere a line is printed every ``_PLAIN_S`` seconds, so that a log shows that work
-    goes on.
+    On a terminal it disappears afterwards. Elsewhere a line is printed every ``_PLAIN_S`` seconds, so that a log
+    shows progress.
     """
     from rich.console import Console
 
@@ -73,7 +73,7 @@ def _bars(console: Console) -> Iterator[Callable[[str], None]]:
             nonlocal task, kind
             counted = _COUNT.search(line)
             before, after = (line[: counted.start()], line[counted.end() :]) if counted else ("", "")
-            now = before or after  # what is counted
+            now = before or after  # the thing being counted
             if now != kind:
                 progress.remove_task(task)
                 task, kind = progress.add_task("", total=None), now
@@ -105,7 +105,7 @@ def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_engines(rows: Sequence[Row]) -> None:
-    """Print one line an engine, and their sum."""
+    """Print one line per engine, and a total."""
     lines = []
     for row in rows:
         found = row.engine
@@ -131,7 +131,7 @@ def print_engines(rows: Sequence[Row]) -> None:
 
 
 def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> None:
-    """Print what a bundle holds, and the figures of its proof."""
+    """Print the contents of a bundle, and the figures of its proof."""
     manifest = bundle.manifest
     files = [v for s in manifest.subgraphs for v in s.variants.values()]
     if as_json:
@@ -155,7 +155,7 @@ def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> 
     if proof is not None:
         sees = proof["sees"]
         click.echo(
-            f"the proof sees: losing any of {sees['states']} states changes logits by at least {sees['least_effect']}, "
+            f"sensitivity: losing any of {sees['states']} states changes logits by at least {sees['least_effect']}, "
             f"reversing time by {sees['frames_reversed']} (required: {sees['required']:g})"
         )
     for name, why in (proof or {}).get("fp32_only", {}).items():
@@ -167,7 +167,7 @@ def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> 
 
 
 def print_int8(figures: dict[str, Any]) -> None:
-    """Print the proof of a bundle's INT8 set, as calibration made it."""
+    """Print the proof of a bundle's INT8 set."""
     click.echo(f"int8, as calibrated: {figures['videos']} videos at every checkpoint, against fp32")
     columns = {
         "accuracy": figures.get("accuracy"),
@@ -180,7 +180,8 @@ def print_int8(figures: dict[str, Any]) -> None:
     print_table(["checkpoint", *known], rows)
     at = figures["agreement_at_q"]
     click.echo(
-        f"q = {at['q']:g}: exits agree for {at['exits']:.2%}, mean GMACs {at['mean_gmacs']:.4g} instead of {at['mean_gmacs_fp32']:.4g}"
+        f"q = {at['q']:g}: exits agree for {at['exits']:.2%}, mean GMACs {at['mean_gmacs']:.4g} instead of "
+        f"{at['mean_gmacs_fp32']:.4g}"
     )
     kept, all_ = (sum(n) for n in (map(len, figures["fp32_layers"].values()), figures["layers"].values()))
     names = ", ".join(f"{cell} {layer}" for cell, layers in figures["fp32_layers"].items() for layer in layers)
@@ -188,7 +189,7 @@ def print_int8(figures: dict[str, Any]) -> None:
 
 
 def print_record(record: dict[str, Any], header: bool) -> bool:
-    """Print one record, the header first if it is due; return whether it still is."""
+    """Print one record, after the header if it is due; return whether the header is still due."""
     form = "{:<32} {:<16} {:>6} {:>10} {:>8} {:>8} {:>9} {:>9}  {}"
     if record["checkpoint"] is None:
         click.echo(f"Error: {record['error']}", err=True)

@@ -1,4 +1,4 @@
-"""``dynvid plan``: what a network costs."""
+"""``dynvid plan``: show what a network costs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .output import print_table
 @click.command()
 @click.argument("source", metavar="NETWORK|TRAINING_CHECKPOINT|BUNDLE")
 @click.option("--route", help="joint, depth, input, full, or cells such as '1,0 3,2 7,4'.")
-@click.option("--classes", type=int, help="Classes of a NETWORK (400), or expected of a TRAINING_CHECKPOINT.")
-@click.option("--frames", type=int, help="Sampled frames l of a NETWORK or of a public layout (16).")
-@click.option("--head", type=click.Choice(["conv", "linear"]), help="Heads of a NETWORK (conv).")
+@click.option("--classes", type=int, help="Classes of a NETWORK (default 400), or expected in a TRAINING_CHECKPOINT.")
+@click.option("--frames", type=int, help="Sampled frames l of a NETWORK or a public layout (default 16).")
+@click.option("--head", type=click.Choice(["conv", "linear"]), help="Heads of a NETWORK (default conv).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(
     source: str, route: str | None, classes: int | None, frames: int | None, head: str | None, as_json: bool
@@ -28,9 +28,10 @@ def plan(
         return
     grid = result["grid"]
     click.echo(
-        f"{result['network']}: {result['classes']} classes, {result['parameters']:,} parameters; {grid['input_sets']} input sets x {grid['blocks']} blocks, "
-        f"{grid['frames_per_set']} frames a set; {result['frame_gmacs']:.4f} GMACs a frame, {result['full']['gmacs']:.4g} "
-        f"in full (paper's rule: {result['full']['paper_gmacs']:.4g})"
+        f"{result['network']}: {result['classes']} classes, {result['parameters']:,} parameters; "
+        f"{grid['input_sets']} input sets x {grid['blocks']} blocks, {grid['frames_per_set']} frames per set; "
+        f"{result['frame_gmacs']:.4f} GMACs per frame, {result['full']['gmacs']:.4g} in full (paper's rule: "
+        f"{result['full']['paper_gmacs']:.4g})"
     )
     rows = [
         [

@@ -1,4 +1,4 @@
-"""``dynvid quantize``: INT8 twins of a bundle, and thresholds for them."""
+"""``dynvid quantize``: add INT8 graphs to a bundle, and choose thresholds for them."""
 
 from __future__ import annotations
 
@@ -17,32 +17,37 @@ from .output import print_int8, print_sections, steps
 @click.option(
     "--data", type=PATH, required=True, help="LIST of videos (CSV with the columns 'video' and, if known, 'label')."
 )
-@click.option("-o", "--output", type=PATH, help="The new bundle; BUNDLE.int8 by default.")
+@click.option("-o", "--output", type=PATH, help="Folder of the new bundle.  [default: BUNDLE.int8]")
 @click.option("--save-thresholds", type=PATH, help="T.json to write, for classify --precision int8.")
 @click.option(
-    "--max-drop", type=float, help="Largest loss of accuracy (of agreement, without labels); 0.01 by default."
+    "--max-drop", type=float, help="Largest loss of accuracy (of agreement, without labels).  [default: 0.01]"
 )
 @rare("--min-agreement", type=click.FloatRange(0, 1),
-              help="Least share of videos that leave where fp32's do; 0.975 by default.")  # fmt: skip
-@click.option("--q", type=float, help="Ratio of one exit's share to the share before; else the critical point.")
-@rare("--thresholds", type=PATH, help="T.json that videos leave by while ranges are found; else they run to the end.")
-@rare("--ranges", type=PATH, help="Where ranges are kept; BUNDLE.ranges.json by default.")
-@rare("--scores", type=PATH, help="Where the fp32 scores are kept; beside BUNDLE by default.")
-@rare("--threads", type=int, help="CPU threads to compute with; one a core by default.")
+              help="Least share of videos with the same exit as in fp32.  [default: 0.975]")  # fmt: skip
+@click.option("--q", type=float, help="Ratio of one exit's share to the previous one's; otherwise the critical point.")
+@rare(
+    "--thresholds",
+    type=PATH,
+    help="T.json that videos leave by while ranges are measured; otherwise they run to the end.",
+)
+@rare("--ranges", type=PATH, help="Where to keep ranges.  [default: BUNDLE.ranges.json]")
+@rare("--scores", type=PATH, help="Where to keep the fp32 scores.  [default: beside BUNDLE]")
+@rare("--threads", type=int, help="CPU threads to compute with.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def quantize(
-    bundle: Path, training_checkpoint: Path, data: Path, output: Path | None, save_thresholds: Path | None, max_drop: float | None,
-    min_agreement: float | None, q: float | None, thresholds: Path | None, ranges: Path | None, scores: Path | None,
-    threads: int | None, as_json: bool,
+    bundle: Path, training_checkpoint: Path, data: Path, output: Path | None, save_thresholds: Path | None,
+    max_drop: float | None, min_agreement: float | None, q: float | None, thresholds: Path | None,
+    ranges: Path | None, scores: Path | None, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Write a bundle that also holds INT8 twins of BUNDLE's subgraphs; what loses too much stays in fp32."""
+    """Write a bundle that also holds INT8 graphs of BUNDLE's subgraphs; layers that lose too much stay in fp32."""
     from ..api import quantize as run_quantize
     from ..calibration.describe import describe
 
     with steps() as step:
         made, result = run_quantize(
-            bundle, training_checkpoint, data, output=output, save_thresholds=save_thresholds, ranges=ranges, scores=scores,
-            thresholds=thresholds, q=q, max_drop=max_drop, min_agreement=min_agreement, threads=threads, report=step,
+            bundle, training_checkpoint, data, output=output, save_thresholds=save_thresholds, ranges=ranges,
+            scores=scores, thresholds=thresholds, q=q, max_drop=max_drop, min_agreement=min_agreement, threads=threads,
+            report=step,
         )  # fmt: skip
     figures = {"bundle": str(made.root), **made.manifest.proof["int8"]}
     if as_json:

@@ -1,4 +1,4 @@
-"""``dynvid simulate``: the scheduler against a table of costs, instead of a device."""
+"""``dynvid simulate``: run the scheduler against a cost table instead of a device."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("bundle", type=PATH, required=False)
 @click.option("--table", type=PATH, help="JSON with the times of every segment.")
-@click.option("--times", type=PATH, help="What 'dynvid time BUNDLE -o' wrote.")
-@click.option("--device", help="Times of the whole one-frame network, spread by MACs: 'images:ms images:ms ..'.")
+@click.option("--times", type=PATH, help="File written by 'dynvid time BUNDLE -o'.")
+@click.option("--device", help="Times of the one-frame network, distributed by MACs: 'images:ms images:ms ..'.")
 @click.option("--batch", "batches", type=click.IntRange(1, 1024), multiple=True, default=(8,), show_default=True,
-              help="Most videos of one call; may be repeated.")  # fmt: skip
-@click.option("--q", type=float, default=1.2, show_default=True, help="Ratio of the shares of the exits.")
-@rare("--shares", help="Shares of the exits instead, '0.1,0.2,..'.")
-@rare("--videos", type=click.IntRange(100), default=20000, show_default=True, help="To simulate.")
-@rare("--slots", type=click.IntRange(1), help="Most videos in flight.  [default: two batches a segment]")
-@click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="Find the load that answers 99 % in time.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Videos a second to plan devices for.")
+              help="Most videos in one call; may be repeated.")  # fmt: skip
+@click.option(
+    "--q", type=float, default=1.2, show_default=True, help="Ratio of one exit's share to the previous one's."
+)
+@rare("--shares", help="Shares of the exits instead of --q: '0.1,0.2,..'.")
+@rare("--videos", type=click.IntRange(100), default=20000, show_default=True, help="Number of videos to simulate.")
+@rare("--slots", type=click.IntRange(1), help="Most videos in flight.  [default: two batches per segment]")
+@click.option(
+    "--deadline-ms",
+    type=click.FloatRange(0, min_open=True),
+    help="Find the highest load at which 99 % are answered in time.",
+)
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Videos per second to plan devices for.")
 @rare("--mode", type=click.Choice(["throughput", "latency", "deadline"]), default="throughput", show_default=True,
-              help="Of the scheduler under load.")  # fmt: skip
-@rare("--seed", type=int, default=0, show_default=True, help="Of exits and arrivals.")
+              help="Mode of the scheduler under load.")  # fmt: skip
+@rare("--seed", type=int, default=0, show_default=True, help="Seed of exits and arrivals.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def simulate(
     bundle: Path | None, table: Path | None, times: Path | None, device: str | None, batches: tuple[int, ...], q: float,
@@ -38,7 +44,7 @@ def simulate(
     mode: Mode, seed: int,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Simulate one device, and plan how many a load needs."""
+    """Simulate one device, and plan how many devices a load needs."""
     from ..benchmarks.simulation.capacity import plan
     from ..benchmarks.simulation.cost_tables import find_table
     from ..benchmarks.simulation.outcome import draw_exits, geometric_shares, parse_shares
@@ -64,5 +70,5 @@ def simulate(
         if found.limit is not None:
             click.echo(f"  keeps {deadline_ms:g} ms for 99 % up to {found.limit:.1f} videos/s")
         if rate is not None:
-            need = "no number of devices keeps it" if found.devices is None else f"{found.devices} devices"
+            need = "no number of devices suffices" if found.devices is None else f"{found.devices} devices"
             click.echo(f"  {rate:g} videos/s: {need}")

@@ -1,4 +1,4 @@
-"""``dynvid time``: what a segment's call takes here."""
+"""``dynvid time``: measure how long each segment takes here."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .output import print_table, steps
 @click.option(
     "-o", "--output", type=PATH, help="JSON file to write, for --cost-table of calibrate and --times of simulate."
 )
-@click.option("--backend", default="auto", show_default=True, help="What computes; auto as in classify.")
-@click.option("--engines", type=PATH, help="Folder of the engines; BUNDLE.engines by default.")
+@click.option("--backend", default="auto", show_default=True, help="Backend; auto as in classify.")
+@click.option("--engines", type=PATH, help="Folder of the engines.  [default: BUNDLE.engines]")
 @precision_option
-@click.option("--threads", type=int, help="CPU threads to compute with; one a core by default.")
-@click.option("--rounds", type=int, default=100, show_default=True, help="Measured runs.")
+@click.option("--threads", type=int, help="CPU threads to compute with.  [default: one per core]")
+@click.option("--rounds", type=int, default=100, show_default=True, help="Number of measured runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def time(
-    bundle: Path, output: Path | None, backend: str, engines: Path | None, precision: Precision, threads: int | None, rounds: int,
-    as_json: bool,
+    bundle: Path, output: Path | None, backend: str, engines: Path | None, precision: Precision, threads: int | None,
+    rounds: int, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure how long each segment of BUNDLE's route takes for one video, run as classify runs it."""
+    """Measure the time of each segment of BUNDLE's route for one video, run as classify runs it."""
     from ..api import time as take_times
     from ..benchmarks.measure.machine import MOST_OTHERS
 
@@ -45,12 +45,16 @@ def time(
         what = "fused segments" if found.is_fused else "cells"
         click.echo(f"{what} on {found.backend}, {found.precision}, {found.threads} threads, one video at a time")
         rows = [
-            [f"segment {one.index}" if one.index else "static run", *(f"{v:.3f}" for v in (one.median_ms, one.p25_ms, one.p75_ms))]
+            [
+                f"segment {one.index}" if one.index else "static run",
+                *(f"{v:.3f}" for v in (one.median_ms, one.p25_ms, one.p75_ms)),
+            ]
             for one in (*found.segments, found.static)
         ]  # fmt: skip
         print_table(["", "median ms", "25 %", "75 %"], rows)
     if found.others_cpu_share is not None and found.others_cpu_share > MOST_OTHERS:
         click.echo(
-            f"Warning: other processes used {found.others_cpu_share:.0%} of this one's CPU time: measure on a quiet machine",
+            f"Warning: other processes used {found.others_cpu_share:.0%} of this one's CPU time: measure on a quiet "
+            "machine",
             err=True,
         )

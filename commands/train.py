@@ -1,4 +1,4 @@
-"""``dynvid train``: a network by the paper's recipe."""
+"""``dynvid train``: train a network by the paper's recipe."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .output import steps
 
 @click.command()
 @click.argument("config", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="Folder of the run; the same call goes on with it.")
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the run; the same call resumes it.")
 @click.option("--json", "as_json", is_flag=True, help="Print log lines as JSON.")
 def train(config: Path, output: Path, as_json: bool) -> None:
-    """Train a network by the paper's recipe, as the TOML file CONFIG says; resumable."""
+    """Train a network by the paper's recipe, as configured in the TOML file CONFIG; resumable."""
     from ..api import train as run_training
 
     with steps() as step:

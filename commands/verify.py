@@ -1,4 +1,4 @@
-"""``dynvid verify``: a bundle checked, and proved again."""
+"""``dynvid verify``: check a bundle, and prove it again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .output import print_proof, steps
 @click.argument("training_checkpoint", type=PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> None:
-    """Check hashes and structure of BUNDLE; with its TRAINING_CHECKPOINT, prove it again."""
+    """Check the hashes and structure of BUNDLE; with its TRAINING_CHECKPOINT, prove it again."""
     import importlib.util
 
     from ..grid.bundle import Bundle
@@ -23,7 +23,7 @@ def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> Non
     opened, proof = Bundle.open(bundle), None
     if training_checkpoint is None and importlib.util.find_spec("onnx") is None:
         opened.verify()
-        click.echo("hashes only: the structure is checked where 'dynvid[export,cpu]' is installed", err=True)
+        click.echo("checked hashes only: install 'dynvid[export,cpu]' to check the structure too", err=True)
     else:
         from ..api import verify as run_verify
 

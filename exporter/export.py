@@ -1,4 +1,4 @@
-"""From a network to a proved bundle on disk."""
+"""Export a network to a proved bundle on disk."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def export(
 
     Args:
         network: in eval mode, fp32, with the route to export.
-        root: the bundle's folder; an older bundle there is replaced only by a proved one.
+        root: the bundle's folder. An older bundle there is replaced only once the new one is proved.
         source_sha256: of the training checkpoint.
         precisions: fp32, and fp16 unless declined.
-        range_clips: preprocessed videos in temporal order, [videos, l, 3, crop, crop], whose activations decide which
-            ranges fit fp16; None for the proof's clips, on which errors are measured always.
-        report: gets a line about each step.
+        range_clips: preprocessed videos in temporal order, [videos, l, 3, crop, crop]. Their activations decide which
+            ranges fit fp16. None: the proof's clips. Errors are always measured on the proof's clips.
+        report: called with a line about each step.
 
     Raises:
-        IllConditionedError: If the network needs more than fp32; found on one clip.
-        LintError, ProofError: If the export is not what it should be; nothing is written then.
+        IllConditionedError: If fp32 is not enough for the network; found on the first clip.
+        LintError, ProofError: If the export is not correct; nothing is written then.
         ResourceError, InputRefusedError: If ``root`` cannot be written.
     """
     require_target(root)
@@ -61,7 +61,7 @@ def export(
     clips = proof_clips(PROOF_CLIPS, config.grid.num_frames, config.preprocessing)
     reference, backend = Reference(network, clips, report), open_backend("onnxruntime")
     draft = BundleBuilder(network, source_sha256, report)
-    reference.logits(1)  # a network that overflows is refused before anything is exported
+    reference.logits(1)  # refuse a network that overflows before exporting anything
     draft.add("fp32")
     figures = prove(network, draft.parts, draft.bundle(), backend, reference, report)
     seen = reference if range_clips is None else Reference(network, range_clips, report)
@@ -76,7 +76,7 @@ def export(
 
 
 def prove_again(bundle: Bundle, training_checkpoint: Path, report: Report) -> dict[str, Any]:
-    """Return the figures of a new proof of ``bundle`` against the training checkpoint that it was exported from.
+    """Prove ``bundle`` again against the training checkpoint that it was exported from; return the figures.
 
     Raises:
         HashError: If it was exported from another training checkpoint.
@@ -86,8 +86,9 @@ def prove_again(bundle: Bundle, training_checkpoint: Path, report: Report) -> di
     found = sha256_of(training_checkpoint)
     if found != manifest.source_sha256:
         raise HashError(
-            f"bundle {str(bundle.root)!r} was exported from the training checkpoint with sha256 {manifest.source_sha256[:8]}…, "
-            f"{str(training_checkpoint)!r} has {found[:8]}…: give that one, or export again"
+            f"bundle {str(bundle.root)!r} was exported from a training checkpoint with sha256 "
+            f"{manifest.source_sha256[:8]}…, but {str(training_checkpoint)!r} has {found[:8]}…: give the original, or "
+            "export again"
         )
     network = network_of(manifest, training_checkpoint)
     clips = proof_clips(PROOF_CLIPS, manifest.grid.num_frames, manifest.preprocessing)
@@ -97,9 +98,8 @@ def prove_again(bundle: Bundle, training_checkpoint: Path, report: Report) -> di
         if precision != "int8"
     }
     figures = prove(network, parts, bundle, open_backend("onnxruntime"), Reference(network, clips, report), report)
-    chosen = {
-        key: value for key, value in manifest.proof.items() if key in ("fp32_only", "int8")
-    }  # the export's and calibration's; they stand
+    # the choices of the export and of INT8 calibration remain valid
+    chosen = {key: value for key, value in manifest.proof.items() if key in ("fp32_only", "int8")}
     return {**figures, **chosen}
 
 
@@ -121,7 +121,7 @@ def verify_structure(bundle: Bundle) -> None:
     """Check every graph of ``bundle`` as the export did: its operators, and its ports against the manifest.
 
     Raises:
-        LintError: Naming the subgraph and what was found.
+        LintError: With the subgraph and what was found.
     """
     for subgraph in bundle.manifest.subgraphs:
         for precision, variant in subgraph.variants.items():

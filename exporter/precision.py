@@ -1,4 +1,4 @@
-"""Which blocks and heads stay fp32 in the fp16 set: those whose measured range or error requires it."""
+"""Choose the blocks and heads that stay fp32 in the fp16 set, because their measured range or error requires it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .split.bundle_builder import BundleBuilder, Key, key_of
 from .split.subgraphs import Subgraph
 
 FEW = 2
-"""Clips on which is tried how many blocks stay fp32; what is chosen holds on all of the proof's clips."""
+"""Number of clips for trying how many blocks stay fp32. The choice is then checked on all of the proof's clips."""
 Report = Callable[[str], None]
 Reasons = dict[str, dict[str, Any]]
-"""By name (``block0``, ``head0``): ``because`` (range, error or route), ``value`` (None: NaN or infinity), ``limit``."""
+"""By name (``block0``, ``head0``): ``because`` (range, error, route), ``value`` (None: NaN or infinity), ``limit``."""
 
 
 def choose(
@@ -30,22 +30,23 @@ def choose(
 ) -> tuple[Reasons, dict[str, Any]]:
     """Add the fp16 set to ``draft``; return what stays fp32 in it and why, and the figures of its proof.
 
-    In turn, until nothing is left to do:
+    Three rules apply in turn, until none finds anything:
 
-    * range: an activation exceeds ``FP16_LIMIT``.
-    * error: the subgraph's own error exceeds its ``SHARE`` of the proof's bound. A head that still does so in fp32 errs
-      because the feature it reads is half precision, so that its block stays fp32 as well.
-    * route: the logits' error exceeds its share, though no subgraph's own error does. Then the first blocks that are still
-      half precision stay fp32, as few as are enough: what they round, every block after them may amplify.
+    * range: an activation exceeds ``FP16_LIMIT``. * error: the subgraph's own error exceeds its ``SHARE`` of the
+    proof's bound. If a head still exceeds it in fp32, the
+      half-precision feature that it reads is the cause, so that feature's block stays fp32 as well.
+    * route: the error of the logits exceeds its share although no subgraph's own error does. Then the first blocks
+    that are
+      still half precision stay fp32, as few as suffice, because all later blocks may amplify their rounding.
 
-    A subgraph is measured and proved once in each form.
+    Each form of a subgraph is measured and proved only once.
 
     Args:
         draft: holds the fp32 subgraphs, and the largest activation of every block and head.
         reference: of the whole network.
         backend: onnxruntime on the CPU.
         figures: of the fp32 set's proof.
-        report: gets a line about each step.
+        report: called with a line about each step.
 
     Raises:
         ProofError: If the set is not equal to the network within its tolerances, whatever stays fp32.
@@ -54,7 +55,7 @@ def choose(
     proved = {key_of(part): figures["fp32"]["subgraphs"][part.name] for part in draft.parts["fp32"]}
     while True:
         draft.add("fp16", sorted(reasons))
-        report("fp16: which subgraphs need fp32")
+        report("fp16: checking which subgraphs need fp32")
         more = _by_error(draft, set(reasons), reference, backend, proved)
         if not more:
             split = SplitLogits(draft.bundle(), backend, "fp16", reference.clips)
@@ -76,7 +77,7 @@ def _by_error(
     new = {part.name for part in parts if key_of(part) not in proved}
     if not new:
         return {}
-    # nothing more can stay fp32 for these: their error is held to the whole bound
+    # nothing more can stay fp32 for these, so their error may use the whole bound
     bounds = {part.name: BOUND["fp16"] if {part.place, f"block{part.block}"} <= kept else limit for part in parts}
     programs = load_programs(parts, draft.bundle(), backend, "fp16")
     beyond: dict[str, float] = {}
@@ -110,10 +111,10 @@ def _by_route(
         error = error_of(split, len(reference.clips))
     if error <= limit or not half:
         return {}
-    least, most = 1, len(places)  # that stay fp32
+    least, most = 1, len(places)  # number of places that stay fp32
     while least < most:
         middle = (least + most) // 2
-        report(f"fp16: whether {middle} more in fp32 are enough")
+        report(f"fp16: trying {middle} more in fp32")
         draft.add("fp16", sorted({*kept, *places[:middle]}))
         enough = error_of(SplitLogits(draft.bundle(), split.backend, "fp16", reference.clips), FEW) <= limit
         least, most = (least, middle) if enough else (middle + 1, most)

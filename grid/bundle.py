@@ -1,4 +1,4 @@
-"""The bundle: a folder with a manifest and one ONNX file a unique subgraph, written whole or not at all."""
+"""The bundle: a folder with a manifest and one ONNX file per unique subgraph and precision, written atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 class Bundle:
     """An opened bundle. ``sha256`` is that of its manifest and so identifies every byte of it.
 
-    ``held`` are the files by name of a bundle that is not on disk yet.
+    ``held`` maps names to contents for a bundle that is not on disk yet.
     """
 
     root: Path
@@ -33,7 +33,7 @@ class Bundle:
 
     @classmethod
     def open(cls, root: Path) -> Bundle:
-        """Return the bundle in the folder ``root``; graphs are read and checked when they are needed.
+        """Return the bundle in the folder ``root``; graphs are read and checked on demand.
 
         Raises:
             ManifestError: If there is no readable manifest.
@@ -49,7 +49,7 @@ class Bundle:
         return cls(root, read_manifest(text, str(root)), hashlib.sha256(text).hexdigest())
 
     def read(self, variant: Variant) -> bytes:
-        """Return the bytes of a subgraph's file, after comparing their size and sha256 with the manifest.
+        """Return the bytes of a subgraph's file, after checking their size and sha256 against the manifest.
 
         Raises:
             HashError: If the file is missing, is a link, or differs.
@@ -58,7 +58,8 @@ class Bundle:
             content = read_file(self.root / variant.file) if self.held is None else self.held[variant.file]
         except OSError as error:
             raise HashError(
-                f"bundle {str(self.root)!r}: {variant.file} cannot be read ({error.strerror}). Run 'dynvid export' again."
+                f"bundle {str(self.root)!r}: {variant.file} cannot be read ({error.strerror}). "
+                "Run 'dynvid export' again."
             ) from None
         found = hashlib.sha256(content).hexdigest()
         if found != variant.sha256 or len(content) != variant.bytes:
@@ -69,7 +70,7 @@ class Bundle:
         return content
 
     def require(self, precision: Precision) -> None:
-        """Check that the bundle holds the graphs that are computed in ``precision``.
+        """Check that the bundle holds the graphs for computing in ``precision``.
 
         Raises:
             UsageError: If not.
@@ -85,7 +86,7 @@ class Bundle:
         """Read every file once; return their number.
 
         Raises:
-            HashError: If one is missing or differs.
+            HashError: If a file is missing or differs.
         """
         files = [variant for s in self.manifest.subgraphs for variant in s.variants.values()]
         for variant in files:
@@ -94,7 +95,7 @@ class Bundle:
 
 
 def require_target(root: Path) -> None:
-    """Check that a bundle may be written to ``root``: nothing is there, or a bundle, or an empty folder.
+    """Check that a bundle may be written to ``root``: it is missing, a bundle, or an empty folder.
 
     Raises:
         InputRefusedError: If something else is there.
@@ -114,8 +115,8 @@ def require_target(root: Path) -> None:
 def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """Write a bundle to ``root``, or leave what was there: the old bundle, or nothing.
 
-    Everything goes to a temporary sibling and to the disk, the manifest last; then the sibling takes the name in
-    one step, by exchange where a bundle is already there.
+    All files are written and synced to a temporary sibling folder, the manifest last. Then the sibling takes the name
+    in one step, by exchange if a bundle is already there.
 
     Raises:
         InputRefusedError: If ``root`` exists and is not a bundle, or cannot be exchanged.
@@ -138,17 +139,17 @@ def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         sync_folder(root.parent)
     except OSError as error:
         raise ResourceError(
-            f"bundle {str(root)!r} could not be written ({error.strerror}); what was there before is untouched. Free some "
-            "space or give another -o."
+            f"bundle {str(root)!r} could not be written ({error.strerror}); what was there before is untouched. "
+            "Free some space or give another -o."
         ) from None
     finally:
         if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)  # after an exchange: the old bundle
+            shutil.rmtree(temporary, ignore_errors=True)  # after an exchange, the old bundle
     return Bundle.open(root)
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Exchange two folders in one step (Linux renameat2), so that no moment is without a bundle."""
+    """Exchange two folders in one step (Linux renameat2), so that a bundle exists at every moment."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     at_cwd, exchange = -100, 2
     if rename is None or rename(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) != 0:

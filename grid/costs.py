@@ -1,8 +1,8 @@
 """The exact cost of every checkpoint in multiply-adds, under two rules that are never mixed.
 
-``macs`` counts convolutions and matrix products of the model as defined, each head once per embedded frame
-and its linear layer once per answer. ``paper_macs`` is what the paper counted: frames seen times the one-frame
-cost of all blocks up to the checkpoint's, with MSDNet's op counter (see ``models``), whatever the route.
+``macs`` counts convolutions and matrix products of the model as defined, each head once per embedded frame and its
+linear layer once per answer. ``paper_macs`` is what the paper counted: frames seen times the one-frame cost of all
+blocks up to the checkpoint's, with MSDNet's op counter (see ``models``), whatever the route.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Costs:
         return spans + embed + self.answer_macs[block]
 
     def checkpoint(self, route: Route, index: int) -> int:
-        """Return the MACs spent when checkpoint ``index`` (1-based) answers, everything before included."""
+        """Return the MACs spent when checkpoint ``index`` (1-based) answers, including everything before it."""
         return sum(self.segment(route, k) for k in range(1, index + 1))
 
     def paper_checkpoint(self, route: Route, index: int) -> int:

@@ -1,6 +1,6 @@
-"""Every error that a user can cause or meet: one class per cause, with the exit code of the command line.
+"""Every error that a user can cause or encounter: one class per cause, with the exit code of the command line.
 
-Each message says the value, what was expected, and what to do.
+Each message gives the value, what was expected, and what to do.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ class DynvidError(Exception):
 
 
 class UsageError(DynvidError):
-    """An argument or a configuration value is not usable."""
+    """An argument or a configuration value is invalid."""
 
     exit_code = 2
 
 
 class RouteError(UsageError):
-    """A route steps back, leaves the grid, or puts a checkpoint where no head is."""
+    """A route steps back, leaves the grid, or puts a checkpoint where there is no head."""
 
 
 class NetworkError(UsageError):
@@ -43,11 +43,11 @@ class TrainingCheckpointError(InputRefusedError):
 
 
 class UnsafeTrainingCheckpointError(TrainingCheckpointError):
-    """A training checkpoint wants to run code, or holds tensors that are not plain dense ones."""
+    """A training checkpoint tries to run code, or holds tensors that are not plain and dense."""
 
 
 class LayoutError(TrainingCheckpointError):
-    """Keys of a training checkpoint are missing, unexpected or misshapen, or its layout is another."""
+    """Keys of a training checkpoint are missing, unexpected or misshapen, or its layout is not the expected one."""
 
 
 class NonFiniteWeightsError(TrainingCheckpointError):
@@ -55,7 +55,7 @@ class NonFiniteWeightsError(TrainingCheckpointError):
 
 
 class IllConditionedError(InputRefusedError):
-    """A network rounds off so much in fp32 that no export could be proved equal to it."""
+    """A network's fp32 rounding is so large that no export could be proved equal to it."""
 
 
 class VideoError(InputRefusedError):
@@ -75,15 +75,15 @@ class ThresholdsError(InputRefusedError):
 
 
 class ScoresError(InputRefusedError):
-    """Scores of the exits, or the labels with them, cannot be used."""
+    """Scores of the exits, or their labels, cannot be used."""
 
 
 class TooFewVideosError(InputRefusedError):
-    """There are too few videos for what is promised; the message says how many are needed."""
+    """There are too few videos to support the promise; the message says how many are needed."""
 
 
 class RangesError(InputRefusedError):
-    """Ranges for INT8 cannot be read, or videos give none that can be used."""
+    """Ranges for INT8 cannot be read, or the videos give no usable ranges."""
 
 
 class GuaranteeError(InputRefusedError):
@@ -95,14 +95,14 @@ class CostTableError(InputRefusedError):
 
 
 class ResultsError(InputRefusedError):
-    """A file of classified videos is not what ``dynvid classify -o`` writes."""
+    """A file of classified videos is not one that ``dynvid classify -o`` writes."""
 
 
 # 4: integrity or version
 
 
 class IntegrityError(DynvidError):
-    """Something written by dynvid is not what it was."""
+    """Something written by dynvid has changed or does not fit."""
 
     exit_code = 4
 
@@ -120,15 +120,15 @@ class StaleThresholdsError(IntegrityError):
 
 
 class StaleScoresError(IntegrityError):
-    """Kept scores are of another bundle, other videos, labels or preprocessing, or were tampered with."""
+    """Kept scores belong to another bundle, other videos, labels or preprocessing, or were tampered with."""
 
 
 class StaleRangesError(IntegrityError):
-    """Ranges for INT8 are of another bundle or other videos, or were tampered with."""
+    """Ranges for INT8 belong to another bundle or other videos, or were tampered with."""
 
 
 class StaleResultsError(IntegrityError):
-    """Results are of another run, or were changed by something else."""
+    """Results belong to another run, or were changed by something else."""
 
 
 class StaleCostTableError(IntegrityError):
@@ -144,11 +144,11 @@ class ProofError(IntegrityError):
 
 
 class BlindProofError(ProofError):
-    """A planted fault does not change the network's answers, so that a proof would not see it."""
+    """A planted fault does not change the network's answers, so a proof would not notice it."""
 
 
 class CensusError(IntegrityError):
-    """A graph for an engine computes in another precision than was asked for, or has other ports."""
+    """A graph for an engine computes in another precision than requested, or has other ports."""
 
 
 class MissingEngineError(IntegrityError):
@@ -164,14 +164,14 @@ class UntrustedEngineError(IntegrityError):
 
 
 class EngineFileError(IntegrityError):
-    """A file of an engine is damaged, or is not what the ledger says."""
+    """A file of an engine is damaged, or differs from the ledger."""
 
 
 # 5: environment or backend
 
 
 class EnvironmentFaultError(DynvidError):
-    """A package or a device that this command needs is not there."""
+    """A package or device that this command needs is missing."""
 
     exit_code = 5
 
@@ -181,15 +181,15 @@ class MissingPackageError(EnvironmentFaultError):
 
 
 class BackendError(EnvironmentFaultError):
-    """A backend cannot run here, or failed while it ran."""
+    """A backend cannot run here, or failed while running."""
 
 
 class DecoderFaultError(EnvironmentFaultError):
-    """The process that decodes videos does not work here, whatever the video."""
+    """The process that decodes videos does not work here, for any video."""
 
 
 class EngineBuildError(EnvironmentFaultError):
-    """A builder refuses a graph or its profiles, or dies over it."""
+    """A builder refuses a graph or its profiles, or crashes on it."""
 
 
 class DeviceError(EnvironmentFaultError):
@@ -206,7 +206,7 @@ class ResourceError(DynvidError):
 
 
 class QueueFullError(ResourceError):
-    """So many videos wait for their answers that no more are taken."""
+    """Too many videos are waiting for their answers to accept more."""
 
 
 class DeadlineError(ResourceError):

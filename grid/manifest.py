@@ -1,4 +1,4 @@
-"""The manifest of a bundle: everything the runtime knows of a network besides the graphs."""
+"""The manifest of a bundle: everything the runtime knows about a network besides the graphs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .topology import Cell, Grid
 FORMAT = "dynvid.bundle"
 VERSION = (1, 1)
 Stored = Literal["fp32", "fp16", "int8"]
-"""What the graphs of a bundle are in."""
+"""Precision of the graphs in a bundle."""
 Precision = Literal[Stored, "bf16", "int8-bf16"]
-"""What is computed in: bf16 is arithmetic on the fp32 graphs, int8-bf16 on what INT8 graphs leave in fp32."""
+"""Precision to compute in: bf16 runs the fp32 graphs in bf16, int8-bf16 the fp32 rest of INT8 graphs."""
 IN_BF16: dict[Precision, Stored] = {"bf16": "fp32", "int8-bf16": "int8"}
-"""The graphs of each precision that has none of its own; OpenVINO computes them."""
+"""The graphs used by each precision that has none of its own; OpenVINO runs them."""
 FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\.onnx")
 
 
@@ -40,7 +40,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """One unique subgraph; every cell of its block runs it. ``range`` is its largest measured activation."""
+    """One unique subgraph, run by every cell of its block. ``range`` is its largest measured activation."""
 
     name: str
     kind: Literal["block", "head"]
@@ -50,7 +50,7 @@ class Subgraph:
     range: float
 
     def variant(self, precision: Precision) -> Variant:
-        """Return the variant that is computed in ``precision``."""
+        """Return the variant that is run in ``precision``."""
         return self.variants[graphs_of(precision)]
 
 
@@ -59,13 +59,14 @@ class Manifest:
     """The contents of ``manifest.json``.
 
     Attributes:
-        network: name, options, heads, shift and head configuration, as a training checkpoint holds them.
-        cells: the subgraph of cell (n, m) at ``cells[n][m]``; None for blocks that the route never reaches.
+        network: name, options, heads, shift and head configuration, as in a training checkpoint.
+        cells: the subgraph of cell (n, m) is ``cells[n][m]``; None for blocks that the route never reaches.
         heads: the subgraph that answers at each checkpoint.
-        fp32_only: blocks and heads that stay fp32 where fp16 is asked for; ``proof["fp32_only"]`` says why: each one's
+        fp32_only: blocks and heads that stay fp32 in the fp16 set. ``proof["fp32_only"]`` says why: each one's
             measured range, its own error, or the route's.
         source_sha256: of the training checkpoint.
-        proof: the figures of the export's proof (exporter.proof); since 1.1 also ``rounding``, what the reference rounds off.
+        proof: the figures of the export's proof (exporter.proof); since 1.1 also ``rounding``, the reference's own
+            rounding.
     """
 
     network: dict[str, Any]
@@ -96,7 +97,7 @@ class Manifest:
         return next(s for s in self.subgraphs if s.name == name)
 
     def label(self, class_index: int) -> str:
-        """Return the name of a class; its number where the bundle has no names."""
+        """Return the name of a class, or its number if the bundle has no names."""
         return str(class_index) if self.labels is None else self.labels[class_index]
 
     @property
@@ -111,15 +112,15 @@ class Manifest:
 
 
 def graphs_of(precision: Precision) -> Stored:
-    """Return the precision of the graphs that are computed in ``precision``."""
+    """Return the precision of the graphs that ``precision`` runs."""
     return cast(Stored, IN_BF16.get(precision, precision))
 
 
 def read_manifest(text: bytes, where: str) -> Manifest:
-    """Return the manifest that ``text`` holds; ``where`` names it in errors.
+    """Return the manifest in ``text``; ``where`` names it in errors.
 
     Raises:
-        ManifestError: If it is malformed, of another version, or does not fit together.
+        ManifestError: If it is malformed, of another version, or inconsistent.
         HashError: If a byte has changed since it was written.
     """
 
@@ -136,7 +137,8 @@ def read_manifest(text: bytes, where: str) -> Manifest:
         ) from None
     except SealError:
         raise HashError(
-            f"manifest of bundle {where!r} has changed since export (its sha256 does not fit). Run 'dynvid export' again."
+            f"manifest of bundle {where!r} has changed since export (its sha256 does not fit). Run 'dynvid export' "
+            "again."
         ) from None
     except (StrictJsonError, DynvidError) as error:
         raise refuse(str(error)) from None
@@ -144,7 +146,7 @@ def read_manifest(text: bytes, where: str) -> Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """Check what types cannot say: the parts of a manifest refer to one another."""
+    """Check that the parts of a manifest refer to one another, which types cannot express."""
 
     def require(condition: bool, reason: str) -> None:
         if not condition:
@@ -160,15 +162,15 @@ def _check(manifest: Manifest) -> None:
             needed = block <= max(route.head_blocks)
             require((name is not None) == needed, f"cells: block {block} has subgraph {name!r}")
             fits = name is None or (name in names and manifest.subgraph(name).block == block)
-            require(fits, f"cells: {name!r} is no subgraph of block {block}")
-    require(len(manifest.heads) == len(route.cells), "heads: one a checkpoint expected")
+            require(fits, f"cells: {name!r} is not a subgraph of block {block}")
+    require(len(manifest.heads) == len(route.cells), "heads: expected one per checkpoint")
     for name, cell in zip(manifest.heads, route.cells, strict=True):
         fits = name in names and manifest.subgraph(name).kind == "head" and manifest.subgraph(name).block == cell.block
-        require(fits, f"heads: {name!r} is no head of block {cell.block}")
+        require(fits, f"heads: {name!r} is not a head of block {cell.block}")
     require("fp32" in manifest.precisions, "precisions: fp32 is missing")
-    require(manifest.labels is None or len(manifest.labels) == manifest.classes, "labels: one a class expected")
+    require(manifest.labels is None or len(manifest.labels) == manifest.classes, "labels: expected one per class")
     for cost in dataclasses.astuple(manifest.costs):
-        require(len(cost) == grid.blocks, "costs: one a block expected")
+        require(len(cost) == grid.blocks, "costs: expected one per block")
     files = []
     for subgraph in manifest.subgraphs:
         require(

@@ -1,4 +1,4 @@
-"""Packages that a command needs and that need not be installed."""
+"""Report missing optional dependencies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a route means before anything is built: cells, segments, spans and cost."""
+"""The plan of a route, before anything is built: cells, segments, spans and cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .route import Route
 def plan(network: str, classes: int, parameters: int, route: Route, costs: Costs) -> dict[str, Any]:
     """Return the plan of a route, as ``dynvid plan --json`` prints it. GMACs are multiply-adds / 1e9.
 
-    ``fraction`` is a checkpoint's share of ``full``: the last checkpoint alone. It may exceed 1, since a dynamic
+    ``fraction`` is a checkpoint's share of ``full``, the last checkpoint alone. It may exceed 1, because a dynamic
     route computes every head it passes. ``frame_gmacs`` is one frame through all blocks and the last head.
     """
     full = route.full

@@ -1,4 +1,4 @@
-"""How frames are chosen and prepared: data that travels in the training checkpoint and in the manifest."""
+"""How frames are chosen and prepared; stored in the training checkpoint and in the manifest."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from .errors import UsageError
 def sample_frames(num_frames: int, num_samples: int) -> list[int]:
     """Return the indices of ``num_samples`` evenly spread frames of a video, in temporal order.
 
-    Each is the centre of one of ``num_samples`` equal parts, ``((2i + 1) * num_frames) // (2 * num_samples)``
-    (paper, section 4.2: "evenly sampled"; TSN's test-time sampling). A video shorter than ``num_samples``
-    repeats frames.
+    Each is the centre of one of ``num_samples`` equal parts, ``((2i + 1) * num_frames) // (2 * num_samples)`` (paper,
+    section 4.2: "evenly sampled"; TSN's test-time sampling). A video shorter than ``num_samples`` repeats frames.
 
     Raises:
         UsageError: If either number is below 1.
@@ -26,9 +25,9 @@ def sample_frames(num_frames: int, num_samples: int) -> list[int]:
 class Preprocessing:
     """Resize, crop and normalisation of one frame.
 
-    The frame is rotated as its file says, resized so that its short side is ``short_side`` (bilinear, the
-    long side rounded), cropped to ``crop`` x ``crop`` at offset ``(size - crop) // 2``, scaled to [0, 1],
-    then normalised per RGB channel with ``mean`` and ``std``.
+    The frame is rotated as its file says, resized so that its short side is ``short_side`` (bilinear, the long side
+    rounded), cropped to ``crop`` x ``crop`` at offset ``(size - crop) // 2``, scaled to [0, 1], then normalised per
+    RGB channel with ``mean`` and ``std``.
     """
 
     short_side: int = 256
@@ -37,7 +36,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        """Refuse sizes and scales that no frame can have."""
+        """Reject sizes and scales that no frame can have."""
         if not 1 <= self.crop <= self.short_side <= 4096:
             raise UsageError(
                 f"crop {self.crop} and short_side {self.short_side}: expected 1 <= crop <= short_side <= 4096"
@@ -46,9 +45,9 @@ class Preprocessing:
             raise UsageError(f"mean {self.mean} and std {self.std}: expected three values each, every std above 0")
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Return (height, width) in pixels after the resize of a frame of ``height`` x ``width`` pixels.
+        """Return (height, width) in pixels of a frame of ``height`` x ``width`` pixels after resizing.
 
-        Integers throughout, halves rounded up, so that every machine agrees.
+        Uses integers only, with halves rounded up, so that every machine agrees.
         """
         short = min(height, width)
         return (

@@ -1,4 +1,4 @@
-"""The checkpoint route: checkpoints, and the segments and spans that lie between them."""
+"""The route: checkpoints, and the segments and spans between them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .topology import Cell, Grid
 
 PRESETS = ("joint", "depth", "input", "full")
 
-# Fig. 2(d), inferred from the paper's text and its average FLOPs; the last block of the first four sets
-# lies between checkpoints 4 and 5, the other four sets whole between 5 and 6.
+# Fig. 2(d), inferred from the paper's text and its average FLOPs: the last block of the first four sets lies between
+# checkpoints 4 and 5, and the other four sets lie entirely between 5 and 6.
 _JOINT = (Cell(1, 0), Cell(2, 1), Cell(3, 2), Cell(3, 3), Cell(3, 4), Cell(7, 4))
 
 
@@ -28,7 +28,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Cells of one block, input sets ``[start, stop)``, run in one call."""
+    """Consecutive cells of one block, input sets ``[start, stop)``, run in one call."""
 
     block: int
     start: int
@@ -37,7 +37,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The cells between two checkpoints of a route, in the order in which their spans must run."""
+    """The cells between two checkpoints of a route, with their spans in the order in which they must run."""
 
     index: int
     spans: tuple[Span, ...]
@@ -55,9 +55,9 @@ class Route:
     cells: tuple[Cell, ...]
 
     def __post_init__(self) -> None:
-        """Check every checkpoint against the grid and against the one before."""
+        """Check every checkpoint against the grid and the previous one."""
         if not self.cells:
-            raise RouteError("a route without checkpoints: give at least one cell, or a preset, to --route")
+            raise RouteError("the route has no checkpoints: give --route a preset or at least one cell")
         for index, cell in enumerate(self.cells, 1):
             if not (0 <= cell.input_set < self.grid.input_sets and 0 <= cell.block < self.grid.blocks):
                 raise RouteError(
@@ -68,7 +68,7 @@ class Route:
             if cell.input_set < before.input_set or cell.block < before.block or cell == before:
                 raise RouteError(
                     f"checkpoint {index} at {cell} comes after {before}: neither the input set nor the block may "
-                    "step back, and one must advance. Reorder the checkpoints of --route."
+                    "decrease, and one must increase. Reorder the checkpoints of --route."
                 )
 
     @property
@@ -78,17 +78,17 @@ class Route:
 
     @property
     def full(self) -> Route:
-        """The route that has only this one's last checkpoint."""
+        """The route that consists of this one's last checkpoint."""
         return Route(self.grid, self.cells[-1:])
 
     @property
     def head_blocks(self) -> tuple[int, ...]:
-        """The blocks on which a checkpoint lies, ascending."""
+        """The blocks that have a checkpoint, ascending."""
         return tuple(sorted({cell.block for cell in self.cells}))
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """One segment a checkpoint; together their spans hold each needed cell exactly once.
+        """One segment per checkpoint; together their spans hold each needed cell exactly once.
 
         Segment k computes, block by block, the input sets that checkpoint k needs and no earlier one did.
         """
@@ -138,13 +138,14 @@ def preset(name: str, grid: Grid, head_blocks: Sequence[int]) -> Route:
         )
     if (grid.input_sets, grid.blocks) != (8, 5):
         raise RouteError(
-            f"route 'joint' is defined for 8 input sets x 5 blocks, this grid has {grid.input_sets} x {grid.blocks}. "
-            "Give the cells yourself, or another preset, to --route."
+            f"route 'joint' is defined for 8 input sets x 5 blocks, but this grid has {grid.input_sets} x "
+            f"{grid.blocks}. Give --route cells or another preset."
         )
     cells = tuple(cell for cell in _JOINT if cell.block in head_blocks)
     if len(head_blocks) == 1:
         raise RouteError(
-            f"route 'joint' needs heads on several blocks, this network has one, on block {last}. Use --route input."
+            f"route 'joint' needs heads on several blocks, but this network has one, on block {last}. Use --route "
+            "input."
         )
     return Route(grid, cells)
 
@@ -170,7 +171,7 @@ def require_heads(route: Route, head_blocks: Iterable[int]) -> Route:
     """Return ``route`` if every checkpoint lies on a block that has a head.
 
     Raises:
-        RouteError: Naming each checkpoint that does not.
+        RouteError: With each checkpoint that does not.
     """
     have = sorted(head_blocks)
     bare = [f"{c.index} at {c.cell}" for c in route.checkpoints if c.cell.block not in have]

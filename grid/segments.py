@@ -1,7 +1,7 @@
-"""Fused segments: the ports of a segment that runs as one graph, from the liveness of tensors along the route.
+"""Fused segments: the ports of a segment that runs as one graph, derived from the liveness of tensors along the route.
 
-Between two segments only what a later one reads is handed on: boundary features of input sets that the next block has
-not seen, states of blocks that will run again, and embeddings of heads that will answer again.
+Segments hand on only what a later one reads: boundary features of input sets that the next block has not seen, states
+of blocks that will run again, and embeddings of heads that will answer again.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from .route import Route, Span
 from .tensors import Dimension, TensorSpec
 
 FUSION = 6
-"""Version of the fused graphs and of their rewrites; engines of another one are built anew."""
+"""Version of the fused graphs and their rewrites; engines of other versions are rebuilt."""
 
 
 @dataclass(frozen=True)
 class FusedSegment:
-    """One segment of a route as one graph, of any batch and a fixed number of frames.
+    """One segment of a route as one graph, for any batch size and a fixed number of frames.
 
     Attributes:
         name: ``segment1`` and so on, or ``full``; ``spans1`` and so on without heads, ``part1`` along another route.
         index: the segment's place in its route, 1-based.
-        start: its new frames are ``[start, stop)`` of the permuted order; none where they are equal.
+        start: its new frames are ``[start, stop)`` of the permuted order; none if they are equal.
         stop: see ``start``.
         spans: of the segment.
-        head: the subgraph that answers; None where heads are left out.
-        inputs: ``frames`` [batch, stop - start, 3, crop, crop] where there are new ones, then ``in.NAME`` for every
+        head: the subgraph that answers; None without heads.
+        inputs: ``frames`` [batch, stop - start, 3, crop, crop] if there are new ones, then ``in.NAME`` for every
             tensor handed on that it reads.
-        outputs: ``logits`` and ``probabilities`` [batch, classes], then ``out.NAME`` for every tensor it hands on. Without a
-            head, ``features`` [batch, frames, channels, height, width] instead, where it reaches the last block.
+        outputs: ``logits`` and ``probabilities`` [batch, classes], then ``out.NAME`` for every tensor that it hands
+            on. Without a head, ``features`` [batch, frames, channels, height, width] instead, if it reaches the last
+            block.
     """
 
     name: str
@@ -52,8 +53,8 @@ def fused_segments(
     Args:
         manifest: of the bundle.
         precision: of the graphs.
-        route: None: the bundle's own; else any over the bundle's blocks and heads.
-        heads: whether segments answer; without, they cannot be classified with, only measured.
+        route: None: the bundle's own; otherwise any route over the bundle's blocks and heads.
+        heads: whether segments answer; segments without heads are only for measuring.
 
     Raises:
         UsageError: If the bundle lacks a block or head of the route.
@@ -140,7 +141,7 @@ def block_of(manifest: Manifest, block: int) -> Subgraph:
     """
     name = manifest.cells[0][block]
     if name is None:
-        raise UsageError(f"route reaches block {block}: the bundle ends before it. Export again with --route.")
+        raise UsageError(f"the route reaches block {block}, but the bundle ends before it. Export again with --route.")
     return manifest.subgraph(name)
 
 
@@ -158,8 +159,8 @@ def head_at(manifest: Manifest, route: Route, index: int) -> Subgraph:
         names = {manifest.heads[-1]}
     if len(names) != 1:
         raise UsageError(
-            f"checkpoint {index} at {cell}: the bundle has {len(names)} heads on that block, expected one. Export again with "
-            "--route."
+            f"checkpoint {index} at {cell}: the bundle has {len(names)} heads on that block, expected one. "
+            "Export again with --route."
         )
     return manifest.subgraph(names.pop())
 

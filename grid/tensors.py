@@ -11,23 +11,23 @@ Dimension = int | Literal["batch", "frames"]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output of a subgraph: its name, dtype and dimensions, ``"batch"`` and ``"frames"`` dynamic."""
+    """An input or output of a subgraph: its name, dtype and shape; ``"batch"`` and ``"frames"`` are dynamic."""
 
     name: str
     dtype: DType
     shape: tuple[Dimension, ...]
 
     def concrete(self, batch: int, frames: int) -> tuple[int, ...]:
-        """Return the shape in numbers."""
+        """Return the shape as numbers."""
         sizes = {"batch": batch, "frames": frames}
         return tuple(sizes[d] if isinstance(d, str) else d for d in self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class StatePort:
-    """A declared pair: what a call writes to ``output``, the next call of the same video reads from ``input``.
+    """A pair of ports: the next call for the same video reads from ``input`` what a call wrote to ``output``.
 
-    Zeros at the start of a video.
+    It is zeros at the start of a video.
     """
 
     input: str
@@ -35,7 +35,7 @@ class StatePort:
 
 
 class Ports(Protocol):
-    """What every graph and engine has: its inputs and outputs, in order."""
+    """The inputs and outputs, in order, of a graph or engine."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

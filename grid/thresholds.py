@@ -1,4 +1,4 @@
-"""The thresholds file T.json: one confidence a checkpoint, bound to one bundle, and what is expected of them."""
+"""The thresholds file T.json: one confidence per checkpoint, bound to one bundle, and the exits to expect from them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ CONFIDENCE_BINS = 10  # of a tally: [0, 0.1), ..., [0.9, 1]
 Rule = Literal["geometric", "optimal"]
 """How thresholds are chosen: shares in proportion to q^k (paper, section 4), or each threshold optimised."""
 Tally = tuple[tuple[int, ...], ...]
-"""Videos that left at each checkpoint with a confidence in each bin, [checkpoints][CONFIDENCE_BINS]."""
+"""Number of videos that left at each checkpoint, by confidence bin, [checkpoints][CONFIDENCE_BINS]."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """A video exits at the first checkpoint k whose confidence exceeds ``thresholds[k - 1]``, strictly.
+    """A video exits at the first checkpoint k whose confidence strictly exceeds ``thresholds[k - 1]``.
 
     Attributes:
         bundle_sha256: of the bundle's manifest.
-        thresholds: one a checkpoint in [0, 1]; the last is None: that checkpoint always answers.
-        q: ratio of the geometric exit distribution that they were chosen for (paper, section 4), where they were.
-        temperatures: one a checkpoint, above 0: the confidence that is compared is that of the logits divided by it;
-            None: of the logits as they are.
-        expected: how the videos of calibration left under these thresholds, to compare later videos with.
+        thresholds: one per checkpoint in [0, 1]; the last is None: that checkpoint always answers.
+        q: ratio of the geometric exit distribution that they were chosen for (paper, section 4), if they were.
+        temperatures: one per checkpoint, above 0: logits are divided by it before the confidence is compared; None:
+            no scaling.
+        expected: how the calibration videos left under these thresholds, to compare later videos with.
         precision: of the subgraphs whose answers they were chosen on.
         rule: by which they were chosen.
     """
@@ -42,7 +42,7 @@ class Thresholds:
     rule: Rule = "geometric"
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all.
+        """Write the file atomically.
 
         Raises:
             ResourceError: If it cannot be written.
@@ -52,18 +52,19 @@ class Thresholds:
 
 
 def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int, precision: Precision | None = None) -> Thresholds:
-    """Return the thresholds of a file, fit for the bundle with this manifest hash and number of checkpoints.
+    """Return the thresholds of a file, checked against the bundle with this manifest hash and number of checkpoints.
 
     Args:
         path: of the file.
         bundle_sha256: of the bundle's manifest.
-        checkpoints: of its route.
-        precision: that they are to be used with; INT8 needs thresholds of its own, fp16 is held to answer as fp32 does, and bf16 comes
-            near. None: any.
+        checkpoints: number of checkpoints on its route.
+        precision: the precision to use them with. INT8 needs its own thresholds; fp16 is proved to answer like fp32,
+            and bf16 comes near. None: any.
 
     Raises:
-        ThresholdsError: If the file is malformed, or its thresholds are not one a checkpoint in [0, 1], the last null.
-        StaleThresholdsError: If it belongs to another bundle, or was chosen on the answers of another precision.
+        ThresholdsError: If the file is malformed, or does not have one threshold per checkpoint in [0, 1], the last
+            null.
+        StaleThresholdsError: If it belongs to another bundle, or was chosen on answers in another precision.
     """
     try:
         found = parse(Thresholds, loads(path.read_bytes()))
@@ -76,13 +77,13 @@ def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int, precision:
         ) from None
     if found.bundle_sha256 != bundle_sha256:
         raise StaleThresholdsError(
-            f"thresholds {str(path)!r} belong to bundle {found.bundle_sha256[:8]}…, this one is {bundle_sha256[:8]}…: "
-            "choose them again for this bundle"
+            f"thresholds {str(path)!r} belong to bundle {found.bundle_sha256[:8]}…, but this one is "
+            f"{bundle_sha256[:8]}…: run 'dynvid calibrate' for this bundle"
         )
     if precision is not None and (graphs_of(precision) == "int8") != (graphs_of(found.precision) == "int8"):
         raise StaleThresholdsError(
-            f"thresholds {str(path)!r} were chosen on answers in {found.precision}, these are in {precision}: run in that "
-            f"precision, or choose thresholds with 'dynvid calibrate --precision {precision}'"
+            f"thresholds {str(path)!r} were chosen on answers in {found.precision}, but these are in {precision}: "
+            f"run in that precision, or choose thresholds with 'dynvid calibrate --precision {precision}'"
         )
     check_thresholds(found.thresholds, checkpoints, str(path))
     check_temperatures(found.temperatures, checkpoints, str(path))
@@ -92,22 +93,22 @@ def read_thresholds(path: Path, bundle_sha256: str, checkpoints: int, precision:
         and sum(map(sum, found.expected)) > 0
     ):
         raise ThresholdsError(
-            f"thresholds {str(path)!r}: 'expected' must hold {CONFIDENCE_BINS} counts for each of {checkpoints} checkpoints: "
-            "run 'dynvid calibrate' again"
+            f"thresholds {str(path)!r}: 'expected' must hold {CONFIDENCE_BINS} counts for each of {checkpoints} "
+            "checkpoints: run 'dynvid calibrate' again"
         )
     return found
 
 
 def check_thresholds(thresholds: tuple[float | None, ...], checkpoints: int, where: str) -> tuple[float | None, ...]:
-    """Return ``thresholds`` if they are one a checkpoint in [0, 1], the last None.
+    """Return ``thresholds`` if there is one per checkpoint in [0, 1], the last None.
 
     Raises:
-        ThresholdsError: Naming the first that is not.
+        ThresholdsError: With the first that is wrong.
     """
     if len(thresholds) != checkpoints or thresholds[-1] is not None:
         raise ThresholdsError(
-            f"thresholds {where!r}: {len(thresholds)} values for {checkpoints} checkpoints; expected one a checkpoint, the "
-            "last null since it always answers"
+            f"thresholds {where!r}: {len(thresholds)} values for {checkpoints} checkpoints; expected one per "
+            "checkpoint, the last null since it always answers"
         )
     for index, value in enumerate(thresholds[:-1], 1):
         if value is None or not 0.0 <= value <= 1.0:
@@ -116,10 +117,10 @@ def check_thresholds(thresholds: tuple[float | None, ...], checkpoints: int, whe
 
 
 def check_temperatures(temperatures: tuple[float, ...] | None, checkpoints: int, where: str) -> tuple[float, ...]:
-    """Return ``temperatures``, ones for None, if they are one a checkpoint, each positive and finite.
+    """Return ``temperatures``, or ones for None, if there is one per checkpoint, each positive and finite.
 
     Raises:
-        ThresholdsError: Naming the first that is not.
+        ThresholdsError: With the first that is wrong.
     """
     if temperatures is None:
         return (1.0,) * checkpoints

@@ -11,7 +11,7 @@ Permutation = Literal["evil_odious", "none"]
 
 
 class Cell(NamedTuple):
-    """Block ``block`` applied to input set ``input_set``; both zero-based, as the paper's i and j.
+    """Block ``block`` applied to input set ``input_set``; both zero-based, like the paper's i and j.
 
     ``input_set`` counts positions in the permuted order, not in time.
     """
@@ -27,8 +27,8 @@ class Cell(NamedTuple):
 class Grid:
     """``input_sets`` x ``blocks`` cells; a set is ``frames_per_set`` consecutive sampled frames.
 
-    With ``groups_linked`` shift state crosses from the evil sets into the odious ones (paper, section 3.2.2:
-    "for arbitrary n"); without it no span crosses that border and state restarts at zeros there.
+    With ``groups_linked``, shift state crosses from the evil sets into the odious ones (paper, section 3.2.2: "for
+    arbitrary n"). Without it, no span crosses that border, and state restarts at zeros there.
     """
 
     input_sets: int
@@ -38,10 +38,10 @@ class Grid:
     groups_linked: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse grids without cells and unknown permutations."""
+        """Reject grids without cells and unknown permutations."""
         if min(self.input_sets, self.blocks, self.frames_per_set) < 1:
             raise UsageError(
-                f"grid of {self.input_sets} input sets x {self.blocks} blocks, {self.frames_per_set} frames a set: "
+                f"grid of {self.input_sets} input sets x {self.blocks} blocks, {self.frames_per_set} frames per set: "
                 "every number must be at least 1"
             )
         if self.num_frames > 65536:
@@ -74,7 +74,7 @@ class Grid:
 
     @property
     def border(self) -> int | None:
-        """The position at which state restarts at zeros, or None where it never does."""
+        """The position at which state restarts at zeros, or None if it never does."""
         if self.groups_linked or self.permutation == "none":
             return None
         evil = sum(i.bit_count() % 2 == 0 for i in range(self.input_sets))

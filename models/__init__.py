@@ -1,1 +1,1 @@
-"""The networks a training checkpoint needs to become a graph, and the readers of training checkpoints."""
+"""The networks that turn a training checkpoint into graphs, and the readers of training checkpoints."""

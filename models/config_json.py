@@ -1,4 +1,4 @@
-"""A network's configuration as JSON: what a native training checkpoint and a training recipe hold."""
+"""A network's configuration as JSON, as stored in a native training checkpoint and in a training recipe."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Configuration:
 
 
 def to_json(config: NetworkConfig) -> dict[str, Any]:
-    """Return ``config`` in plain JSON types; ``from_json`` gives it back."""
+    """Return ``config`` as plain JSON types; ``from_json`` reverses it."""
     table = {
         "network": config.network,
         "options": config.options,
@@ -58,10 +58,9 @@ def to_json(config: NetworkConfig) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> NetworkConfig:
-    """Return the configuration that ``data`` holds; ``network`` and ``classes`` suffice, the rest has defaults.
+    """Return the configuration in ``data``. Only ``network`` and ``classes`` are required; the rest has defaults.
 
-    ``route`` is a list of cells, or text as ``--route`` takes it. ``heads`` defaults to the blocks on which the
-    route's checkpoints lie.
+    ``route`` is a list of cells, or text as for ``--route``. ``heads`` defaults to the blocks that have checkpoints.
 
     Raises:
         NetworkError: If a key is unknown or missing, or a value does not fit.
@@ -75,7 +74,7 @@ def from_json(data: Mapping[str, Any]) -> NetworkConfig:
     strange = sorted(set(table.heads or ()) - set(backbone.head_blocks))
     if strange:
         raise NetworkError(
-            f"network {table.network!r} has no head on block {strange[0]}; it may have them on {backbone.head_blocks}"
+            f"network {table.network!r} allows no head on block {strange[0]}; expected some of {backbone.head_blocks}"
         )
     grid = Grid(table.input_sets, len(backbone.blocks), table.frames_per_set, table.permutation, table.groups_linked)
     route = read_route(table.route, grid, table.heads or backbone.head_blocks)
@@ -94,7 +93,7 @@ def from_json(data: Mapping[str, Any]) -> NetworkConfig:
 
 
 def read_route(value: Any, grid: Grid, head_blocks: tuple[int, ...]) -> Route:
-    """Return a route from cells, from text, or by default: ``joint`` where it fits, else ``input``."""
+    """Return a route from cells or text; by default ``joint`` if it fits, else ``depth``, or ``input`` for one head."""
     if value is None:
         try:
             return preset("joint", grid, head_blocks)

@@ -1,4 +1,4 @@
-"""The cost of a network's parts, measured on meta tensors, so that nothing is computed."""
+"""Measure the cost of a network's parts on meta tensors, so that nothing is computed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def _macs(run: Callable[[], Any]) -> tuple[int, Any]:
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         result = run()
-    return counter.get_total_flops() // 2, result  # it counts a multiply-add as two
+    return counter.get_total_flops() // 2, result  # the counter counts a multiply-add as two
 
 
 def measure_costs(network: VideoNetwork) -> Costs:
-    """Return the multiply-adds of every part of ``network`` for frames of its own crop size."""
+    """Return the multiply-adds of every part of ``network``, for frames of its crop size."""
     crop = network.config.preprocessing.crop
     meta = copy.deepcopy(network).to("meta").eval()
     features: Features = (torch.empty(1, 3, crop, crop, device="meta"),)
@@ -49,10 +49,10 @@ def measure_costs(network: VideoNetwork) -> Costs:
 
 
 def op_counter(backbone: Backbone, crop: int, classes: int) -> tuple[int, ...]:
-    """Return the one-frame cost of blocks 0..m with one head on each, as MSDNet-PyTorch's op counter gives it.
+    """Return the one-frame cost of blocks 0..m with one head on each, as counted by MSDNet-PyTorch's op counter.
 
-    Convolutions count their multiply-adds, ReLUs one an element, poolings outputs x window, linear layers
-    weights and biases; nothing else counts.
+    Convolutions count their multiply-adds, ReLUs one per element, poolings outputs x window, linear layers weights
+    and biases; nothing else counts.
     """
     total = 0
 
@@ -66,7 +66,7 @@ def op_counter(backbone: Backbone, crop: int, classes: int) -> tuple[int, ...]:
             assert isinstance(module.kernel_size, int)
             total += output[0].numel() * module.kernel_size**2
         elif isinstance(module, nn.AdaptiveAvgPool2d):
-            total += inputs[0][0].numel()  # one output, its window the whole plane
+            total += inputs[0][0].numel()  # one output, whose window is the whole plane
         elif isinstance(module, nn.Linear):
             total += module.weight.numel() + module.bias.numel()
 

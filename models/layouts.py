@@ -1,7 +1,7 @@
-"""Training checkpoints of every known layout: told by their keys, configured from their shapes, renamed, loaded.
+"""Training checkpoints of every known layout: recognised by keys, configured from shapes, renamed and loaded.
 
-What keys and shapes cannot say is as the public code has it: strides as in torchvision (v1.5), a shift of an eighth
-of the channels, the preprocessing of the data set. Sources: kalviny/MSDNet-PyTorch, pytorch/vision,
+What keys and shapes do not show follows the public code: strides as in torchvision (v1.5), a shift of an eighth of
+the channels, the preprocessing of the data set. Sources: kalviny/MSDNet-PyTorch, pytorch/vision,
 mit-han-lab/temporal-shift-module, open-mmlab/mmaction2.
 """
 
@@ -30,7 +30,7 @@ from .registry import build
 from .resnet import ResNetOptions
 from .training_checkpoint import load_native, load_weights, read_tensors
 
-_SIGNS = {  # a file has the layout whose sign most of its keys bear
+_SIGNS = {  # a file has the layout whose pattern most of its keys match
     "native": r"heads\.\d+\.(embed|classifiers)\.",
     "msdnet-pytorch": r"(module\.)?classifier\.\d+\.(m|linear)\.",
     "torchvision": r"(module\.)?(conv1|bn1|layer\d+\.\d+|fc)\.",
@@ -49,18 +49,20 @@ _CIFAR = {  # normalisation by number of classes
     10: {"mean": [0.4914, 0.4824, 0.4467], "std": [0.2471, 0.2435, 0.2616]},
     100: {"mean": [0.5071, 0.4867, 0.4408], "std": [0.2675, 0.2565, 0.2761]},
 }
-_WARNINGS = {  # by whether the weights were trained with a shift, and whether the network shifts
+_WARNINGS = {  # by (weights were trained with a shift, network shifts)
     (True, True): "the weights were trained with a temporal shift in both directions: the first fold of channels, "
-    "which came from the frame after, stays unshifted online. Fine-tune before relying on the accuracy.",
+    "which came from the next frame, stays unshifted online. Fine-tune before relying on the accuracy.",
     (True, False): "the weights were trained with a temporal shift, which is off: expect a lower accuracy.",
     (False, True): "the weights were trained without a temporal shift: fine-tune before relying on the accuracy.",
 }
-_Reading = tuple[dict[str, Any], Callable[[str], str]]  # a configuration; the file's name of one of dynvid's keys
+_Reading = tuple[
+    dict[str, Any], Callable[[str], str]
+]  # a configuration; maps one of dynvid's keys to the file's name for it
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network in eval mode, the layout of its file, and what its user must know."""
+    """A network in eval mode, the layout of its file, and warnings for the user."""
 
     network: VideoNetwork
     layout: str
@@ -68,16 +70,16 @@ class Loaded:
 
 
 def detect(tensors: Mapping[str, Tensor]) -> str:
-    """Return the layout, one of ``LAYOUTS``, that the keys have.
+    """Return the layout, one of ``LAYOUTS``, that the keys match.
 
     Raises:
-        LayoutError: If they have none.
+        LayoutError: If they match none.
     """
     counts = {layout: sum(bool(re.match(sign, key)) for key in tensors) for layout, sign in _SIGNS.items()}
     layout = max(counts, key=lambda name: counts[name])
     if not counts[layout]:
         some = ", ".join(map(repr, list(tensors)[:5]))
-        raise LayoutError(f"keys such as {some} are of no known layout: expected one of {', '.join(LAYOUTS)}")
+        raise LayoutError(f"keys such as {some} match no known layout: expected one of {', '.join(LAYOUTS)}")
     return layout
 
 
@@ -95,18 +97,18 @@ def load_training_checkpoint(
 
     Args:
         path: a .pth, .pth.tar or .safetensors file.
-        layout: what the file must be, one of ``LAYOUTS``; ``auto``: what its keys say.
-        network: what the file must hold, such as ``resnet50`` or its family ``resnet``.
-        classes: how many classes it must have.
+        layout: the expected layout, one of ``LAYOUTS``; ``auto``: recognise it by the keys.
+        network: the expected network, such as ``resnet50`` or its family ``resnet``.
+        classes: the expected number of classes.
         route: a preset or cells; by default the file's own, else ``joint``, else what the heads allow.
-        shift: whether the online temporal shift acts; by default as the weights were trained.
+        shift: whether to use the online temporal shift; by default as the weights were trained.
         num_frames: l, a multiple of the input sets; by default the file's own, else 16.
 
     Raises:
-        TrainingCheckpointError: If the file is no training checkpoint, or no safe and finite one.
+        TrainingCheckpointError: If the file is not a training checkpoint, or not a safe and finite one.
         LayoutError: If keys or shapes do not fit, or the file is not what the arguments say.
         RouteError: If the route does not fit, or a checkpoint lies on a block without a head.
-        UsageError: If ``layout`` or ``num_frames`` is not usable.
+        UsageError: If ``layout`` or ``num_frames`` is invalid.
     """
     if layout not in ("auto", *LAYOUTS):
         raise UsageError(f"layout {layout!r}: expected auto or one of {', '.join(LAYOUTS)}. Change --layout.")
@@ -121,7 +123,7 @@ def load_training_checkpoint(
     asked = {"network": None if network == family else network, "classes": classes, "shift": shift}
     wrong = [f"{key} {asked[key]!r} instead of {its!r}" for key, its in facts.items() if asked[key] not in (None, its)]
     if wrong:
-        raise LayoutError(f"training checkpoint {str(path)!r} is not what was asked for: {'; '.join(wrong)}")
+        raise LayoutError(f"training checkpoint {str(path)!r} is not what was requested: {'; '.join(wrong)}")
     num_frames = grid.num_frames if num_frames is None else num_frames
     if num_frames < 1 or num_frames % grid.input_sets:
         raise UsageError(f"{num_frames} frames: expected a multiple of {grid.input_sets}. Change --frames.")
@@ -136,11 +138,11 @@ def _load_public(path: Path, tensors: Mapping[str, Tensor], layout: str, shift: 
     prefix = "module." if 2 * sum(key.startswith("module.") for key in tensors) > len(tensors) else ""
     try:
         if layout == "native":
-            raise LayoutError("its keys are dynvid's, but the configuration is missing. Save it with dynvid.")
+            raise LayoutError("its keys are dynvid's, but it has no configuration. Save it with dynvid.")
         read = _read_msdnet if layout == "msdnet-pytorch" else partial(_read_resnet, layout)
         data, file_key = read(tensors, prefix)
         data["shift"]["enabled"] = data["shift"]["enabled"] if shift is None else shift
-        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # costs nothing, whatever the shapes
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # free, whatever the shapes
             model = build(from_json(data))
     except (LayoutError, NetworkError) as error:
         raise LayoutError(f"training checkpoint {str(path)!r}: {error}") from None
@@ -148,7 +150,7 @@ def _load_public(path: Path, tensors: Mapping[str, Tensor], layout: str, shift: 
 
 
 def _classes(tensors: Mapping[str, Tensor], linears: Sequence[str]) -> int:
-    """Return the rows of the linear layers; some number if there are none, whose keys will be found missing."""
+    """Return the number of rows of the linear layers; any number without them: their keys will be found missing."""
     keys = [f"{linear}{leaf}" for linear in linears for leaf in ("weight", "bias")]
     rows = {key: len(tensors[key]) for key in keys if key in tensors and tensors[key].ndim}
     ranking = Counter(rows.values()).most_common(2) or [(2, 1)]
@@ -163,7 +165,7 @@ def _read_resnet(layout: str, tensors: Mapping[str, Tensor], prefix: str) -> _Re
         if odd := [key for key in tensors if re.search(pattern, key)]:
             raise LayoutError(f"{trouble}: {odd[0]!r}. dynvid has no such network.")
     bottlenecks: dict[int, set[str]] = defaultdict(set)  # by stage
-    widths: Counter[int] = Counter()  # most of the tensors must be right: one that is not shall be reported
+    widths: Counter[int] = Counter()  # majority vote: a misshapen tensor must be reported, not believed
     for key, tensor in tensors.items():
         if match := re.match(re.escape(trunk) + r"layer([1-9])\.(\d+)\.(.+)", key):
             bottlenecks[int(match[1])].add(match[2])
@@ -210,8 +212,8 @@ def _named(family: str, options: MSDNetOptions | ResNetOptions) -> dict[str, Any
 
 
 def _read_msdnet(tensors: Mapping[str, Tensor], prefix: str) -> _Reading:
-    # Output channels of the first (0, 1) and second (3, 4) convolution of every "net", as most of its tensors and
-    # its BatchNorm's say: one that is misshapen shall be reported, not believed.
+    # Output channels of the first (0, 1) and second (3, 4) convolution of every "net", by majority of its tensors and
+    # its BatchNorm's: a misshapen one must be reported, not believed.
     votes: dict[tuple[str, int], Counter[int]] = defaultdict(Counter)
     for key, tensor in tensors.items():
         match = re.fullmatch(r"(.+)\.([0134])\.\w+", key.removeprefix(prefix))
@@ -231,8 +233,8 @@ def _read_msdnet(tensors: Mapping[str, Tensor], prefix: str) -> _Reading:
     factors, bottleneck_factors = [width // channels for width in widths], [1] * scales
     last = max(conv for name, conv in outputs if name.startswith("blocks."))  # 1 with bottlenecks
     layers, growths = Counter[int](), Counter[int]()
-    left: list[int] = []  # scales that leave each layer
-    kept: list[int | None] = []  # channels that leave the transition after it, in units of the factors
+    left: list[int] = []  # number of scales that leave each layer
+    kept: list[int | None] = []  # channels that leave the transition after each layer, in units of the factors
     for block, place in places:
         at = f"blocks.{block}.{place}"
         if kept and any(reduced := row(f"{at}.m")):
@@ -283,7 +285,7 @@ def _msdnet_key(prefix: str, own: str) -> str:
 
 
 def _reduction(channels: int, growth: int, kept: Sequence[int | None]) -> tuple[int, float]:
-    """Return a divisor of all widths (1, unless the factors had one), and the share that transitions keep."""
+    """Return a divisor of all widths (1 unless the factors had one), and the share that transitions keep."""
     for unit in (divisor for divisor in range(1, channels + 1) if channels % divisor == growth % divisor == 0):
         pairs, width = [], channels // unit
         for keeps in kept:

@@ -1,8 +1,8 @@
 """MSDNet (Huang et al., 2018, "Multi-Scale Dense Networks"): dense layers at several scales, exits in depth.
 
-Parameter names below a block are those of MSDNet-PyTorch, so its training checkpoints load by renaming heads.
-The online shift acts at the coarsest scale, on the input of ``conv_normal`` alone, in every layer but the
-initial one (paper, section 4).
+Parameter names within a block are those of MSDNet-PyTorch, so its training checkpoints load by renaming only heads.
+The online shift acts at the coarsest scale, on the input of ``conv_normal`` only, in every layer but the initial one
+(paper, section 4).
 """
 
 from __future__ import annotations
@@ -49,24 +49,25 @@ class MSDNetOptions:
     stem: Literal["imagenet", "cifar"] = "imagenet"
 
     def __post_init__(self) -> None:
-        """Take lists as JSON gives them, and refuse what no MSDNet can be."""
+        """Accept lists, as JSON gives them, and reject impossible networks."""
         for name in ("layers", "growth_factors", "bottleneck_factors"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.layers or min(self.layers) < 1 or len(self.growth_factors) != len(self.bottleneck_factors):
             raise NetworkError(
                 f"MSDNet layers {self.layers}, growth_factors {self.growth_factors}, bottleneck_factors "
-                f"{self.bottleneck_factors}: expected at least one layer a block, and one factor a scale in both"
+                f"{self.bottleneck_factors}: expected at least one layer per block, and one factor per scale in both"
             )
         sizes = (self.channels, self.growth, *self.growth_factors, *self.bottleneck_factors)
         if not all(1 <= size <= 65536 for size in sizes) or not 0 <= self.reduction <= 1:
             raise NetworkError(
                 f"MSDNet channels {self.channels}, growth {self.growth}, growth_factors {self.growth_factors}, "
-                f"bottleneck_factors {self.bottleneck_factors}, reduction {self.reduction}: expected 1 to 65536, and [0, 1]"
+                f"bottleneck_factors {self.bottleneck_factors}, reduction {self.reduction}: expected sizes of 1 to "
+                "65536 and a reduction in [0, 1]"
             )
         if any(self.growth * factor % 2 for factor in self.growth_factors[1:]):
             raise NetworkError(
-                f"MSDNet growth {self.growth}, growth_factors {self.growth_factors}: a coarser scale takes half of its new "
-                "channels from the finer one, so growth x factor must be even there"
+                f"MSDNet growth {self.growth}, growth_factors {self.growth_factors}: a coarser scale takes half of "
+                "its new channels from the finer one, so its growth x factor must be even"
             )
         if self.prune not in ("max", "min") or self.stem not in ("imagenet", "cifar"):
             raise NetworkError(
@@ -118,7 +119,7 @@ class ConvBasic(nn.Module):
 
 
 class ConvBN(nn.Module):
-    """A 3x3 convolution behind an optional 1x1 bottleneck."""
+    """A 3x3 convolution after an optional 1x1 bottleneck."""
 
     def __init__(self, channels: int, out: int, stride: int, bottleneck: int | None) -> None:
         super().__init__()
@@ -136,14 +137,14 @@ class ConvBN(nn.Module):
 
 
 class ConvNormal(nn.Module):
-    """New features of the finest scale: those of its own."""
+    """New features of the finest scale, from that scale only."""
 
     def __init__(self, channels: int, out: int, bottleneck: int | None) -> None:
         super().__init__()
         self.conv_normal = ConvBN(channels, out, 1, bottleneck)
 
     def forward(self, same: Tensor, shifted: Tensor) -> Tensor:
-        """Return ``same`` and what the convolution makes of ``shifted``, along the channels."""
+        """Return ``same`` and the convolution of ``shifted``, concatenated along the channels."""
         return torch.cat([same, self.conv_normal(shifted)], dim=1)
 
 
@@ -158,7 +159,7 @@ class ConvDownNormal(nn.Module):
         self.conv_normal = ConvBN(channels, out // 2, 1, bottleneck)
 
     def forward(self, finer: Tensor, same: Tensor, shifted: Tensor) -> Tensor:
-        """Return ``same``, the features from ``finer``, and those from ``shifted``, along the channels."""
+        """Return ``same``, the features from ``finer``, and those from ``shifted``, concatenated along the channels."""
         return torch.cat([same, self.conv_down(finer), self.conv_normal(shifted)], dim=1)
 
 
@@ -182,7 +183,7 @@ class FirstLayer(nn.Module):
         self.layers = nn.ModuleList([stem, *coarser])
 
     def forward(self, features: Features, shift: Shift) -> Features:
-        """Return one tensor a scale, finest first."""
+        """Return one tensor per scale, finest first."""
         (x,) = features
         scales = []
         for layer in self.layers:
@@ -192,7 +193,7 @@ class FirstLayer(nn.Module):
 
 
 class MSDNetLayer(nn.Module):
-    """One dense layer at all scales that are left; drops the finest one where the schedule says."""
+    """One dense layer at all remaining scales; drops the finest one when the schedule says so."""
 
     def __init__(self, channels: int, options: MSDNetOptions, scales_in: int, scales_out: int) -> None:
         super().__init__()
@@ -210,7 +211,7 @@ class MSDNetLayer(nn.Module):
                 self.layers.append(ConvDownNormal(finer, width, out, bottlenecks[scale - 1], bottlenecks[scale]))
 
     def forward(self, features: Features, shift: Shift, point: str) -> Features:
-        """Return one tensor a scale that is left, finest first; the coarsest one's own input is shifted."""
+        """Return one tensor per remaining scale, finest first; only the coarsest one's own input is shifted."""
         shifted = (*features[:-1], shift(features[-1], point))
         offset = 1 if self.drops else 0
         out = []
@@ -229,7 +230,7 @@ class Transition(nn.Module):
         self.m = nn.ModuleList([ConvBasic(channels * f, out * f, 1) for f in factors])
 
     def forward(self, features: Features) -> Features:
-        """Return one tensor a scale."""
+        """Return one tensor per scale."""
         return tuple(conv(x) for conv, x in zip(self.m, features, strict=True))
 
 
@@ -253,7 +254,7 @@ class MSDNetBlock(nn.ModuleList):
 
 
 class MSDNet:
-    """MSDNet as a backbone; a head may sit on every block."""
+    """MSDNet as a backbone; every block may have a head."""
 
     def __init__(self, options: MSDNetOptions) -> None:
         self.options = options
@@ -276,7 +277,7 @@ class MSDNet:
             self.coarsest_channels.append(channels * options.growth_factors[-1])
 
     def embedding(self, block: int, head: HeadConfig) -> tuple[nn.Module, int]:
-        """Return the embedding of the coarsest scale, as wide as that scale unless the head says otherwise."""
+        """Return the embedding of the coarsest scale, as wide as that scale unless the head config says otherwise."""
         channels = self.coarsest_channels[block]
         if head.style == "linear":
             return linear_embedding(), channels
@@ -285,6 +286,6 @@ class MSDNet:
 
     def paper_macs(self, crop: int, classes: int) -> tuple[int, ...]:
         """Return the one-frame cost of blocks 0..m with one head on each, by MSDNet's op counter."""
-        from .cost import op_counter  # here: cost needs this module's network to be built first
+        from .cost import op_counter  # imported here, because cost imports this module
 
         return op_counter(self, crop, classes)

@@ -1,7 +1,7 @@
 """A dynamic-inference video network: a backbone cut into blocks, and the heads of its checkpoints.
 
-A new network joins by giving a ``Backbone``: its blocks, which of them may carry a head, and what a head
-embeds. Everything else (shift, heads, checkpoints, the split, the cost) is the same for all.
+To add a network, provide a ``Backbone``: its blocks, the blocks that may have a head, and a head's embedding.
+Everything else (shift, heads, checkpoints, the split, the cost) is the same for all.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class HeadConfig:
     """The heads of a network.
 
     Attributes:
-        style: ``conv``: two convolutions 3x3, stride 2, then the global mean; ``linear``: the global mean only.
+        style: ``conv``: two 3x3 convolutions with stride 2, then the global mean; ``linear``: the global mean only.
         width: channels of the convolutions; None for the network's own default.
-        share_classifier: checkpoints on one block share the whole head; if False, its embedding only.
+        share_classifier: whether checkpoints on one block share the whole head; if False, only its embedding.
         dropout: probability in training, before the linear layer.
     """
 
@@ -39,7 +39,7 @@ class HeadConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse heads that cannot be."""
+        """Reject impossible heads."""
         if self.style not in ("conv", "linear") or not 0 <= self.dropout < 1:
             raise NetworkError(
                 f"head style {self.style!r}, dropout {self.dropout}: expected 'conv' or 'linear', [0, 1)"
@@ -50,9 +50,9 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Everything besides the weights that a training checkpoint says of its network.
+    """Everything that a training checkpoint says about its network, except the weights.
 
-    ``heads`` are the blocks that carry a head; ``options`` belong to the registered ``network`` alone.
+    ``heads`` are the blocks that have a head; ``options`` belong to the registered ``network`` only.
     """
 
     network: str
@@ -67,28 +67,28 @@ class NetworkConfig:
     labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse class counts and labels that disagree."""
+        """Reject class counts and labels that disagree."""
         if self.classes < 2:
             raise NetworkError(f"{self.classes} classes: expected at least 2")
         if self.labels is not None and len(self.labels) != self.classes:
-            raise NetworkError(f"{len(self.labels)} labels for {self.classes} classes: give one label a class")
+            raise NetworkError(f"{len(self.labels)} labels for {self.classes} classes: give one label per class")
 
 
 class Backbone(Protocol):
-    """What a network brings: blocks, the blocks that may carry a head, and what a head embeds.
+    """What a network provides: blocks, the blocks that may have a head, and a head's embedding.
 
-    A block is a module ``block(features, shift) -> features``. ``features`` is a tuple of tensors
-    [batch * frames, channels, height, width], the frames of a video together and in order; the first block
-    gets one, the preprocessed frames. ``shift(rows, point)`` returns ``rows`` after the online temporal shift;
-    a block calls it with a name of its own for each layer that may be shifted. A block may look at no other
-    frame, and at no other video.
+    A block is a module ``block(features, shift) -> features``. ``features`` is a tuple of tensors [batch * frames,
+    channels, height, width], with the frames of a video together and in order. The first block gets one, the
+    preprocessed frames. ``shift(rows, point)`` returns ``rows`` after the online temporal shift; a block calls it
+    with a unique name for each layer that may be shifted. Otherwise a block must not use other frames, and never
+    other videos.
     """
 
     blocks: nn.ModuleList
     head_blocks: tuple[int, ...]
 
     def embedding(self, block: int, head: HeadConfig) -> tuple[nn.Module, int]:
-        """Return a module from a block's last feature to [batch * frames, width], and the width."""
+        """Return a module that maps a block's last feature to [batch * frames, width], and the width."""
         ...
 
     def paper_macs(self, crop: int, classes: int) -> tuple[int, ...] | None:
@@ -97,7 +97,7 @@ class Backbone(Protocol):
 
 
 class Head(nn.Module):
-    """Embedding of one block's features and the linear layers of the checkpoints on that block."""
+    """The embedding of one block's features, and the linear layers of the checkpoints on that block."""
 
     def __init__(self, embed: nn.Module, width: int, classes: int, names: Sequence[str], dropout: float) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Head(nn.Module):
 
 
 class VideoNetwork(nn.Module):
-    """The whole network: every checkpoint's logits from all frames at once. The reference of every proof."""
+    """The whole network: every checkpoint's logits from all frames at once. It is the reference of every proof."""
 
     def __init__(self, config: NetworkConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -120,13 +120,15 @@ class VideoNetwork(nn.Module):
         self.head_blocks = backbone.head_blocks
         if len(self.blocks) != config.grid.blocks:
             raise NetworkError(
-                f"network {config.network!r} has {len(self.blocks)} blocks, its grid {config.grid.blocks}: they must agree"
+                f"network {config.network!r} has {len(self.blocks)} blocks, but its grid has {config.grid.blocks}: "
+                "they must agree"
             )
         self.heads = nn.ModuleDict()
         for block in config.heads:
             if block not in backbone.head_blocks:
                 raise NetworkError(
-                    f"network {config.network!r} has no head on block {block}; it has on {backbone.head_blocks}"
+                    f"network {config.network!r} allows no head on block {block}; expected some of "
+                    f"{backbone.head_blocks}"
                 )
             embed, width = backbone.embedding(block, config.head)
             names = [self.classifier_name(k) for k, cell in enumerate(config.route, 1) if cell.block == block]
@@ -145,14 +147,14 @@ class VideoNetwork(nn.Module):
         return head
 
     def with_route(self, route: Route) -> VideoNetwork:
-        """Make ``route`` this network's, heads unchanged; return the network.
+        """Set this network's route, keeping the heads; return the network.
 
         Raises:
-            NetworkError: If every checkpoint has a linear layer of its own, so that the route is fixed.
+            NetworkError: If every checkpoint has its own linear layer, so that the route is fixed.
         """
         if not self.config.head.share_classifier and route.cells != self.route.cells:
             raise NetworkError(
-                "this network was trained with one linear layer a checkpoint (share_classifier false): its route "
+                "this network was trained with one linear layer per checkpoint (share_classifier false): its route "
                 f"is {' '.join(map(str, self.route.cells))}. Leave out --route."
             )
         self.route = route
@@ -176,7 +178,7 @@ class VideoNetwork(nn.Module):
             if not here:
                 continue
             head = self.head(block)
-            seen = (here[-1].cell.input_set + 1) * size  # frames that any checkpoint on this block sees
+            seen = (here[-1].cell.input_set + 1) * size  # frames that the last checkpoint on this block sees
             rows = features[-1].unflatten(0, (batch, num_frames))[:, :seen].flatten(0, 1)
             embeddings = head.embed(rows).unflatten(0, (batch, seen))  # [batch, seen, width]
             for checkpoint in here:
@@ -187,7 +189,7 @@ class VideoNetwork(nn.Module):
 
 
 def conv_embedding(channels: int, width: int) -> nn.Module:
-    """Return two convolutions 3x3, stride 2, each with BatchNorm and ReLU, then the global mean."""
+    """Return two 3x3 convolutions with stride 2, each with BatchNorm and ReLU, then the global mean."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(width),
@@ -207,9 +209,9 @@ def linear_embedding() -> nn.Module:
 
 @torch.no_grad()
 def initialise(network: VideoNetwork, seed: int) -> VideoNetwork:
-    """Give an untrained network weights through which signal survives, and return it in eval mode.
+    """Give an untrained network weights that preserve the signal, and return it in eval mode.
 
-    He fan-in for convolutions and linear layers, zero biases, BatchNorm statistics measured on one batch of
+    He fan-in for convolutions and linear layers, zero biases, and BatchNorm statistics measured on one batch of
     noise. With PyTorch's defaults every single state of MSDNet-38 could be lost unnoticed.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -222,10 +224,10 @@ def initialise(network: VideoNetwork, seed: int) -> VideoNetwork:
                 module.bias.zero_()
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
-            module.momentum = None  # the cumulative mean: the one batch alone
+            module.momentum = None  # cumulative mean, here of a single batch
     crop = network.config.preprocessing.crop
     noise = torch.randn(2, network.grid.num_frames, 3, crop, crop, generator=generator)
-    # slow pans of smooth noise: neighbouring frames differ, as real ones do
+    # smooth noise, in which neighbouring frames differ as real ones do
     smooth = nn.functional.avg_pool2d(noise.flatten(0, 1), 5, 1, 2).unflatten(0, noise.shape[:2])
     network.train()
     network(smooth / smooth.std())

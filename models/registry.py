@@ -1,4 +1,4 @@
-"""The networks that dynvid knows by name; a user's own joins here or through the entry points ``dynvid.networks``."""
+"""The networks that dynvid knows by name; add others with ``register`` or through entry points ``dynvid.networks``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FACTORIES: dict[str, BackboneFactory] = {
 
 
 def register(name: str, factory: BackboneFactory) -> None:
-    """Make ``factory(**options)``, which returns a ``Backbone``, known as ``name``.
+    """Register ``factory(**options)``, which returns a ``Backbone``, as ``name``.
 
     Raises:
         NetworkError: If the name is taken.
@@ -39,7 +39,7 @@ def register(name: str, factory: BackboneFactory) -> None:
 
 
 def registered() -> dict[str, BackboneFactory]:
-    """Return every known network: the built-in ones, the registered ones, those of installed packages."""
+    """Return every known network: built-in ones, registered ones, and those of installed packages."""
     found = dict(_FACTORIES)
     for entry in entry_points(group="dynvid.networks"):
         if entry.name not in found:
@@ -87,6 +87,6 @@ def _require_points(network: VideoNetwork, points: tuple[str, ...]) -> None:
     strange = sorted(set(points) - found)
     if strange:
         raise NetworkError(
-            f"shift points {', '.join(strange)} are not among the layers of network {network.config.network!r}: name them "
-            "'<block>.<layer>', as the states of its bundle are"
+            f"shift points {', '.join(strange)} are not among the layers of network {network.config.network!r}: "
+            "name them '<block>.<layer>', like the states of its bundle"
         )

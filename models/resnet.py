@@ -1,7 +1,7 @@
-"""ResNet with bottlenecks (He et al., 2016), v1.5 as torchvision has it: stem, res2, res3, res4, res5.
+"""ResNet with bottlenecks (He et al., 2016), v1.5 as in torchvision: stem, res2, res3, res4, res5.
 
-The online shift acts on the input of conv1 of every bottleneck; the identity path is unshifted (TSM's
-residual shift, Lin et al., 2019).
+The online shift acts on the input of conv1 of every bottleneck; the identity path is not shifted (TSM's residual
+shift, Lin et al., 2019).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ HEAD_WIDTH = 256
 
 @dataclass(frozen=True)
 class ResNetOptions:
-    """A ResNet: bottlenecks of each stage, and the width of the first stage's 3x3 convolutions."""
+    """A ResNet: the number of bottlenecks in each stage, and the width of the first stage's 3x3 convolutions."""
 
     layers: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
 
     def __post_init__(self) -> None:
-        """Take lists as JSON gives them, and refuse empty stages."""
+        """Accept lists, as JSON gives them, and reject empty stages."""
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers or min(self.layers) < 1 or self.width < 1:
             raise NetworkError(f"ResNet layers {self.layers}, width {self.width}: expected at least 1 everywhere")
@@ -96,7 +96,7 @@ class Stage(nn.ModuleList):
 
 
 class ResNet:
-    """ResNet as a backbone; heads sit on the last three blocks (paper, section 4)."""
+    """ResNet as a backbone; the last three blocks may have heads (paper, section 4)."""
 
     def __init__(self, options: ResNetOptions) -> None:
         self.blocks = nn.ModuleList([Stem(options.width)])
@@ -107,14 +107,14 @@ class ResNet:
             modules += [Bottleneck(width * EXPANSION, width, 1) for _ in range(count - 1)]
             self.blocks.append(Stage(modules))
             self.channels.append(width * EXPANSION)
-        # training starts near the identity, so that depth does not multiply small differences (Zhang et al., 2019)
+        # start training near the identity, so that depth does not amplify small differences (Zhang et al., 2019)
         for module in self.blocks.modules():
             if isinstance(module, Bottleneck):
                 nn.init.constant_(module.norm.weight, sum(options.layers) ** -0.5)
         self.head_blocks = tuple(range(len(self.blocks)))[-3:]
 
     def embedding(self, block: int, head: HeadConfig) -> tuple[nn.Module, int]:
-        """Return the embedding of a block's output, 256 wide with ``conv`` heads unless the head says otherwise."""
+        """Return the embedding of a block's output, 256 wide with ``conv`` heads unless the head config differs."""
         if head.style == "linear":
             return linear_embedding(), self.channels[block]
         width = head.width or HEAD_WIDTH

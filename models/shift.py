@@ -1,8 +1,8 @@
-"""The online temporal shift (paper, section 3.2.2), as a function that the caller hands to every block.
+"""The online temporal shift (paper, section 3.2.2), as a function that the caller passes to every block.
 
-A block calls ``shift(rows, point)`` wherever its network shifts; what happens there is the caller's choice:
-the whole video at once (``WholeShift``: training and the reference), or a piece of it with explicit state
-(``StatefulShift``: the exported subgraphs).
+A block calls ``shift(rows, point)`` wherever its network shifts. The caller chooses what happens there: shift a whole
+video at once (``WholeShift``, for training and the reference), or a piece of it with explicit state
+(``StatefulShift``, for the exported subgraphs).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class ShiftConfig:
     Attributes:
         enabled: False for a network without temporal modelling.
         div: a shift moves ``fold = channels // div`` channels.
-        start_fold: the moved channels are ``[start_fold * fold, (start_fold + 1) * fold)``: 0 by default;
-            1 in TSM's layouts, which trained those channels on the frame before.
+        start_fold: the moved channels are ``[start_fold * fold, (start_fold + 1) * fold)``: 0 by default; 1 in TSM's
+            layouts, which trained those channels on the previous frame.
         stride: the frame at position t takes from position ``t - stride``.
-        points: names ``"<block>.<point>"`` of the shifted layers, or None for every one the network has.
+        points: names ``"<block>.<point>"`` of the shifted layers, or None for all that the network has.
     """
 
     enabled: bool = True
@@ -36,7 +36,7 @@ class ShiftConfig:
     points: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse folds and strides that do not exist."""
+        """Reject impossible folds and strides."""
         if self.div < 1 or self.stride < 1 or not 0 <= self.start_fold < self.div:
             raise NetworkError(
                 f"shift div {self.div}, start_fold {self.start_fold}, stride {self.stride}: expected div >= 1, "
@@ -49,7 +49,7 @@ class ShiftConfig:
 
 
 class Shift(ABC):
-    """What a block calls where its network shifts."""
+    """The function that a block calls where its network shifts."""
 
     def __init__(self, config: ShiftConfig, block: int, frames: int) -> None:
         self.config = config
@@ -57,10 +57,10 @@ class Shift(ABC):
         self.frames = frames
 
     def __call__(self, rows: Tensor, point: str) -> Tensor:
-        """Return ``rows`` with the moved channels taken from the frame ``stride`` positions before.
+        """Return ``rows`` with the moved channels taken from the frame ``stride`` positions earlier.
 
         Args:
-            rows: a layer's input, [batch * frames, channels, height, width], the frames of a video together.
+            rows: a layer's input, [batch * frames, channels, height, width], with the frames of a video together.
             point: the layer's name, unique within its block.
 
         Raises:
@@ -72,8 +72,8 @@ class Shift(ABC):
         fold = rows.shape[1] // self.config.div
         if fold == 0:
             raise NetworkError(
-                f"layer {name} has {rows.shape[1]} channels, shift div is {self.config.div}: nothing would move. "
-                "Give a smaller div or leave the layer out of shift.points."
+                f"layer {name} has {rows.shape[1]} channels, but shift div is {self.config.div}: nothing would move. "
+                "Give a smaller div, or leave the layer out of shift.points."
             )
         start = self.config.start_fold * fold
         moving = rows[:, start : start + fold].unflatten(0, (-1, self.frames))  # [batch, frames, fold, H, W]
@@ -82,11 +82,11 @@ class Shift(ABC):
 
     @abstractmethod
     def before(self, name: str, moving: Tensor) -> Tensor:
-        """Return [batch, frames, fold, height, width]: for each frame, the channels of the one before."""
+        """Return, for each frame, the channels of the earlier frame, [batch, frames, fold, height, width]."""
 
 
 class WholeShift(Shift):
-    """The shift over a whole video: zeros before its start, and after ``border`` where the groups part."""
+    """The shift over a whole video: zeros at its start, and after ``border`` if the groups are separate."""
 
     def __init__(self, config: ShiftConfig, block: int, frames: int, border: int | None = None) -> None:
         super().__init__(config, block, frames)
@@ -104,7 +104,7 @@ class WholeShift(Shift):
 
 
 class StatefulShift(Shift):
-    """The shift over a few frames of a video, with the state of the frames before as an explicit tensor.
+    """The shift over a few frames of a video, with the state of the earlier frames as an explicit tensor.
 
     ``states_in`` and ``states_out`` map a layer's name to [batch, stride, fold, height, width].
     """
@@ -124,7 +124,7 @@ class StatefulShift(Shift):
             state = torch.zeros_like(moving[:, :1]).repeat(1, self.config.stride, 1, 1, 1)
         else:
             state = self.states_in[name]
-        # slice and concat, never slice assignment: that exports as a constant
+        # slice and concat, never assign to slices, which exports as a constant
         history = torch.cat([state, moving], dim=1)
         self.states_out[name] = history[:, -self.config.stride :]
         return history[:, : -self.config.stride]

@@ -1,4 +1,4 @@
-"""What a plan can be made of: a network's name, a training checkpoint, or a bundle."""
+"""Plan from any source: a network's name, a training checkpoint, or a bundle."""
 
 from __future__ import annotations
 
@@ -22,21 +22,19 @@ def plan_of(
     """Return the plan of a network's route, as ``grid.plan.plan``; nothing is built.
 
     Args:
-        source: a registered network, or the path of a training checkpoint or a bundle.
-        route: joint, depth, input, full, or cells; None: as it is, for a network joint.
-        classes: of a network (400), or expected of a training checkpoint.
-        frames: sampled frames l of a network or of a public layout (16).
-        head: conv or linear, of a network (conv).
+        source: a registered network, or the path of a training checkpoint or bundle.
+        route: joint, depth, input, full, or cells; None: the source's own, joint for a network.
+        classes: of a network (default 400), or expected in a training checkpoint.
+        frames: sampled frames l of a network or of a public layout (default 16).
+        head: conv or linear, for a network (default conv).
 
     Raises:
         UsageError, RouteError, NetworkError: If these do not go together.
-        TrainingCheckpointError, ManifestError: If a file is none that dynvid knows.
+        TrainingCheckpointError, ManifestError: If a file is not one that dynvid knows.
     """
     if (Path(source) / "manifest.json").exists():
         if (classes, frames, head) != (None, None, None):
-            raise UsageError(
-                f"{source!r} is a bundle: --classes, --frames and --head are as it was exported, leave them out"
-            )
+            raise UsageError(f"{source!r} is a bundle: its export fixed --classes, --frames and --head, leave them out")
         manifest = Bundle.open(Path(source)).manifest
         chosen = manifest.route if route is None else parse_route(route, manifest.grid, manifest.route.head_blocks)
         return plan(manifest.network["network"], manifest.classes, manifest.parameters, chosen, manifest.costs)
@@ -56,7 +54,7 @@ def plan_of(
         with torch.device("meta"):
             network = build(from_json(table if route is None else {**table, "route": route}))
     elif head is not None:
-        raise UsageError(f"--head {head}: {source!r} has its heads already, leave it out")
+        raise UsageError(f"--head {head}: {source!r} already has its heads, leave it out")
     else:
         network = load_training_checkpoint(Path(source), route=route, classes=classes, num_frames=frames).network
     parameters = sum(p.numel() for p in network.parameters())

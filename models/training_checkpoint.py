@@ -1,4 +1,4 @@
-"""Native training checkpoints: .pth and .safetensors with the configuration inside; never a pickle that runs."""
+"""Native training checkpoints: .pth and .safetensors with the configuration inside, never a pickle that runs code."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _DTYPES = {torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.in
 
 
 def save(network: VideoNetwork, path: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write ``network`` with its configuration to ``path`` (.pth or .safetensors), whole or not at all.
+    """Write ``network`` with its configuration to ``path`` (.pth or .safetensors), atomically.
 
-    ``extra`` is JSON that travels along (how it was trained); nothing reads it.
+    ``extra`` is JSON that is stored with it (how it was trained); nothing reads it.
 
     Raises:
         ResourceError: If it cannot be written.
@@ -45,12 +45,12 @@ def save(network: VideoNetwork, path: Path, extra: Mapping[str, Any] | None = No
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """Return the tensors of a training checkpoint, and its native configuration or None.
 
-    The tensors lie under their keys in the file's ``state_dict`` (or ``model``, ``model_state_dict``, or the top
-    level); they are dense, contiguous, and together no larger than the file.
+    The tensors are stored under their keys in the file's ``state_dict`` (or ``model``, ``model_state_dict``, or the
+    top level). They are dense, contiguous, and together no larger than the file.
 
     Raises:
-        TrainingCheckpointError: If the file is no training checkpoint.
-        UnsafeTrainingCheckpointError: If it wants to run code, or holds tensors of another kind.
+        TrainingCheckpointError: If the file is not a training checkpoint.
+        UnsafeTrainingCheckpointError: If it tries to run code, or holds tensors of another kind.
         NonFiniteWeightsError: If weights are NaN or infinite.
     """
     if not path.is_file():
@@ -62,7 +62,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             f"training checkpoint {str(path)!r} holds no tensors: expected a state_dict of weights"
         )
     _require_dense(tensors, path)
-    # as float32, which float64 may exceed
+    # checked as float32, whose range float64 may exceed
     bad = [key for key, value in tensors.items() if value.is_floating_point() and not value.float().isfinite().all()]
     if bad:
         raise NonFiniteWeightsError(
@@ -85,19 +85,19 @@ def load_native(path: Path, tensors: Mapping[str, Tensor], native: Mapping[str, 
 def load_weights(
     network: VideoNetwork, tensors: Mapping[str, Tensor], path: Path, file_key: Callable[[str], str] = str
 ) -> VideoNetwork:
-    """Give ``network`` its weights if every key and shape agrees; return it in eval mode.
+    """Give ``network`` its weights if all keys and shapes agree; return it in eval mode.
 
     Args:
-        network: with parameters anywhere, ``meta`` too; afterwards they are on the CPU, in their own dtype.
+        network: its parameters may be on any device, even ``meta``; afterwards they are on the CPU, in their own dtype.
         tensors: by the file's keys.
         path: of the file, for messages.
-        file_key: gives the file's name of one of the network's keys.
+        file_key: maps one of the network's keys to the file's name for it.
 
     Raises:
-        LayoutError: Listing every missing, unexpected and misshapen key as the file has it.
+        LayoutError: With every missing, unexpected and misshapen key, as named in the file.
     """
     own = {file_key(key): value for key, value in network.state_dict().items()}
-    # counters of BatchNorm that old files lack and inference never reads
+    # BatchNorm counters, which old files lack and inference never reads
     optional = {key for key in own if key.endswith("num_batches_tracked")}
     missing = sorted(set(own) - set(tensors) - optional)
     unexpected = sorted(set(tensors) - set(own))
@@ -142,7 +142,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None
 
 def _read_pth(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # such as that of an uncommon pickle protocol
+        with warnings.catch_warnings(action="ignore"):  # such as that about an uncommon pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         with path.open("rb") as file:
@@ -151,11 +151,11 @@ def _read_pth(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
             reason = str(error).split("\n")[0]
             raise UnsafeTrainingCheckpointError(
                 f"training checkpoint {str(path)!r} holds more than tensors and would have to run code to load. "
-                f"Save its state_dict alone with torch.save, or as .safetensors. (torch: {reason})"
+                f"Save only its state_dict with torch.save, or as .safetensors. (torch: {reason})"
             ) from None
         raise TrainingCheckpointError(_no_checkpoint(path)) from None
     except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error):
-        # torch's readers raise any of these on bytes that are not theirs
+        # torch's readers raise any of these on foreign bytes
         raise TrainingCheckpointError(_no_checkpoint(path)) from None
     if not isinstance(content, dict):
         raise TrainingCheckpointError(_no_checkpoint(path))
@@ -175,8 +175,8 @@ def _configuration(content: Mapping[str, Any], path: Path) -> dict[str, Any] | N
         return None
     if content.get("format") != FORMAT:
         raise TrainingCheckpointError(
-            f"training checkpoint {str(path)!r} has format {content.get('format')!r}, this dynvid reads {FORMAT!r}: "
-            "use the dynvid that wrote it"
+            f"training checkpoint {str(path)!r} has format {content.get('format')!r}, but this dynvid reads "
+            f"{FORMAT!r}: use the dynvid that wrote it"
         )
     try:
         config = json.loads(content["dynvid"])["config"]
@@ -200,13 +200,13 @@ def _require_dense(tensors: Mapping[str, Tensor], path: Path) -> None:
     total = sum(value.numel() * value.element_size() for key, value in tensors.items() if key not in odd)
     if odd or total > path.stat().st_size * 1.01:
         raise UnsafeTrainingCheckpointError(
-            f"training checkpoint {str(path)!r} holds tensors that are not plain dense ones ({_some(odd) or 'shared storage'}): "
-            "save contiguous, dense tensors of a standard dtype"
+            f"training checkpoint {str(path)!r} holds tensors that are not plain dense ones "
+            f"({_some(odd) or 'shared storage'}): save contiguous, dense tensors of a standard dtype"
         )
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Return whether the elements fill a piece of memory once each, in whatever order of the axes (channels_last)."""
+    """Return whether the elements fill a block of memory exactly once, in any order of the axes (channels_last)."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride != expected:

@@ -1,1 +1,1 @@
-"""Running a bundle along its route: backends, video reading, the session. Needs neither torch nor onnx."""
+"""Run a bundle along its route: backends, video reading and sessions. Needs neither torch nor onnx."""

@@ -1,7 +1,8 @@
-"""A child process of our own Python in which something may crash or hang: both ends of its pipes.
+"""Both ends of the pipes to a child Python process, which runs code that may crash or hang.
 
-Messages go to its stdin and come from its stdout: a little-endian uint64, then so many bytes. It ends when its stdin does. What
-comes on its stderr is listened to while a message is awaited, and the end of it is kept: it says why the process ended.
+A message is a little-endian uint64 length followed by that many bytes. Requests go to the child's stdin and replies
+come from its stdout. The child exits when its stdin closes. While the parent waits for a message it also reads the
+child's stderr and keeps the end of it, which says why the child died.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from collections.abc import Iterator
 from typing import IO, cast
 
 _LENGTH = struct.Struct("<Q")
-_FOR_EVER_S = 1e6  # poll takes no more than 24 days
-_END_S = 5.0  # that a process whose pipes are closed gets to end by itself
+_FOR_EVER_S = 1e6  # poll accepts at most 24 days
+_END_S = 5.0  # grace period for a child whose pipes are closed
 _PIPE_BYTES = 1 << 20
-_MOST_HEARD = 1 << 16  # bytes kept of stderr
-_MOST_SAID = 300  # characters of its last line that go into a message
+_MOST_HEARD = 1 << 16  # bytes of stderr to keep
+_MOST_SAID = 300  # characters of its last line to quote in a message
 
 
 class ChildFailure(Exception):
-    """What a child process did instead of answering, in words that go after "the process".
+    """What a child process did instead of answering, phrased to follow "the process".
 
     Attributes:
-        code: its exit code; negative: the signal that ended it.
+        code: the exit code; if negative, the signal that ended the process.
     """
 
     def __init__(self, what: str, code: int) -> None:
@@ -42,24 +43,27 @@ class ChildFailure(Exception):
 class ChildProcess:
     """The parent's end: one child process and the pipes to it.
 
-    Where it is dropped, its pipes close, and the process ends. A process that was forked off can only let go of it.
+    Dropping the object closes the pipes, and the process exits. In a forked process the object can only be dropped.
 
     Attributes:
-        process: the process.
-        heard: the end of what it said on stderr, bytes.
+        process: the child.
+        heard: the last bytes of its stderr.
     """
 
     def __init__(self, code: str, *arguments: str, **environment: str) -> None:
-        """Start Python on ``code``, with this process's ``sys.path`` and in a session of its own: Ctrl-C is for the parent."""
+        """Start Python on ``code`` with this process's ``sys.path``.
+
+        The child gets its own session, so that Ctrl-C reaches only the parent.
+        """
         paths = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
         self.process = subprocess.Popen(
-            # -P: not the current folder's numpy.py, if there is one
+            # -P: do not import a numpy.py from the current folder
             [sys.executable, "-P", "-c", code, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            # its last words are quoted: in no colours
+            # no colours, because error messages quote its last line
             env=os.environ | {"PYTHONPATH": paths, "PYTHON_COLORS": "0"} | environment,
         )
         pipes = [self.process.stdin, self.process.stdout, self.process.stderr]
@@ -73,8 +77,8 @@ class ChildProcess:
         self._poll.register(self._errors, select.POLLIN)
 
     def alive(self) -> bool:
-        """Return whether messages can be sent from this process; never from one that was forked off it."""
-        return self.process.poll() is None  # 0 there: no child of it
+        """Return whether this process can send messages; always False in a forked process."""
+        return self.process.poll() is None  # 0 after a fork: not a child of that process
 
     def send(self, message: bytes) -> None:
         """Send a message.
@@ -88,10 +92,10 @@ class ChildProcess:
             raise self._death() from None
 
     def receive(self, timeout_s: float = _FOR_EVER_S, most: int = 1 << 40) -> bytearray:
-        """Return the next message, of at most so many bytes.
+        """Return the next message, of at most ``most`` bytes.
 
         Raises:
-            ChildFailure: If none comes in time, or the process has died; it is gone then.
+            ChildFailure: If none arrives in time or the process has died. The child is gone by then.
         """
         self._timeout_s, self._deadline = timeout_s, time.monotonic() + timeout_s
         length = bytearray(_LENGTH.size)
@@ -104,7 +108,7 @@ class ChildProcess:
         return message
 
     def fill(self, view: memoryview) -> None:
-        """Fill ``view`` with bytes that follow a message, in what is left of its time; errors as ``receive``."""
+        """Fill ``view`` with the bytes after a message, within the same deadline; raises as ``receive`` does."""
         while view:
             left_ms = (self._deadline - time.monotonic()) * 1e3
             ready = [file for file, _ in self._poll.poll(left_ms)] if left_ms > 0 else []
@@ -119,15 +123,15 @@ class ChildProcess:
                 view = view[got:]
 
     def refused(self, what: str) -> ChildFailure:
-        """Kill the process for what it did; return that as a failure."""
+        """Kill the process for what it did, and return that as a failure."""
         self.stop(at_once=True)
         return ChildFailure(f"{what} and was killed", self.process.returncode)
 
     def stop(self, *, at_once: bool = False) -> None:
-        """End the process, after it was left a few seconds to end by itself or ``at_once``; may be called again."""
+        """End the process: ``at_once``, or after a few seconds to exit by itself. May be called again."""
         if at_once:
             self.process.kill()
-        with contextlib.suppress(OSError):  # what it did not read
+        with contextlib.suppress(OSError):  # unread requests
             self._requests.close()
         self._replies.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -139,7 +143,7 @@ class ChildProcess:
         self._errors.close()
 
     def _listen(self) -> bool:
-        """Keep the end of what is on stderr; return whether more may come."""
+        """Keep the end of stderr; return whether more may come."""
         try:
             heard = os.read(self._errors.fileno(), _PIPE_BYTES)
         except BlockingIOError:
@@ -157,33 +161,33 @@ class ChildProcess:
 
 
 def send(pipe: IO[bytes], message: bytes, more: bytes | memoryview = b"") -> None:
-    """Write a message to a pipe, and bytes that follow it.
+    """Write a message to a pipe, then the bytes ``more``.
 
     Raises:
-        OSError: If nobody reads it any more.
+        OSError: If nobody reads the pipe any more.
     """
     pipe.writelines([_LENGTH.pack(len(message)), message, more])
     pipe.flush()
 
 
 def open_replies() -> IO[bytes]:
-    """Return, in a child, the pipe for its replies; what is printed goes to stderr from here on."""
+    """In a child, return the pipe for replies and redirect stdout to stderr."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return replies
 
 
 def requests() -> Iterator[bytes]:
-    """Yield, in a child, the messages on its stdin until that ends."""
+    """In a child, yield the messages from stdin until it closes."""
     while length := sys.stdin.buffer.read(_LENGTH.size):
         yield sys.stdin.buffer.read(*_LENGTH.unpack(length))
 
 
 def end_with_the_parent() -> None:
-    """Have a child that expects no more messages die when its stdin ends."""
+    """Make a child that expects no more messages exit when its stdin closes."""
 
     def watch() -> None:
-        os.read(0, 1)  # not through sys.stdin, whose lock the interpreter wants at its end
+        os.read(0, 1)  # sys.stdin has a lock that the interpreter needs at exit
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

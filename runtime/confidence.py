@@ -1,4 +1,4 @@
-"""The confidence that is compared with a threshold: the highest probability, tempered where calibration says so."""
+"""The confidence that is compared with a threshold: the highest probability, temperature-scaled if calibrated."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 def confidence(probabilities: NDArray[np.floating], temperature: float = 1.0) -> float:
     """Return the confidence of one answer.
 
-    The softmax of ``logits / temperature`` follows from that of ``logits`` alone: every probability to the power
-    ``1 / temperature``, normalised (temperature scaling, Guo et al. 2017). The order of the classes does not change.
-    Runtime and calibration both call this, for one answer at a time, so that they agree to the last bit.
+    ``softmax(logits / temperature)`` can be computed from ``softmax(logits)`` alone: raise every probability to the
+    power ``1 / temperature`` and normalise (temperature scaling, Guo et al. 2017). The order of the classes does not
+    change. Runtime and calibration both call this function, for one answer at a time, so that they agree to the last
+    bit.
 
     Args:
         probabilities: softmax of one answer, [classes], finite.
-        temperature: above 0; above 1 lowers the confidence.
+        temperature: above 0; a temperature above 1 lowers the confidence.
     """
     highest = probabilities.max()
     if temperature == 1.0:

@@ -1,4 +1,4 @@
-"""What is installed, which GPU is seen, and which backends really work here."""
+"""Report what is installed, which GPU is visible, and which backends work on this machine."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _PACKAGES = {
     "tensorrt-rtx": "pip install tensorrt-rtx",
     **INSTALL,
 }
-# where the wheel that counts has another name
+# packages whose wheel has another name
 _DISTRIBUTIONS = {"cuda-python": "cuda-bindings", "onnxruntime-cuda": "onnxruntime-gpu"}
 _ROUNDS = 5
-_REST_S = 0.02  # before each call: threads of the backend before still spin
+_REST_S = 0.02  # before each call: the previous backend's threads still spin
 
 # an ONNX model with one node, y = x + x, for x [1, 2]
 _MODEL = (
@@ -51,35 +51,42 @@ _MODEL = (
     b"b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x02B\x04\n\x00\x10\r"
 )
 
-# another: four convolutions 3x3, each with a ReLU, for x [1, 64, 56, 56]; 0.46 GMACs
+# an ONNX model of four 3x3 convolutions, each with a ReLU, for x [1, 64, 56, 56]; 0.46 GMACs
 _CONVOLUTIONS = (
-    b'\x08\x08:\xd5\x02\n1\n\x01s\x12\x01w"\x0fConstantOfShape*\x18\n\x05value*\x0c\x08\x01\x10\x01"\x04o\x12\x83:B\x00\xa0\x01\x04'
-    b'\n#\n\x01x\n\x01w\x12\x02c0"\x04Conv*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\x0e\n\x02c0\x12\x02r0"\x04Relu'
-    b'\n$\n\x02r0\n\x01w\x12\x02c1"\x04Conv*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\x0e\n\x02c1\x12\x02r1"\x04Relu'
-    b'\n$\n\x02r1\n\x01w\x12\x02c2"\x04Conv*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\x0e\n\x02c2\x12\x02r2"\x04Relu'
-    b'\n$\n\x02r2\n\x01w\x12\x02c3"\x04Conv*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\r\n\x02c3\x12\x01y"\x04Relu'
-    b"\x12\x01g*\r\x08\x04\x10\x07:\x04@@\x03\x03B\x01sZ\x1b\n\x01x\x12\x16\n\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08@\n\x02\x088\n\x02\x088"
+    b'\x08\x08:\xd5\x02\n1\n\x01s\x12\x01w"\x0fConstantOfShape'
+    b'*\x18\n\x05value*\x0c\x08\x01\x10\x01"\x04o\x12\x83:B\x00\xa0\x01\x04'
+    b'\n#\n\x01x\n\x01w\x12\x02c0"\x04Conv'
+    b'*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\x0e\n\x02c0\x12\x02r0"\x04Relu'
+    b'\n$\n\x02r0\n\x01w\x12\x02c1"\x04Conv'
+    b'*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\x0e\n\x02c1\x12\x02r1"\x04Relu'
+    b'\n$\n\x02r1\n\x01w\x12\x02c2"\x04Conv'
+    b'*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\x0e\n\x02c2\x12\x02r2"\x04Relu'
+    b'\n$\n\x02r2\n\x01w\x12\x02c3"\x04Conv'
+    b'*\x11\n\x04pads@\x01@\x01@\x01@\x01\xa0\x01\x07\n\r\n\x02c3\x12\x01y"\x04Relu'
+    b"\x12\x01g*\r\x08\x04\x10\x07:\x04@@\x03\x03B\x01s"
+    b"Z\x1b\n\x01x\x12\x16\n\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08@\n\x02\x088\n\x02\x088"
     b"b\x1b\n\x01y\x12\x16\n\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08@\n\x02\x088\n\x02\x088B\x04\n\x00\x10\r"
 )
 
 
 def examine(bundle: Bundle | None = None) -> dict[str, Any]:
-    """Return the machine, its GPU, every package with its version or how to get it, and what every backend did here.
+    """Return the machine, its GPU, every package with its version or how to install it, and the state of each backend.
 
-    The decoder works only if a clip that was just made came out of it as it was. A backend works only if it just computed something, and ``builds`` engines only if it just built one, None where it
-    has none; ``problem`` says what failed and what to do about it. OpenVINO is tried in bf16, too. ``speed`` compares the backends of a CPU that work.
+    The decoder works if it reproduces a clip that was just made. A backend works if it has just computed a small
+    graph. ``builds`` says whether it has just built an engine, None if it has no engines. ``problem`` says what
+    failed and what to do about it. OpenVINO is also tried in bf16. ``speed`` compares the working CPU backends.
 
     Args:
-        bundle: whose static network to time; None: four convolutions.
+        bundle: its static network is timed; None: four convolutions.
 
     Raises:
-        HashError, BackendError: If the bundle has changed, or a backend that works cannot run it.
+        HashError, BackendError: If the bundle has changed, or a working backend cannot run it.
     """
     packages = {}
     for name, remedy in _PACKAGES.items():
         found = _version(_DISTRIBUTIONS.get(name, name))
         packages[name] = {"version": found, "remedy": None if found else remedy}
-    # one of each is enough, and of the two onnxruntime never both
+    # one of each pair is enough; the two onnxruntime packages conflict
     for one, other in (("onnxruntime", "onnxruntime-gpu"), BINDINGS):
         for name, sibling in ((one, other), (other, one)):
             if packages[name]["version"]:
@@ -106,10 +113,10 @@ def examine(bundle: Bundle | None = None) -> dict[str, Any]:
 
 
 def compare_speed(pairs: Sequence[tuple[str, Precision]], bundle: Bundle | None = None) -> dict[str, Any] | None:
-    """Return the milliseconds of one call on each of these backends, in fp32 or bf16, and which to use; None without any.
+    """Return the milliseconds of one call on each of these backends, and which to use; None if ``pairs`` is empty.
 
-    Interleaved, medians of 5 after a warm-up, one thread a core. bf16 is never the advice, only told of: it is other
-    arithmetic.
+    Calls are interleaved: the median of 5 after a warm-up, one thread per core. bf16 is timed but never recommended,
+    because it computes with a different arithmetic.
     """
     if not pairs:
         return None
@@ -141,7 +148,7 @@ def compare_speed(pairs: Sequence[tuple[str, Precision]], bundle: Bundle | None 
 
 
 def _static(backend: Backend, bundle: Bundle | None) -> Call:
-    """Return a call of the bundle's static network, or of ``_CONVOLUTIONS``, on zeros."""
+    """Return a call on zeros, of the bundle's static network or of ``_CONVOLUTIONS``."""
     if bundle is not None:
         executor = Executor(bundle, backend, route=bundle.manifest.route.full)
 
@@ -163,10 +170,10 @@ def _version(distribution: str) -> str | None:
 
 
 def _decoder() -> dict[str, Any]:
-    """Return whether what decodes for ``classify`` works, or why it does not and what to do."""
+    """Return whether the decoder of ``classify`` works, or why not and what to do."""
     row = {"name": "av", "version": _version("av"), "works": True, "problem": None}
     try:
-        from .video.decoder import Decoder  # here, so that a broken PyAV is told of, and not met
+        from .video.decoder import Decoder  # imported here, so that a broken PyAV is reported
 
         with Decoder() as decoder:
             decoder.check()
@@ -178,7 +185,7 @@ def _decoder() -> dict[str, Any]:
 
 
 def _gpu() -> dict[str, Any]:
-    """Return the first GPU and how it was reached, or why there is none."""
+    """Return the first GPU and the binding that reached it, or why there is none."""
     try:
         device = open_device()
     except DeviceError as error:
@@ -201,8 +208,14 @@ def _try(name: str, precision: Precision = "fp32") -> dict[str, Any]:
     variant = Variant("", "", len(_MODEL), (spec,), (TensorSpec("y", "float32", (1, 2)),))
     found = _version(_DISTRIBUTIONS.get(name, name))
     row: dict[str, Any] = {
-        "name": name, "precision": precision, "version": found, "builds": None, "works": False, "problem": None, "note": None
-    }  # fmt: skip
+        "name": name,
+        "precision": precision,
+        "version": found,
+        "builds": None,
+        "works": False,
+        "problem": None,
+        "note": None,
+    }
     content = _MODEL
     try:
         if name in ("tensorrt", "tensorrt-rtx"):
@@ -229,7 +242,7 @@ def _plan(api: Api) -> bytes:
     """Return an engine of ``_MODEL``.
 
     Raises:
-        BackendError: If none can be built here.
+        BackendError: If it cannot be built on this machine.
     """
     builder = api.create_builder()
     network = api.create_network(builder)
@@ -241,6 +254,6 @@ def _plan(api: Api) -> bytes:
     memory = builder.build_serialized_network(network, config) if parser.parse(_MODEL) else None
     if memory is None:
         raise BackendError(
-            f"{api.flavour} {api.version} builds no engine here: {api.errors.reason()}. Install it again."
+            f"{api.flavour} {api.version} cannot build an engine here: {api.errors.reason()}. Reinstall it."
         )
     return bytes(memory)

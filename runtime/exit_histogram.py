@@ -1,4 +1,4 @@
-"""Counts of exits and confidences, to see whether videos still behave as they did at calibration."""
+"""Counts of exits and confidences, which show whether videos still behave as they did at calibration."""
 
 from __future__ import annotations
 

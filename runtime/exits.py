@@ -15,12 +15,12 @@ from .confidence import confidence
 
 
 class Verdict(NamedTuple):
-    """What a checkpoint says of a video.
+    """What a checkpoint says about a video.
 
     Attributes:
-        class_index: of the highest probability; None where a number is NaN or infinite: then no class is named.
-        confidence: tempered; None as ``class_index``.
-        leaves: whether the video ends here.
+        class_index: the most probable class; None if an output is NaN or infinite, since no class is named then.
+        confidence: after temperature scaling; None when ``class_index`` is.
+        leaves: whether the video exits here.
     """
 
     class_index: int | None
@@ -32,9 +32,9 @@ class ExitRule:
     """A video leaves at the first checkpoint whose confidence exceeds its threshold; the last one always answers.
 
     Args:
-        route: whose checkpoints.
-        thresholds: one a checkpoint, the last None; None: every video runs to the end of the route.
-        temperatures: one a checkpoint, as the thresholds were chosen with; None: confidences as they are.
+        route: the route with the checkpoints.
+        thresholds: one per checkpoint, the last None; None: every video runs to the end of the route.
+        temperatures: one per checkpoint, those that the thresholds were chosen with; None: confidences stay unscaled.
 
     Raises:
         ThresholdsError: If the thresholds or temperatures do not fit the route.
@@ -50,7 +50,7 @@ class ExitRule:
         self._temperatures = check_temperatures(None if temperatures is None else tuple(temperatures), count, "given")
 
     def judge(self, index: int, logits: NDArray[np.float32], probabilities: NDArray[np.float32]) -> Verdict:
-        """Return the verdict on one video at checkpoint ``index`` (1-based); both arrays [classes].
+        """Return the verdict on one video at checkpoint ``index`` (1-based); both arrays are [classes].
 
         NaN or infinity ends the video without a class.
         """

@@ -1,4 +1,4 @@
-"""A model: a bundle that is open, ready to classify videos from any thread."""
+"""An open bundle, ready to classify videos from any thread."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ Item = TypeVar("Item", bound=Video)
 
 @dataclass(frozen=True)
 class Unanswered:
-    """What ``Model.classify_many`` gives for a video that has no answer; all that an answer says is None.
+    """What ``Model.classify_many`` yields for a video that has no answer. All fields of an answer are None.
 
     Attributes:
-        error: why.
+        error: the reason.
         status: ``damaged``.
     """
 
@@ -50,18 +50,18 @@ class Unanswered:
 
 
 class Model:
-    """A bundle on a backend; a context manager. ``dynvid.load`` opens one.
+    """A bundle opened on a backend; a context manager. ``dynvid.load`` opens one.
 
-    Threads may share it. It must be opened in the process that uses it: after a fork, or pickled, it is an error. One that is
-    forgotten is closed when it is collected.
+    Threads may share a model, but processes may not: using it after a fork, or pickling it, is an error. A model that
+    is not closed is closed when it is garbage-collected.
 
     Attributes:
         bundle: as opened.
-        backend: the name of what computes.
+        backend: name of the backend.
         precision: of the graphs.
-        thresholds: that videos leave by; None: every video runs to the end.
+        thresholds: the exit thresholds; None: every video runs to the end.
         runs: what computes, in words.
-        is_fused: whether segments are one graph or engine each, whose results differ from the cells' in the last bits.
+        is_fused: whether each segment is one graph or engine. Its results differ from the cells' in the last bits.
     """
 
     def __init__(
@@ -84,9 +84,10 @@ class Model:
         """Return the answer for one video.
 
         Args:
-            video: a file; or frames in temporal order, uint8 [frames, height, width, 3] as they are in the file, or float32
-                [l, 3, crop, crop] preprocessed.
-            trace: run it to the end of the route: the answer is that of the checkpoint that decides, with the logits of all.
+            video: a file, or frames in temporal order: raw uint8 [frames, height, width, 3] as in the file, or
+                preprocessed float32 [l, 3, crop, crop].
+            trace: run the video to the end of the route. The answer is still the deciding checkpoint's, with the
+                logits of all checkpoints.
 
         Raises:
             VideoError, FramesError: If the video cannot be read.
@@ -98,23 +99,23 @@ class Model:
         return future.result()
 
     def submit(self, video: Video, *, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
-        """Return the future answer for one video; ``asyncio.wrap_future`` takes it, too.
+        """Return a future for the answer to one video; it works with ``asyncio.wrap_future``.
 
         Args:
             video: as for ``classify``.
-            deadline_s: from now; only where the model was loaded with ``mode="deadline"``.
+            deadline_s: seconds from now; only if the model was loaded with ``mode="deadline"``.
             trace: as for ``classify``.
 
         Raises:
-            QueueFullError: If ``max_pending`` videos wait for their answers.
+            QueueFullError: If ``max_pending`` videos are still waiting for their answers.
             UsageError: As ``classify``.
         """
         streams, source = self._open(), self._source(video)
         with self._lock:
             if self._pending >= self._max_pending:
                 raise QueueFullError(
-                    f"{self._pending} videos wait for their answers, expected at most {self._max_pending}: wait for some, or load "
-                    "with a larger max_pending"
+                    f"{self._pending} videos are waiting for answers, expected at most {self._max_pending}: "
+                    "wait for some, or load with a larger max_pending"
                 )
             self._pending += 1
 
@@ -133,14 +134,14 @@ class Model:
     def classify_many(
         self, videos: Iterable[Item], *, ordered: bool = False, trace: bool = False
     ) -> Generator[tuple[Item, Answer | Unanswered], None, None]:
-        """Yield each video with its answer, as they finish, or in the order given; one that cannot be read has ``error``.
+        """Yield each video with its answer, as they finish or in the order given; an unreadable video yields ``error``.
 
-        No more videos are taken from ``videos`` than are in flight or read ahead, so it may be endless. Whoever stops iterating
-        cancels the rest.
+        ``videos`` may be endless: only as many are taken from it as are in flight or prefetched. If you stop
+        iterating, the rest are cancelled.
 
         Args:
             videos: each as for ``classify``.
-            ordered: yield them in their order.
+            ordered: yield answers in the order of ``videos``.
             trace: as for ``classify``.
 
         Raises:
@@ -161,23 +162,23 @@ class Model:
         on_record: Callable[[dict[str, Any]], None] = lambda _: None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> tuple[Failures, int]:
-        """Classify the videos of a LIST, and write one JSON line each; what ``dynvid classify`` does.
+        """Classify the videos of a LIST and write one JSON line per video, as ``dynvid classify`` does.
 
-        The same call goes on where it was stopped or killed. Lines come as videos finish.
+        After an interruption, the same call resumes where the last one stopped. Lines are written as videos finish.
 
         Args:
-            videos: a LIST (CSV with a column ``video``, paths relative to it), or paths.
-            output: the JSON Lines file; None: none is written.
+            videos: a LIST (a CSV file with a column ``video`` of paths relative to it), or paths.
+            output: the JSON Lines file; None: nothing is written.
             shard: (i, n): the i-th of n shards, 1-based, of the videos sorted by path.
-            max_failures: share of the videos that may fail, of 20 or more; when more have, it stops.
-            retry_failed: try those again that failed before.
-            trace: as for ``classify``; lines have ``logits``.
-            report: gets a line about what was done before.
-            on_record: gets each record as it comes.
-            progress: gets a line after each video.
+            max_failures: the share of videos that may fail. The run stops if more fail, once 20 videos have been tried.
+            retry_failed: try videos again that failed in an earlier run.
+            trace: as for ``classify``; lines then have ``logits``.
+            report: called with a line about what an earlier run has done.
+            on_record: called with each record as it arrives.
+            progress: called with a line after each video.
 
         Returns:
-            How many were tried and failed (``Failures.partial`` says it in words), and how many there are.
+            How many videos were tried and failed (``Failures.partial`` puts it in words), and how many there are.
 
         Raises:
             ListError: If the list cannot be used.
@@ -222,7 +223,7 @@ class Model:
         return failures, len(paths)
 
     def close(self) -> None:
-        """Give everything back, threads and child processes; videos without an answer are cancelled."""
+        """Release everything, including threads and child processes; videos without an answer are cancelled."""
         if self._process == os.getpid():
             self._finalizer()
 
@@ -233,12 +234,15 @@ class Model:
         self.close()
 
     def __reduce__(self) -> NoReturn:
-        raise UsageError("a model holds threads and memory of its process, and cannot be pickled: open it there")
+        raise UsageError(
+            "a model cannot be pickled, since it holds threads and memory: open the bundle in that process"
+        )
 
     def _open(self) -> StreamPool:
         if self._process != os.getpid():
             raise UsageError(
-                f"this model was opened in process {self._process}, this is {os.getpid()}: open it after the fork"
+                f"this model was opened in process {self._process}, but this is process {os.getpid()}: "
+                "open it after the fork"
             )
         if not self._finalizer.alive:
             raise UsageError("this model is closed: load it again")
@@ -261,7 +265,7 @@ class Model:
                     yield record(path, answer, trace)
 
     def _as_they_finish(self, videos: Iterable[Item], trace: bool) -> Generator[tuple[Item, Answer | Unanswered]]:
-        given: dict[int, Item] = {}  # by the source that was made of it
+        given: dict[int, Item] = {}  # by the id of its source
 
         def sources() -> Generator[Path | FrameSource]:
             for video in videos:
@@ -308,7 +312,7 @@ class Model:
 
 
 class _Refused:
-    """Frames that cannot be used, so that their turn comes as any other video's does."""
+    """Frames that cannot be used, queued so that their error arrives in turn."""
 
     frames_total = frames_decoded = 0
     damaged, decode_ms = True, 0.0
@@ -317,7 +321,7 @@ class _Refused:
         self._error, self.warnings = error, list[str]()
 
     def read(self, samples: Sequence[int]) -> NDArray[np.float32]:
-        """Raise what is wrong."""
+        """Raise the error."""
         raise self._error
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How a bundle is opened: its engines where some were built, else its cells, on the backend that fits them."""
+"""Open a bundle: its engines if any were built, else its cells, on a suitable backend."""
 
 from __future__ import annotations
 
@@ -39,29 +39,31 @@ def open_model(
     max_in_flight_mb: float | None = None,
     max_pending: int = MOST_PENDING,
 ) -> Model:
-    """Open a bundle: its engines where some were built, else its cells. Everything that runs a bundle opens it here.
+    """Open a bundle: its engines if any were built, else its cells. Everything that runs a bundle opens it here.
 
     Args:
-        bundle: a bundle's folder.
-        thresholds: a T.json, or what it holds; None: every video runs to the end of its route.
-        backend: what computes; ``auto``: what engines were built for, TensorRT first where there is a GPU, and without engines
-            onnxruntime, or OpenVINO where only that is installed; in bf16 OpenVINO.
-        precision: to compute in: fp32, fp16, int8, or on OpenVINO bf16 and int8-bf16, what INT8 leaves in bf16.
+        bundle: a bundle, or its folder.
+        thresholds: a T.json or its contents; None: every video runs to the end of its route.
+        backend: the backend; ``auto``: the one that engines were built for, TensorRT first if there is a GPU. Without
+            engines, onnxruntime, or OpenVINO if only that is installed. In bf16, OpenVINO.
+        precision: precision to compute in: fp32, fp16 or int8; on OpenVINO also bf16, and int8-bf16, which computes
+            in bf16 what INT8 leaves out.
         engines: the folder of the engines; None: ``BUNDLE.engines``.
-        threads: CPU threads to compute with; None: one a core.
-        gpu: which one, where the backend uses one.
-        mode: of the scheduler: throughput, latency or deadline.
+        threads: CPU threads to compute with; None: one per core.
+        gpu: index of the GPU, if the backend uses one.
+        mode: mode of the scheduler: throughput, latency or deadline.
         batch: most videos in one call; None: the engines' best, one for cells.
-        streams: that share the videos.
-        decoders: threads of a stream that read frames.
+        streams: number of streams that share the videos.
+        decoders: threads per stream that read frames.
         max_in_flight_mb: memory for videos in flight, in 10^6 bytes; None: as much as keeps batches full.
-        max_pending: videos that ``submit`` lets wait.
+        max_pending: how many videos ``submit`` lets wait.
 
     Raises:
         ManifestError, HashError: If the bundle is damaged.
-        ThresholdsError, StaleThresholdsError: If the thresholds do not fit it.
-        UsageError: If an argument has nothing to act on, or one is too low.
-        IntegrityError: If engines are missing, stale or damaged; with the command that builds them. They are never passed over.
+        ThresholdsError, StaleThresholdsError: If the thresholds do not fit the bundle.
+        UsageError: If an argument does not apply or is too low.
+        IntegrityError: If engines are missing, stale or damaged; the message has the command that builds them. Unusable
+            engines are never silently skipped.
         EnvironmentFaultError: If the backend cannot run here.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
@@ -70,14 +72,15 @@ def open_model(
         thresholds = read_thresholds(Path(thresholds), opened.sha256, len(opened.manifest.route_cells), precision)
     if min(streams, decoders, max_pending, 1 if batch is None else batch) < 1:
         raise UsageError(
-            f"batch {batch}, {streams} streams, {decoders} decoders, max_pending {max_pending}: expected at least 1 of each"
+            f"batch {batch}, {streams} streams, {decoders} decoders, max_pending {max_pending}: "
+            "expected at least 1 of each"
         )
     folder = None if engines is None else Path(engines)
     name = fitting_backend(opened, precision, folder) if backend == "auto" else backend
     if name == "null":
         raise UsageError("backend 'null' computes nothing, so it cannot classify: expected onnxruntime")
     limits = Limits(batch, max_in_flight_mb, decoders, streams)
-    # streams share a CPU's backend; a GPU belongs to the thread that opened it, so each stream opens its own
+    # streams share a CPU backend, but a GPU belongs to the thread that opened it, so each stream opens its own
     shared = open_backend(name, threads, precision=precision) if name in ON_CPU else name
     executor = partial(open_executor, opened, shared, precision, folder, limits, threads=threads, gpu=gpu)
     chosen = (thresholds.thresholds, thresholds.temperatures) if thresholds else (None, None)

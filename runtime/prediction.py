@@ -1,4 +1,4 @@
-"""What a stream answers for one video, and what it keeps of a video until then."""
+"""What a stream answers for one video, and what it keeps about the video until then."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .video.prefetch import Part, Reading
 
 @dataclass(frozen=True)
 class Answer(Prediction):
-    """A prediction of a stream.
+    """A stream's prediction.
 
-    ``segment_ms`` are the video's even shares of its launches and ``latency_ms`` their sum, so that over all videos they
-    add up to the time that the backend was busy. Under ``trace`` these are of all segments, ``latency_ms`` of those until the
-    deciding checkpoint. Everything about the source is as it was when the last part that was used
-    had been read: no figure but the times depends on what was read ahead.
+    ``segment_ms`` holds the video's even share of each of its launches, and ``latency_ms`` is their sum. Summed over
+    all videos, they give the time that the backend was busy. With ``trace``, ``segment_ms`` covers all segments and
+    ``latency_ms`` those up to the deciding checkpoint. Fields about the source are as of the last part that was used,
+    so only the times depend on prefetching.
 
     Attributes:
         cut: whether the deadline left no time for the next segment, so that the last checkpoint passed answers.
-        waited_ms: in queues for launches.
-        elapsed_ms: from ``submit`` to the answer, everything included.
+        waited_ms: time in launch queues.
+        elapsed_ms: time from ``submit`` to the answer, everything included.
     """
 
     cut: bool
@@ -40,14 +40,14 @@ class VideoInFlight:
     """A video between ``submit`` and its answer.
 
     Attributes:
-        reading: of its frames.
+        reading: the reading of its frames.
         submitted, deadline: seconds; None: no deadline.
-        future: of its answer.
-        part: the last that was used.
-        verdict: of the last checkpoint passed, or of the first at which the video was to leave.
-        error: why its reading, or its last launch, failed.
-        trace: whether it runs to the end of the route, though an earlier checkpoint decides.
-        cancelled: whether nobody waits for the answer.
+        future: the future answer.
+        part: the last part that was used.
+        verdict: that of the first checkpoint at which the video was to leave, else of the last checkpoint passed.
+        error: why reading it, or its last launch, failed.
+        trace: whether it runs to the end of the route even if an earlier checkpoint decides.
+        cancelled: whether nobody waits for the answer any more.
         settled: whether the future is done.
     """
 
@@ -61,8 +61,8 @@ class VideoInFlight:
         self._logits: list[NDArray[np.float32]] = []
         self._probabilities: list[NDArray[np.float32]] = []
         self._segment_ms: list[float] = []
-        self._decided = 0  # the checkpoint of the verdict
-        self._deciding_part: Part | None = None  # as it was there
+        self._decided = 0  # the checkpoint that gave the verdict
+        self._deciding_part: Part | None = None  # ``part`` at that checkpoint
 
     def __str__(self) -> str:
         return str(self.reading.video)
@@ -70,7 +70,7 @@ class VideoInFlight:
     def pass_checkpoint(
         self, verdict: Verdict, logits: NDArray[np.float32], probabilities: NDArray[np.float32], milliseconds: float
     ) -> None:
-        """Keep what a launch gave for this video; both arrays [classes]."""
+        """Keep the results of a launch for this video; both arrays are [classes]."""
         self.error = None
         if self.verdict is None or not self.verdict.leaves:
             self.verdict, self._decided, self._deciding_part = verdict, len(self._logits) + 1, self.part
@@ -83,9 +83,9 @@ class VideoInFlight:
 
         Args:
             ended: how it ended.
-            macs: spent until each checkpoint.
-            full_macs: of the full route.
-            manifest: that names the classes.
+            macs: multiply-adds up to each checkpoint.
+            full_macs: multiply-adds of the full route.
+            manifest: names the classes.
         """
         part, verdict = self._deciding_part, self.verdict
         assert part is not None

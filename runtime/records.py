@@ -1,4 +1,4 @@
-"""Videos on disk to records: what ``dynvid classify`` prints, one a video."""
+"""Turn videos on disk into records: one per video, as ``dynvid classify`` prints them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _LEAST_TRIED = 20
 
 
 def record(path: Path, prediction: Prediction, trace: bool) -> dict[str, Any]:
-    """Return a prediction in JSON types, with the video's name and its label; a logit that is no number is None.
+    """Return a prediction as JSON types, with the video's name and label. Logits that are not finite become None.
 
-    ``status`` is ``ok``, ``numeric_error``, or ``damaged`` where no frame could be had for an answer (``unanswered``); then
-    ``error`` says why and everything about the answer is None. ``logits`` is there with ``trace`` only.
+    ``status`` is ``ok``, ``numeric_error``, or ``damaged`` if no frames could be read (``unanswered``). For a damaged
+    video ``error`` says why and all fields of the answer are None. ``logits`` is included only with ``trace``.
     """
     fields = asdict(prediction)
-    del fields["probabilities"], fields["segment_ms"]  # the softmax of the logits; their sum is latency_ms
+    del fields["probabilities"], fields["segment_ms"]  # derivable: the softmax of the logits, and latency_ms is the sum
     logits = [[v if math.isfinite(v) else None for v in z.tolist()] for z in fields.pop("logits")]
     return {
         "video": str(path),
@@ -38,7 +38,7 @@ def record(path: Path, prediction: Prediction, trace: bool) -> dict[str, Any]:
 
 
 def unanswered(path: Path, error: str) -> dict[str, Any]:
-    """Return the record of a video that gave no answer."""
+    """Return the record of a video that has no answer."""
     nothing = ("label", "class_index", "confidence", "checkpoint", "gmacs", "fraction", "latency_ms", "decode_ms")
     return {
         "video": str(path),
@@ -54,7 +54,7 @@ def unanswered(path: Path, error: str) -> dict[str, Any]:
 
 @dataclass
 class Failures:
-    """Videos tried and failed so far, and how large a share may fail: what stops a run that cannot succeed.
+    """How many videos were tried and failed so far, and the share that may fail. It stops a run that cannot succeed.
 
     Attributes:
         most: share of the videos tried that may fail.
@@ -67,7 +67,7 @@ class Failures:
 
     @classmethod
     def of(cls, results: Results | None, most: float) -> Failures:
-        """Return the count to go on with: that of the results so far."""
+        """Return the count to resume with: that of the results so far."""
         return cls(most) if results is None else cls(most, len(results.done), len(results.failed))
 
     def add(self, record: dict[str, Any]) -> None:
@@ -77,23 +77,23 @@ class Failures:
 
     @property
     def too_many(self) -> bool:
-        """Whether more than that share failed, of 20 videos or more."""
+        """Whether more than the allowed share failed, out of at least 20 videos."""
         return self.tried >= _LEAST_TRIED and self.failed / self.tried > self.most
 
     def partial(self, videos: int, output: Path | None) -> str | None:
-        """Return what to say of a run over so many videos that left some without an answer; None where none is.
+        """Return a message about the unanswered videos in a run over ``videos`` videos; None if all were answered.
 
         Raises:
-            InputRefusedError: If there is no answer at all.
+            InputRefusedError: If no video has an answer.
         """
         where = "above" if output is None else str(output)
         if self.failed and self.failed == self.tried:
             raise InputRefusedError(f"no video could be classified ({self.failed} of {self.tried} failed, see {where})")
         if self.tried < videos:
-            remedy = "leave them out" if output is None else "mend them and add --retry-failed"
+            remedy = "leave them out" if output is None else "repair them and add --retry-failed"
             return (
-                f"stopped after {self.tried} of {videos} videos, since {self.failed} could not be classified, more than "
-                f"--max-failures {self.most:g} allows: see {where}; {remedy}, or allow more"
+                f"stopped after {self.tried} of {videos} videos: {self.failed} could not be classified, more than "
+                f"--max-failures {self.most:g} allows. See {where}; {remedy}, or allow more"
             )
         return f"{self.failed} of {self.tried} videos could not be classified, see {where}" if self.failed else None
 
@@ -104,9 +104,9 @@ def classify_rest(
     failures: Failures,
     results: Results | None = None,
 ) -> Generator[dict[str, Any], None, None]:
-    """Yield the records that ``classify`` yields for the videos without a line in ``results``, each once it has one.
+    """Classify the videos that have no line in ``results``; yield each record after writing its line.
 
-    Ends early when too many have failed; ``failures`` counts them.
+    Ends early if too many fail; ``failures`` keeps the count.
 
     Raises:
         ResourceError: If the disk is full.
@@ -121,7 +121,7 @@ def classify_rest(
 
 
 def each_once(videos: Iterable[Path]) -> list[Path]:
-    """Return the videos in their order, without those whose path was there before."""
+    """Return the videos in order, without those whose path occurred before."""
     first: dict[str, Path] = {}
     for video in videos:
         first.setdefault(os.path.normpath(video), video)
@@ -129,7 +129,7 @@ def each_once(videos: Iterable[Path]) -> list[Path]:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Return (i, n) of 'i/n', 1 <= i <= n.
+    """Parse 'i/n', 1 <= i <= n, as (i, n).
 
     Raises:
         UsageError: For anything else.
@@ -144,8 +144,8 @@ def parse_shard(text: str) -> tuple[int, int]:
 def shard_of(videos: Sequence[Path], index: int, count: int) -> list[Path]:
     """Return shard ``index`` of ``count``, 1-based, in the order given.
 
-    It is every ``count``-th of the videos sorted by path: the shards are disjoint, hold every video and differ by one
-    video at most, whatever order each of them is given the videos in.
+    A shard is every ``count``-th of the videos sorted by path. Shards are disjoint, cover all videos and differ by at
+    most one in size, whatever order each process receives the videos in.
     """
     by_path = sorted(range(len(videos)), key=lambda position: str(videos[position]))
     return [videos[position] for position in sorted(by_path[index - 1 :: count])]

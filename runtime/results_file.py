@@ -1,6 +1,6 @@
-"""The results of ``dynvid classify -o``: one line a video that outlives any death, so that the same command goes on.
+"""The results of ``dynvid classify -o``: one line per video, written so that the same command resumes after any crash.
 
-Beside ``OUT`` lies ``OUT.run.json``, sealed, on the disk before the first line: it says what the lines belong to.
+A sealed ``OUT.run.json`` is written beside ``OUT`` before the first line. It says which run the lines belong to.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _LINES_A_SYNC, _SECONDS_A_SYNC = 100, 1.0
 
 @dataclass(frozen=True)
 class Run:
-    """What a file of results belongs to: whatever decides which videos have a line, and what it says.
+    """The run that a results file belongs to: everything that decides which videos have a line and what it says.
 
     Attributes:
         bundle_sha256: of the bundle's manifest.
-        thresholds, temperatures: as the session has them.
+        thresholds, temperatures: those of the session.
         precision, backend, trace: as given.
-        videos: how many there are before sharding; ``videos_sha256``: of their paths, in whatever order.
+        videos: number of videos before sharding; ``videos_sha256``: hash of their paths, in any order.
         shard: (i, n), 1-based.
         fused: whether fused segments answered; the cells' answers differ in the last bits.
     """
@@ -54,7 +54,7 @@ class Run:
     fused: bool = False
 
     def differences(self, other: Run) -> list[str]:
-        """Return what ``other`` has otherwise, each as 'field its value, here own value'."""
+        """Return the fields in which ``other`` differs, each as 'field its value, here own value'."""
         own, others = asdict(self), asdict(other)
         return [f"{k} {_shown(others[k])}, here {_shown(own[k])}" for k in own if own[k] != others[k]]
 
@@ -65,15 +65,15 @@ def sha256_of_videos(videos: Iterable[str]) -> str:
 
 
 class Results(Closing):
-    """A file of results, open and locked for one process; ``open_results`` opens it.
+    """A results file, open and locked for one process. Use ``open_results`` to open it.
 
-    A line is handed to the system in one piece when its video is done, so the death of this process loses none; it
-    goes to the disk with the 100th line, or the first one a second or more, after those that went before. So a power
-    failure costs at most 100 lines, and what was written within one second.
+    A line reaches the operating system in one write when its video is done, so a crash of this process loses no line.
+    Lines are synced to disk after every 100, or with the first line at least a second after the last sync. A power
+    failure thus loses at most 100 lines and what was written within one second.
 
     Attributes:
         path: of the file.
-        done: the videos that have a line; ``failed``: those whose status is not ``ok``.
+        done: videos that have a line; ``failed``: those whose status is not ``ok``.
     """
 
     def __init__(self, path: Path, descriptor: int, done: set[str], failed: set[str]) -> None:
@@ -83,11 +83,11 @@ class Results(Closing):
 
     @property
     def on_disk(self) -> int:
-        """How many lines not even a power failure loses."""
+        """The number of lines that survive even a power failure."""
         return len(self.done) - self._unsynced
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add the record of a video, as ``classify.record`` makes it.
+        """Add the record of a video, as returned by ``records.record`` or ``records.unanswered``.
 
         Raises:
             ResourceError: If the disk is full.
@@ -106,7 +106,7 @@ class Results(Closing):
             raise _unwritable(self.path, error) from None
 
     def close(self) -> None:
-        """Bring every line to the disk and let others write the file.
+        """Sync every line to disk and release the lock.
 
         Raises:
             ResourceError: If the disk is full.
@@ -124,17 +124,17 @@ class Results(Closing):
 
 
 def open_results(path: Path, run: Run, videos: Iterable[str], *, retry_failed: bool = False) -> Results:
-    """Return the results in ``path``, new or gone on with; a last line that is not whole is cut off.
+    """Open a results file, new or to be resumed. An incomplete last line is cut off.
 
     Args:
-        path: Of the file; ``path``.run.json is written beside it.
-        run: What the file must belong to.
-        videos: The paths that may have a line in it.
-        retry_failed: Take away the lines of the videos that failed, so that these are tried again.
+        path: the file; ``path``.run.json is written beside it.
+        run: the run that the file must belong to.
+        videos: the paths that may have a line in it.
+        retry_failed: remove the lines of the videos that failed, so that they are tried again.
 
     Raises:
-        StaleResultsError: If what is there is no file of results, belongs to another run, or was changed.
-        UsageError: If another process writes it, or nothing can be written there.
+        StaleResultsError: If the file holds no results, belongs to another run, or was changed.
+        UsageError: If another process is writing it, or it cannot be written.
         ResourceError: If the disk is full.
     """
     descriptor = _locked(path)
@@ -155,7 +155,7 @@ def open_results(path: Path, run: Run, videos: Iterable[str], *, retry_failed: b
 
 
 def _locked(path: Path) -> int:
-    """Return the descriptor of the file, made if it is missing, that this process alone may write."""
+    """Open the file, creating it if missing, and lock it for this process; return the descriptor."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o644)
@@ -163,7 +163,7 @@ def _locked(path: Path) -> int:
         raise UsageError(f"-o {str(path)!r} cannot be written ({error.strerror}): give another") from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UsageError(f"-o {str(path)!r} is no regular file: give another")
+            raise UsageError(f"-o {str(path)!r} is not a regular file: give another")
         with suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), path.stat()):  # else replaced between opening and locking
@@ -178,7 +178,7 @@ def _locked(path: Path) -> int:
 
 
 def _belong(path: Path, descriptor: int, run: Run) -> None:
-    """Check that the file belongs to ``run``; one that is empty is made to."""
+    """Check that the file belongs to ``run``; claim an empty one for it."""
     sidecar = path.with_name(f"{path.name}.run.json")
     empty = os.fstat(descriptor).st_size == 0
     try:
@@ -186,7 +186,7 @@ def _belong(path: Path, descriptor: int, run: Run) -> None:
     except FileNotFoundError:
         if not empty:
             raise StaleResultsError(
-                f"-o {str(path)!r} exists, and no {sidecar.name} beside it says that it is results to go on with: give "
+                f"-o {str(path)!r} exists, but without {sidecar.name} beside it these are no results to resume: give "
                 "another, or remove it"
             ) from None
         found = None
@@ -202,13 +202,13 @@ def _belong(path: Path, descriptor: int, run: Run) -> None:
             raise StaleResultsError(f"{str(sidecar)!r}: {error}. Give another -o, or remove both files.") from None
     if found not in (None, run) and not empty:
         raise StaleResultsError(
-            f"-o {str(path)!r} holds results of another run: {'; '.join(run.differences(found))}. Give another, or remove "
-            f"it and {sidecar.name}."
+            f"-o {str(path)!r} holds results of another run: {'; '.join(run.differences(found))}. "
+            f"Give another, or remove it and {sidecar.name}."
         )
     temporary = path.with_name(f".{sidecar.name}.new")
     try:
         if found != run:
-            temporary.unlink(missing_ok=True)  # of a process that was killed: the lock is ours
+            temporary.unlink(missing_ok=True)  # left by a killed process: we hold the lock
             write_file(temporary, seal(asdict(run), _FORMAT, _VERSION))
             temporary.replace(sidecar)
         if empty:
@@ -218,7 +218,7 @@ def _belong(path: Path, descriptor: int, run: Run) -> None:
 
 
 def _read(path: Path, descriptor: int, videos: frozenset[str]) -> tuple[set[str], set[str], int]:
-    """Return the videos that have a line, those that failed, and where the last whole line ends."""
+    """Return the videos that have a line, those that failed, and where the last complete line ends."""
     done: set[str] = set()
     failed: set[str] = set()
     end = 0
@@ -232,9 +232,9 @@ def _read(path: Path, descriptor: int, videos: frozenset[str]) -> tuple[set[str]
                 raise _changed(path, number, str(error)) from None
             video, status = (record.get("video"), record.get("status")) if isinstance(record, dict) else (None, None)
             if not isinstance(video, str) or video not in videos or status not in _STATUSES:
-                raise _changed(path, number, f"status {status!r} of {video!r}, which is no result of this run")
+                raise _changed(path, number, f"status {status!r} of {video!r}, which is not a result of this run")
             if video in done:
-                raise _changed(path, number, f"{video!r} has a line already")
+                raise _changed(path, number, f"{video!r} already has a line")
             done.add(video)
             if status != "ok":
                 failed.add(video)
@@ -243,7 +243,7 @@ def _read(path: Path, descriptor: int, videos: frozenset[str]) -> tuple[set[str]
 
 
 def _without(path: Path, descriptor: int, failed: set[str]) -> int:
-    """Replace the file by one without the lines of ``failed``, in one step; return its descriptor, locked."""
+    """Atomically replace the file with a copy that lacks the lines of ``failed``; return the new descriptor, locked."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     replacing = os.open(temporary, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -274,13 +274,13 @@ def _write(descriptor: int, content: bytes) -> None:
 
 def _unwritable(path: Path, error: OSError) -> ResourceError:
     return ResourceError(
-        f"-o {str(path)!r} cannot be written ({error.strerror}): free some space, then the same command goes on"
+        f"-o {str(path)!r} cannot be written ({error.strerror}): free some space, then run the same command to resume"
     )
 
 
 def _changed(path: Path, number: int, fault: str) -> StaleResultsError:
     return StaleResultsError(
-        f"-o {str(path)!r}, line {number}: {fault}. Something else has changed the file: remove that line, or give another."
+        f"-o {str(path)!r}, line {number}: {fault}. Something else changed the file: remove that line, or give another."
     )
 
 

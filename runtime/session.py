@@ -1,4 +1,4 @@
-"""A session classifies videos one after the other, each along the route until a checkpoint is confident."""
+"""A session classifies videos one after another, each along the route until a checkpoint is confident."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ Status = Literal["ok", "numeric_error"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a session says of one video.
+    """A session's result for one video.
 
     Attributes:
-        status: ``ok``, or ``numeric_error`` where a checkpoint gave NaN or infinity: then no class is named.
-        label: name of the predicted class; its number as text where the bundle has no names.
-        class_index: of the predicted class, and ``confidence`` its probability, tempered where the session has temperatures.
+        status: ``ok``, or ``numeric_error`` if a checkpoint gave NaN or infinity: then no class is named.
+        label: name of the predicted class, or its number as text if the bundle has no names.
+        class_index: the predicted class.
+        confidence: its probability, scaled if the session has temperatures.
         checkpoint: the one that answered, 1-based.
-        gmacs: multiply-adds spent until then, in 1e9; ``fraction`` of the full route's.
-        latency_ms: compute until then, ``segment_ms``: of every segment that was run; ``decode_ms``: reading, decoding and preparing frames.
-        frames_decoded: frames that the decoder went through; ``frames_total``: that the video holds.
-        damaged: whether something of the video is missing or wrong; ``warnings`` says what.
-        logits: of the checkpoints that were run, each [classes]; ``probabilities``: their softmax, never tempered.
-        error: None, as whatever has an answer; see ``Unanswered``.
+        gmacs: multiply-adds up to it, in 1e9; ``fraction``: the same as a share of the full route's.
+        latency_ms: compute time up to it; ``segment_ms``: compute time of every segment that ran; ``decode_ms``: time
+            spent reading, decoding and preparing frames.
+        frames_decoded: frames that the decoder processed; ``frames_total``: frames in the video.
+        damaged: whether part of the video is missing or wrong; ``warnings`` says what.
+        logits: of the checkpoints that ran, each [classes]; ``probabilities``: their softmax, never scaled.
+        error: always None here; see ``Unanswered``.
     """
 
     error: ClassVar[None] = None
@@ -63,12 +65,13 @@ class Prediction:
 
 
 class ArraySource:
-    """Frames that are already preprocessed: float32 [l, 3, crop, crop] in temporal order, finite."""
+    """Frames that are already preprocessed: finite float32 [l, 3, crop, crop] in temporal order."""
 
     def __init__(self, frames: NDArray[np.float32]) -> None:
         if frames.dtype != np.float32 or frames.ndim != 4 or not np.isfinite(frames).all():
             raise FramesError(
-                f"frames {frames.dtype} {list(frames.shape)}: expected finite float32 [l, 3, height, width] in temporal order"
+                f"frames {frames.dtype} {list(frames.shape)}: "
+                "expected finite float32 [l, 3, height, width] in temporal order"
             )
         self._frames = frames
         self.frames_total = len(frames)
@@ -78,7 +81,7 @@ class ArraySource:
         self.decode_ms = 0.0
 
     def read(self, samples: Sequence[int]) -> NDArray[np.float32]:
-        """Return [frames, 3, height, width] of temporal sample numbers."""
+        """Return the frames [frames, 3, height, width] with these temporal sample numbers."""
         self.frames_decoded += len(samples)
         return self._frames[list(samples)]
 
@@ -93,15 +96,15 @@ class ArraySource:
 
 
 class Session:
-    """Classifies one video after the other on an executor. Threads may share it: they take turns.
+    """Classifies one video after another on an executor. Threads that share it take turns.
 
     Args:
-        executor: of the route.
-        thresholds: one a checkpoint, the last None; None: every video runs to the end of its route.
-        temperatures: one a checkpoint, as the thresholds were chosen with; None: confidences as they are.
+        executor: runs the route.
+        thresholds: one per checkpoint, the last None; None: every video runs to the end of its route.
+        temperatures: one per checkpoint, those that the thresholds were chosen with; None: confidences stay unscaled.
 
     Attributes:
-        tally: exits and confidences of the videos classified so far; numeric errors are left out.
+        tally: exits and confidences of the videos classified so far, without numeric errors.
 
     Raises:
         ThresholdsError: If the thresholds or temperatures do not fit the route.
@@ -132,17 +135,20 @@ class Session:
         temperatures: Sequence[float] | None = None,
         programs: Callable[[FusedSegment], bytes] | Cells = CELLS,
     ) -> Session:
-        """Return a session on an executor of its own, for one video at a time; arguments and errors as there and here."""
+        """Return a session with an executor of its own, for one video at a time.
+
+        See ``Executor`` and ``Session`` for arguments and errors.
+        """
         return cls(Executor(bundle, backend, precision, programs, route=route), thresholds, temperatures)
 
     def classify(self, source: FrameSource, trace: bool = False) -> Prediction:
         """Return the prediction for one video.
 
-        Frames are asked for segment by segment, so a video that exits early is not read to its end.
+        Frames are read segment by segment, so a video that exits early is not read to its end.
 
         Args:
             source: the video's frames, by temporal sample number.
-            trace: run every checkpoint to the end; the figures stay those of the deciding one.
+            trace: run every checkpoint; the result stays that of the deciding one.
 
         Raises:
             VideoError: If a frame that is needed cannot be decoded.

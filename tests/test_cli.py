@@ -88,7 +88,7 @@ def test_plan_of_network_training_checkpoint_and_bundle_agree(checkpoint, tiny_b
 def test_plan_refuses_what_does_not_exist():
     assert "network 'resnet5': expected one of" in (message := refused(2, "plan", "resnet5"))
     assert "Did you mean 'resnet50'?" in message
-    assert "step back" in refused(2, "plan", "resnet50", "--route", "3,4 2,4")
+    assert "may decrease" in refused(2, "plan", "resnet50", "--route", "3,4 2,4")
     assert "--frames 15: expected a multiple" in refused(2, "plan", "resnet50", "--frames", 15)
     assert "no head on that block" in refused(2, "plan", "resnet50", "--route", "3,0 7,4")
 
@@ -136,7 +136,7 @@ def test_verify_checks_hashes_structure_and_proof(exported, checkpoint):
 def test_verify_refuses_another_training_checkpoint(exported, exports):
     root, _ = exported
     other = exports.training_checkpoint(TINY, seed=1)
-    assert "was exported from the training checkpoint with sha256" in refused(4, "verify", root, other)
+    assert "was exported from a training checkpoint with sha256" in refused(4, "verify", root, other)
 
 
 def test_verify_refuses_what_has_changed(exported, tmp_path):
@@ -184,7 +184,7 @@ def test_export_refuses_nan_weights_wrong_layout_and_a_route_that_steps_back(che
     torch.save(content, tmp_path / "nan.pth")
     assert f"NaN or infinite weights in {key}" in refused(3, "export", tmp_path / "nan.pth", "-o", tmp_path / "b")
     refused(3, "export", checkpoint, "-o", tmp_path / "b", "--layout", "torchvision")
-    assert "step back" in refused(2, "export", checkpoint, "-o", tmp_path / "b", "--route", "2,2 1,2")
+    assert "may decrease" in refused(2, "export", checkpoint, "-o", tmp_path / "b", "--route", "2,2 1,2")
     assert not (tmp_path / "b").exists()
 
 
@@ -301,7 +301,7 @@ def test_some_bad_videos_are_a_partial_result(tiny_bundle, clip, tmp_path):
 
 def test_classify_refuses_wrong_use(tiny_bundle, clip, thresholds, tmp_path):
     root = tiny_bundle.root
-    assert "needs VIDEO arguments or --data LIST" in refused(2, "classify", root)
+    assert "needs either VIDEO arguments or --data LIST" in refused(2, "classify", root)
     assert "backend 'tpu': expected one of" in refused(2, "classify", root, clip, "--backend", "tpu")
     assert "0 threads" in refused(2, "classify", root, clip, "--threads", 0)
     assert "expected a number in [0, 1]" in refused(

@@ -1,7 +1,7 @@
-"""Writes short, encoded video clips of synthetic actions: the demonstration network's data set.
+"""Write short, encoded video clips of synthetic actions: the demonstration network's data set.
 
-About half of the classes are told by one frame (a shape that trembles in place), a quarter only by motion
-over time and a quarter only by how the clip ends, as in Fig. 1 of the paper. The latter show one ellipse:
+About half of the classes can be told from one frame (a shape that trembles in place), a quarter only by motion over
+time, and a quarter only by how the clip ends, as in Fig. 1 of the paper. The latter two show one ellipse:
 
 - ``moves_left`` is ``moves_right`` played backwards and ``shrinks`` is ``grows`` played backwards, so neither
   a frame nor an unordered set of frames tells them apart.
@@ -41,7 +41,7 @@ LATE = 27 / 32  # an event later than this fraction of the clip shows in sampled
 _CLASSES_STREAM, _PICTURES_STREAM = 0, 1  # independent streams of random numbers
 _Y, _X = np.mgrid[:SIZE, :SIZE].astype(np.float32) + np.float32(0.5)  # pixel centres, each [height, width]
 
-_Floats = NDArray[Any]  # float32, or float64 on the way to it
+_Floats = NDArray[Any]  # float32, or float64 before conversion
 _Row = _Floats | float
 _Distance = Callable[[_Floats, _Floats], _Floats]
 
@@ -51,12 +51,12 @@ class Clip:
     """What is known about one clip.
 
     Attributes:
-        index: Position in its data set.
-        label: One of ``CLASSES``.
-        num_frames: Length in frames.
-        event: When the ellipse reaches the floor, as a fraction of the clip's length; None in other classes.
-        difficulty: From 0 (plain) to 1 (small, faint, noisy, cluttered).
-        fps: Frames per second.
+        index: position in its data set.
+        label: one of ``CLASSES``.
+        num_frames: length in frames.
+        event: when the ellipse reaches the floor, as a fraction of the clip's length; None in other classes.
+        difficulty: from 0 (plain) to 1 (small, faint, noisy, cluttered).
+        fps: frames per second.
     """
 
     index: int
@@ -68,7 +68,7 @@ class Clip:
 
 
 def label_of(seed: int, index: int) -> str:
-    """The class of a clip: each run of ``len(CLASSES)`` clips holds every class once, in random order."""
+    """Return the class of a clip: each run of ``len(CLASSES)`` clips holds every class once, in random order."""
     run, place = divmod(index, len(CLASSES))
     order = np.random.default_rng((seed, _CLASSES_STREAM, run)).permutation(len(CLASSES))
     return CLASSES[int(order[place])]
@@ -78,8 +78,8 @@ def render(seed: int, index: int) -> tuple[Clip, NDArray[np.uint8]]:
     """Draw one clip.
 
     Args:
-        seed: Of the data set, not negative.
-        index: Of the clip in the data set, not negative.
+        seed: of the data set, not negative.
+        index: of the clip in the data set, not negative.
 
     Returns:
         The clip's record and its RGB frames, uint8 [num_frames, 64, 64, 3].
@@ -92,7 +92,7 @@ def render(seed: int, index: int) -> tuple[Clip, NDArray[np.uint8]]:
 
     base = rng.uniform(70, 185, 3).astype(np.float32)  # the ground's colour, RGB
     contrast = math.copysign(_between(95, 28, difficulty) * rng.uniform(0.85, 1.15), 128 - base.mean())
-    colour = base + (contrast + rng.uniform(-20, 20, 3)).astype(np.float32)  # the actor's
+    colour = base + (contrast + rng.uniform(-20, 20, 3)).astype(np.float32)  # the actor's colour
     ground = _ground(rng, base, colour, difficulty)
 
     event = None
@@ -126,11 +126,11 @@ def encode(frames: NDArray[np.uint8], path: Path, fps: int) -> None:
 
     Args:
         frames: RGB, uint8 [frames, height, width, 3]; height and width even.
-        path: Of the file, whatever its suffix.
-        fps: Frames per second.
+        path: of the file, with any suffix.
+        fps: frames per second.
     """
-    # A key frame every 12, so that a reader can start in the middle. The second line is for equal bytes: with
-    # B-frames and its fastest routines x264 wrote pictures this small differently on each run.
+    # A key frame every 12 frames, so that a reader can start in the middle. The second line makes bytes reproducible:
+    # with B-frames and its fastest routines, x264 wrote pictures this small differently on each run.
     options = {"crf": "20", "preset": "veryfast", "g": "12"}
     options |= {"threads": "1", "bf": "0", "x264-params": "cpu-independent=1"}
     with av.open(str(path), "w", format="mp4") as container:
@@ -145,18 +145,18 @@ def encode(frames: NDArray[np.uint8], path: Path, fps: int) -> None:
 def write_clips(folder: Path, count: int, seed: int, progress: Callable[[int], None] | None = None) -> Path:
     """Write a data set: ``clips/000000.mp4`` and so on, and ``clips.csv`` last.
 
-    The list exists only once all of its clips do: a folder with a list is whole, and the same call repairs
-    one without. Clips already there are written anew.
+    The list exists only once all of its clips do: a folder with a list is complete, and the same call repairs one
+    without. Existing clips are rewritten.
 
     Args:
-        folder: Of the data set; made if missing.
-        count: Number of clips.
-        seed: Of the data set, not negative.
-        progress: Called after each clip with the number of clips written.
+        folder: of the data set; created if missing.
+        count: number of clips.
+        seed: of the data set, not negative.
+        progress: called after each clip with the number of clips written.
 
     Returns:
-        The path of ``clips.csv``, with a header and the columns ``video`` (a path relative to the list),
-        ``label``, ``event`` (empty where there is none) and ``difficulty``.
+        The path of ``clips.csv``, with a header and the columns ``video`` (a path relative to the list), ``label``,
+        ``event`` (empty if there is none) and ``difficulty``.
     """
     listing = folder / "clips.csv"
     listing.unlink(missing_ok=True)
@@ -182,12 +182,12 @@ def _between(easy: float, hard: float, difficulty: float) -> float:
 
 
 def _track(num_frames: int, x: _Row, y: _Row, radius: _Row, angle: _Row = 0.0, gap: _Row = 0.0) -> _Floats:
-    """Where an object is, [5, frames], in pixels and radians; its halves lie ``gap`` left and right of x."""
+    """Return where an object is, [5, frames], in pixels and radians; its halves lie ``gap`` left and right of x."""
     return np.stack([np.broadcast_to(np.float32(row), num_frames) for row in (x, y, radius, angle, gap)])
 
 
 def _trembling(rng: np.random.Generator, num_frames: int, difficulty: float) -> _Floats:
-    """The track of a shape that stays about its place, in slow waves that look alike in both directions."""
+    """Return the track of a shape that trembles about its place, in slow waves that look alike in both directions."""
     radius = _between(14, 7, difficulty) * rng.uniform(0.9, 1.1)
     turns = rng.uniform(1, 3, (3, 1)) * np.linspace(0, 1, num_frames) + rng.uniform(0, 1, (3, 1))
     dx, dy, turn = np.sin(2 * np.pi * turns)
@@ -196,7 +196,7 @@ def _trembling(rng: np.random.Generator, num_frames: int, difficulty: float) -> 
 
 
 def _progress(rng: np.random.Generator, num_frames: int, *, backwards: bool) -> _Floats:
-    """Rises from 0 to 1 within a random half or more of the clip, [frames]; backwards, falls from 1 to 0."""
+    """Return a rise from 0 to 1 within a random half or more of the clip, [frames]; backwards, a fall from 1 to 0."""
     length = rng.uniform(0.55, 1)
     start = rng.uniform(0, 1 - length)
     times = (np.arange(num_frames, dtype=np.float32) + 0.5) / num_frames
@@ -205,7 +205,7 @@ def _progress(rng: np.random.Generator, num_frames: int, *, backwards: bool) -> 
 
 
 def _moving(rng: np.random.Generator, num_frames: int, difficulty: float, *, backwards: bool) -> _Floats:
-    """The track of an ellipse that crosses a part of the picture from left to right."""
+    """Return the track of an ellipse that crosses part of the picture from left to right."""
     radius = _between(11, 8.5, difficulty) * rng.uniform(0.9, 1.1)
     distance = _between(34, 20, difficulty) * rng.uniform(0.9, 1.1)
     x = rng.uniform(9, SIZE - 9 - distance) + distance * _progress(rng, num_frames, backwards=backwards)
@@ -213,7 +213,7 @@ def _moving(rng: np.random.Generator, num_frames: int, difficulty: float, *, bac
 
 
 def _growing(rng: np.random.Generator, num_frames: int, difficulty: float, *, backwards: bool) -> _Floats:
-    """The track of an ellipse that grows in its place."""
+    """Return the track of an ellipse that grows in place."""
     middle = _between(10.5, 8.5, difficulty) * rng.uniform(0.9, 1.1)
     ratio = _between(2.9, 2.0, difficulty) * rng.uniform(0.9, 1.1)
     radius = middle * ratio ** (_progress(rng, num_frames, backwards=backwards) - 0.5)
@@ -224,8 +224,8 @@ def _growing(rng: np.random.Generator, num_frames: int, difficulty: float, *, ba
 def _falling(
     rng: np.random.Generator, num_frames: int, difficulty: float, label: str, aspect: float
 ) -> tuple[_Floats, float, float]:
-    """The track of an ellipse that falls, then rests, bounces or breaks; the floor's y; the event's frame."""
-    # One event in three is late, yet sampled frame 14 follows it; the others, sampled frame 13 follows.
+    """Return the track of an ellipse that falls, then rests, bounces or breaks; the floor's y; the event's frame."""
+    # One event in three is late, but still before sampled frame 14; the others come before sampled frame 13.
     first, last = 0.45 * num_frames, num_frames * 27 // 32 - 1.0
     if rng.uniform() < 1 / 3:
         first, last = LATE * num_frames, num_frames * 29 // 32 - 0.5
@@ -244,7 +244,7 @@ def _falling(
 
 
 def _ground(rng: np.random.Generator, base: _Floats, colour: _Floats, difficulty: float) -> _Floats:
-    """The still background, [height, width, channels]: a soft texture, spots and strokes."""
+    """Return the static background, [height, width, channels]: a soft texture, spots and strokes."""
     knots = rng.normal(0, _between(2, 14, difficulty), (7, 7)).astype(np.float32)
     places = np.linspace(0, 6, SIZE, dtype=np.float32)
     weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(7, dtype=np.float32)))  # between knots
@@ -273,7 +273,7 @@ def _paint(frames: _Floats, shape: _Distance, track: _Floats, colour: _Floats) -
 
 
 def _cover(distance: _Floats) -> _Floats:
-    """The share of a pixel that lies inside, from the signed distance to the border in pixels."""
+    """Return the share of a pixel that lies inside, from the signed distance to the border in pixels."""
     return np.clip(0.5 - distance, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Labelled videos for training, read by the code that reads them in deployment, decoded once into a cache."""
+"""Labelled videos for training, read by the same code as in deployment, and decoded once into a cache."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def load_pixels(
 ) -> tuple[list[ListedVideo], NDArray[np.uint8]]:
     """Return the videos of the LIST at ``path`` and their sampled frames in temporal order.
 
-    The pixels, [videos, frames, crop, crop, 3], are decoded once into a file of the folder ``cache``, keyed by the
-    videos' paths, sizes and times, and the preprocessing, then mapped from there.
+    The pixels, [videos, frames, crop, crop, 3], are decoded once into a file in the folder ``cache``, keyed by the
+    videos' paths, sizes and modification times, and the preprocessing, and memory-mapped from there.
     """
     videos = read_list(path)
     stats = [(str(v.path), v.path.stat().st_size, v.path.stat().st_mtime_ns) for v in videos if v.path.exists()]

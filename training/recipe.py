@@ -1,4 +1,4 @@
-"""The paper's training recipe: the sum of the cross-entropies of all checkpoints (section 4.2), resumable."""
+"""The paper's training recipe: the sum of all checkpoints' cross-entropies (section 4.2); resumable."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Recipe:
     """How to train. The defaults are the paper's for Kinetics-400, in steps instead of epochs.
 
     Attributes:
-        train: LIST of the training videos; ``validation``: of those that the log's accuracies come from.
-        steps: mini-batches in all; ``batch``: videos a mini-batch.
+        train: LIST of the training videos; ``validation``: of those for the accuracies in the log.
+        steps: total number of mini-batches; ``batch``: videos per mini-batch.
         optimizer: ``sgd`` with momentum 0.9, or ``adamw``.
-        schedule: ``step``: divided by 10 after 50 %, 70 % and 90 % of the steps; ``cosine``: to zero; both
-            after ``warmup_steps`` of linear growth.
+        schedule: ``step``: divided by 10 after 50 %, 70 % and 90 % of the steps; ``cosine``: to zero; both after
+            ``warmup_steps`` of linear growth.
         clip_norm: bound on the norm of the gradient.
-        bf16: compute under bfloat16 autocast.
-        average: decay of the exponential moving average of the weights that is saved; 0 for none.
-        flip: mirror half of the training videos (never where left and right are classes).
+        bf16: whether to compute under bfloat16 autocast.
+        average: decay of the exponential moving average of the weights, which is what is saved; 0 for none.
+        flip: whether to mirror half of the training videos (never if left and right are classes).
         initial: training checkpoint to start from.
     """
 
@@ -64,17 +64,18 @@ class Recipe:
     initial: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no training can use."""
+        """Reject invalid numbers."""
         counts = (self.steps, self.batch, self.threads, self.log_every, self.save_every)
         if min(counts) < 1 or self.warmup_steps < 0:
             raise UsageError(
-                f"steps {self.steps}, batch {self.batch}, threads {self.threads}, log_every {self.log_every}, save_every "
-                f"{self.save_every}, warmup_steps {self.warmup_steps}: expected at least 1, and 0 for the warm-up"
+                f"steps {self.steps}, batch {self.batch}, threads {self.threads}, log_every {self.log_every}, "
+                f"save_every {self.save_every}, warmup_steps {self.warmup_steps}: expected at least 1 each, or 0 "
+                "for warmup_steps"
             )
         if not (self.learning_rate > 0 and self.weight_decay >= 0 and self.clip_norm > 0 and 0 <= self.average < 1):
             raise UsageError(
-                f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay}, clip_norm {self.clip_norm}, average "
-                f"{self.average}: expected above 0, 0 or more, above 0, and [0, 1)"
+                f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay}, clip_norm {self.clip_norm}, "
+                f"average {self.average}: expected above 0, 0 or more, above 0, and [0, 1)"
             )
 
     def rate(self, step: int) -> float:
@@ -99,7 +100,8 @@ def read_config(path: Path) -> tuple[NetworkConfig, Recipe]:
         raise UsageError(f"training configuration {str(path)!r} cannot be read: {error}") from None
     if set(data) != {"network", "recipe"} or not all(isinstance(table, dict) for table in data.values()):
         raise UsageError(
-            f"training configuration {str(path)!r} holds {', '.join(sorted(data))}: expected the tables [network], [recipe]"
+            f"training configuration {str(path)!r} holds {', '.join(sorted(data))}: expected the tables [network] and "
+            "[recipe]"
         )
     try:
         recipe = parse(Recipe, data["recipe"])
@@ -144,13 +146,13 @@ def evaluate(network: VideoNetwork, frames: _Frames, labels: Tensor, batch: int 
 
 
 def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], None]) -> Path:
-    """Train as ``config_path`` says into the folder ``run``; return the path of the training checkpoint.
+    """Train as configured in ``config_path``, into the folder ``run``; return the path of the training checkpoint.
 
-    ``run/state.pth`` is rewritten every ``save_every`` steps; the same call after an interruption goes on from
-    there. ``report`` gets each line of ``run/log.jsonl``.
+    ``run/state.pth`` is rewritten every ``save_every`` steps; after an interruption the same call resumes from there.
+    ``report`` is called with each line of ``run/log.jsonl``.
 
     Raises:
-        UsageError: If the configuration does not fit, or ``run`` was begun with another.
+        UsageError: If the configuration does not fit, or ``run`` was started with another.
         ListError, VideoError: If the data cannot be read.
     """
     config, recipe = read_config(config_path)
@@ -202,13 +204,13 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
     if state_path.exists():
         state = _load_state(state_path)
         if state["fingerprint"] != fingerprint:
-            raise UsageError(f"{str(run)!r} was begun with another configuration: remove it, or give another -o")
+            raise UsageError(f"{str(run)!r} was started with another configuration: remove it, or give another -o")
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     started, seen, log = time.monotonic(), step, run / "log.jsonl"
-    if log.exists():  # lines of steps that were not saved are written again
+    if log.exists():  # drop the lines of steps that were not saved; they are written again
         kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
         log.write_text("".join(f"{line}\n" for line in kept))
     while step < recipe.steps:
@@ -220,7 +222,7 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
             x = torch.where(torch.from_numpy(rng.random(len(x)) < 0.5).view(-1, 1, 1, 1, 1), x.flip(-1), x)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
-        torch.manual_seed(hash((recipe.seed, step)) % 2**31)  # dropout, the same after a resume
+        torch.manual_seed(hash((recipe.seed, step)) % 2**31)  # dropout is the same after a resume
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
             loss = loss_of(network(x), labels[indices])
         optimizer.zero_grad(set_to_none=True)
@@ -232,7 +234,8 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
         step += 1
         if not math.isfinite(loss.item()):
             raise NetworkError(
-                f"the loss is {loss.item()} at step {step}: training diverged; lower learning_rate and remove {str(run)!r}"
+                f"the loss is {loss.item()} at step {step}: training diverged; lower learning_rate and remove "
+                f"{str(run)!r}"
             )
         last = step == recipe.steps
         saves = last or step % recipe.save_every == 0
@@ -273,7 +276,7 @@ def _load_state(path: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
         state = None
     if not isinstance(state, dict) or "fingerprint" not in state:
-        raise TrainingCheckpointError(f"{str(path)!r} is damaged: remove it, and training begins anew")
+        raise TrainingCheckpointError(f"{str(path)!r} is damaged: remove it to start training over")
     return state
 
 

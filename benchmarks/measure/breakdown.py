@@ -1,4 +1,4 @@
-"""Why saved multiply-adds are not all saved milliseconds: what lies between the ideal time of a video and its time."""
+"""Why saved multiply-adds are not all saved milliseconds: the gap between a video's ideal and actual time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .stream_runs import Served
 
 
 def single_breakdown(samples: Samples, point: str, exits: Exits, table: CostTable, gmacs: Gmacs) -> Breakdown:
-    """Return it for one video at a time.
+    """Return the breakdown for one video at a time.
 
     Args:
         samples: of all contestants.
@@ -48,7 +48,7 @@ def stream_breakdown(
     batch: int,
     streams: int,
 ) -> Breakdown:
-    """Return it for many videos at once, offline: of the pass of median throughput; milliseconds of one of the streams.
+    """Return the breakdown for many videos at once, offline: the median pass, in milliseconds of one stream.
 
     The ideal is the time of a video in the streams of the static network.
     """
@@ -75,7 +75,7 @@ def stream_breakdown(
 
 
 def _calls(exits: Exits, table: CostTable, batch: int) -> float:
-    """Return the mean milliseconds of a video's calls, each segment at its best batch of at most ``batch``."""
+    """Return the mean milliseconds of a video's calls, each segment at its best batch size of at most ``batch``."""
     best = [min(table.ms(k, n) / n for n in range(1, batch + 1)) for k in range(1, len(table.segments) + 1)]
     return float(np.cumsum(best)[exits - 1].mean())
 

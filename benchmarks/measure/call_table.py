@@ -1,4 +1,4 @@
-"""The table t_k(n), measured: milliseconds of one call of each segment, and of the static network, for n videos."""
+"""Measure the table t_k(n): milliseconds of one call of each segment, and of the static network, for n videos."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ STATIC = 0
 def measure_table(
     open_one: Open, segments: int, batch: int, streams: int, seconds: float, report: Callable[[str], None]
 ) -> list[SegmentTime]:
-    """Return the time of every call, index 0 for the static network, with as many streams at work as there will be.
+    """Return the time of every call, index 0 for the static network, with all streams working at the same time.
 
-    Each stream is a thread that opens a backend, for a GPU belongs to one thread, and makes all calls in turn.
+    Each stream is a thread that opens its own backend, because a GPU belongs to one thread, and makes all calls in
+    turn.
 
     Args:
         open_one: opens what ``classify`` runs.
         segments: of the route.
-        batch: most videos of one call.
-        streams: how many.
-        seconds: to take, about; every call is made five times at least and 50 times at most.
-        report: gets a line about each step.
+        batch: most videos in one call.
+        streams: number of streams.
+        seconds: approximate time to take; every call is made at least 5 and at most 50 times.
+        report: called with a line about each step.
 
     Raises:
-        DynvidError: As opening the backend and its executors, and as calls.
+        DynvidError: If opening the backend or its executors fails, or a call does.
     """
     calls, limits = [(index, n) for index in range(segments + 1) for n in _sizes(batch)], Limits(batch)
     warm_s, all_warm = [0.0] * streams, threading.Barrier(streams)
@@ -65,7 +66,7 @@ def measure_table(
                         samples[turn, place] = call(*calls[place]) * 1e3
                 return samples
         except BaseException:
-            all_warm.abort()  # or the others would wait for ever
+            all_warm.abort()  # otherwise the others would wait for ever
             raise
 
     report("t_k(n): warming up")
@@ -83,7 +84,7 @@ def measure_table(
 
 
 def cost_table(entries: Sequence[SegmentTime], source: str) -> CostTable:
-    """Return the measured times as a table of costs."""
+    """Return the measured times as a cost table."""
     rows: dict[int, list[tuple[int, float]]] = {}
     for entry in sorted(entries, key=lambda e: (e.index, e.batch)):
         rows.setdefault(entry.index, []).append((entry.batch, entry.median_ms))
@@ -92,6 +93,6 @@ def cost_table(entries: Sequence[SegmentTime], source: str) -> CostTable:
 
 
 def _sizes(batch: int) -> list[int]:
-    """Return the batches to measure: all of few, every second or fourth of many, and the largest."""
+    """Return the batch sizes to measure: all of few, every second or fourth of many, and the largest."""
     step = 1 if batch <= 4 else 2 if batch <= 16 else 4
     return sorted({1, *range(step, batch + 1, step), batch})

@@ -1,4 +1,4 @@
-"""The clips that a benchmark classifies: in memory, preprocessed, so that inference is measured apart from decoding."""
+"""The clips that a benchmark classifies: preprocessed and in memory, to measure inference apart from decoding."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Clips:
 
     Attributes:
         frames: in permuted order, [clips, l, 3, crop, crop].
-        labels: class of each, [clips]; None where they are not known.
-        source: what they are, for a reader.
-        decode: what reading them took; None where nothing was decoded.
-        paths: their files; none where there are none.
+        labels: class of each, [clips]; None if unknown.
+        source: what they are, for the reader.
+        decode: time that reading them took; None if nothing was decoded.
+        paths: their files; empty if there are none.
     """
 
     frames: Floats
@@ -43,10 +43,10 @@ class Clips:
 
 
 class InOrder:
-    """A clip in permuted order as a source of frames: the frames of a segment lie side by side, so none is copied."""
+    """A clip in permuted order as a source of frames: a segment's frames are contiguous, so none is copied."""
 
     def __init__(self, frames: Floats, order: Sequence[int]) -> None:
-        """Take ``frames`` [l, 3, crop, crop], of which frame ``order[i]`` is the i-th."""
+        """Take ``frames`` [l, 3, crop, crop], where frame ``order[i]`` is at position i."""
         self._frames, self._place = frames, {sample: place for place, sample in enumerate(order)}
         self.frames_total = len(frames)
         self.frames_decoded = 0
@@ -55,7 +55,7 @@ class InOrder:
         self.decode_ms = 0.0
 
     def read(self, samples: Sequence[int]) -> Floats:
-        """Return a view of [frames, 3, crop, crop], samples that follow one another in permuted order."""
+        """Return a view [frames, 3, crop, crop] of samples that are consecutive in permuted order."""
         start = self._place[samples[0]]
         return self._frames[start : start + len(samples)]
 
@@ -70,10 +70,10 @@ class InOrder:
 
 
 def random_clips(manifest: Manifest, count: int, seed: int = 0) -> Clips:
-    """Return clips of noise, each of its own contrast and colour, so that no two are answered alike.
+    """Return clips of noise, each with its own contrast and colour, so that no two get the same answer.
 
     Raises:
-        UsageError: If there would be fewer than two for each checkpoint.
+        UsageError: If there would be fewer than two per checkpoint.
     """
     _require_enough(count, manifest)
     rng, size = np.random.default_rng(seed), manifest.preprocessing.crop
@@ -86,10 +86,10 @@ def random_clips(manifest: Manifest, count: int, seed: int = 0) -> Clips:
 
 
 def read_clips(path: Path, manifest: Manifest, most: int, report: Callable[[str], None]) -> Clips:
-    """Return the first ``most`` videos of a LIST, decoded whole, one after the other.
+    """Return the first ``most`` videos of a LIST, fully decoded, one after another.
 
     Raises:
-        ListError: If the list cannot be read, or has labels for some videos only, or one that is no class.
+        ListError: If the list cannot be read, has labels for only some videos, or has one that is not a class.
         InputRefusedError: If a video cannot be read.
         UsageError: As ``random_clips``.
     """
@@ -113,4 +113,4 @@ def read_clips(path: Path, manifest: Manifest, most: int, report: Callable[[str]
 def _require_enough(count: int, manifest: Manifest) -> None:
     least = 2 * len(manifest.route_cells)
     if count < least:
-        raise UsageError(f"{count} clips: expected at least {least}, two for each checkpoint")
+        raise UsageError(f"{count} clips: expected at least {least}, two per checkpoint")

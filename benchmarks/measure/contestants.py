@@ -1,4 +1,4 @@
-"""Who is measured on single videos: the static network, the route cut in several ways, and every operating point."""
+"""The contestants on single videos: the static network, the route cut in several ways, and every operating point."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ STATIC, COPY, HALVES = "static", "static, again", "static, in halves"
 CELLS, SPANS, NO_EXITS = "cells, no heads", "fused, no heads", "no exits"
 
 Open = Callable[..., Executor]
-"""``open_executor`` of one bundle in one precision, as ``classify`` opens it; takes ``backend``, ``limits``, ``full``, ``kind``."""
+"""``open_executor`` of one bundle in one precision, as ``classify`` uses it.
+
+It takes ``backend``, ``limits``, ``full`` and ``kind``.
+"""
 
 
 @dataclass(frozen=True)
 class Loads:
-    """Where graphs come from that ``classify`` does not run.
+    """Sources of the graphs that ``classify`` does not run.
 
     Attributes:
         cells: what a CPU runs for a subgraph; None: the bundle's own graph.
-        more: of fused segments that are no engines, such as those without heads; None where they cannot be made here.
-        graph: a fused segment as plain ONNX, for other runtimes; None where onnx is not installed.
+        more: fused segments that are not engines, such as those without heads; None if they cannot be made here.
+        graph: a fused segment as plain ONNX, for other runtimes; None if onnx is not installed.
     """
 
     cells: Callable[[Subgraph], bytes] | None = None
@@ -51,15 +54,15 @@ class Field:
 
     Args:
         open_one: opens what ``classify`` runs.
-        engines: their folder.
-        loads: of what it does not run.
-        clips: to classify.
+        engines: folder of the engines.
+        loads: sources of the other graphs.
+        clips: the clips to classify.
 
     Attributes:
-        backend: what computes.
+        backend: the backend.
         along: session along the bundle's route.
         static: session of the static network.
-        contestants: all but the operating points.
+        contestants: all except the operating points.
     """
 
     def __init__(self, open_one: Open, engines: Path, loads: Loads, clips: Clips) -> None:
@@ -102,7 +105,7 @@ class Field:
         return run
 
     def _to_the_end(self, executor: Executor) -> Callable[[int], int]:
-        """Return a run of every segment of a route, to the end, without decisions."""
+        """Return a run of every segment of a route to the end, without exits."""
 
         def run(clip: int) -> int:
             with closing(executor.walk([self._sources[clip]])) as walk:
@@ -112,6 +115,6 @@ class Field:
 
 
 def halved(full: Route) -> Route | None:
-    """Return the static run with half of the frames in each of two calls; None where that cannot be."""
+    """Return the static run with half of the frames in each of two calls; None if that is impossible."""
     (last,), sets = full.cells, full.grid.input_sets
     return Route(full.grid, (Cell(sets // 2 - 1, last.block), last)) if sets % 2 == 0 else None

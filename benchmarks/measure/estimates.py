@@ -1,4 +1,4 @@
-"""Medians of measured times, and the 95 % intervals that resampling them gives (Efron 1979)."""
+"""Medians of measured times, with 95 % bootstrap intervals (Efron 1979)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _DRAWS = 2000
 
 
 class Times:
-    """Measured times of one kind of run, or their ratios to those of another, in strata of known shares: the videos that leave at each exit.
+    """Measured times of one kind of run, or their ratios to another kind's, in strata with known shares, one per exit.
 
-    Its figure is the sum of the strata's medians times their shares. So one slow sample does not move it, and the shares
-    are those of the clips, whatever was drawn.
+    The figure is the sum of the strata's medians weighted by their shares. So a single slow sample does not move it,
+    and the shares are those of the clips, whatever was drawn.
 
     Args:
-        strata: (share, samples) pairs; those without samples must have no share.
+        strata: (share, samples) pairs; those without samples must have share 0.
     """
 
     def __init__(self, strata: Sequence[tuple[float, Sequence[float] | Floats]]) -> None:
@@ -35,7 +35,7 @@ class Times:
         return float(sum(share * np.median(samples) for share, samples in self._strata))
 
     def draws(self) -> Floats:
-        """Return the figure of as many sets of samples drawn anew, each stratum from its own."""
+        """Return the figures of resampled sets, each stratum resampled from its own samples."""
         rng, total = np.random.default_rng(0), np.zeros(_DRAWS)
         for share, samples in self._strata:
             total += share * np.median(samples[rng.integers(0, len(samples), (_DRAWS, len(samples)))], axis=1)
@@ -46,7 +46,7 @@ class Times:
         return _interval(self.value, self.draws())
 
     def under(self, factor: float) -> Estimate:
-        """Return ``factor`` over the figure, with its interval."""
+        """Return ``factor`` divided by the figure, with its interval."""
         return _interval(factor / self.value, factor / self.draws())
 
 

@@ -1,4 +1,4 @@
-"""The machine that a measurement ran on, and whether it had it for itself."""
+"""The machine that a measurement ran on, and whether other processes used it too."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 PACKAGES = ("dynvid", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "tensorrt", "tensorrt-rtx")
 MOST_OTHERS = 0.05
-"""Share of CPU time that other processes may use while a figure is taken."""
+"""Share of CPU time that other processes may use during a measurement."""
 
 
 def gpu_name() -> str:
-    """Return the name of the GPU that computes.
+    """Return the name of the GPU in use.
 
     Raises:
         DeviceError: If there is none.
@@ -28,7 +28,7 @@ def gpu_name() -> str:
 
 
 def describe(gpu: str | None = None) -> dict[str, str]:
-    """Return processor, system and cores, and the GPU under ``device`` where one computes."""
+    """Return processor, system and cores, and under ``device`` the GPU if one is used."""
     return {
         **({} if gpu is None else {"device": gpu}),
         "processor": _processor(),
@@ -38,21 +38,21 @@ def describe(gpu: str | None = None) -> dict[str, str]:
 
 
 def cpu_seconds() -> tuple[float, float] | None:
-    """Return the CPU seconds that all processes, and this one, have used; None where the system does not say.
+    """Return the CPU seconds used by all processes and by this one; None if the system does not tell.
 
-    This one's are with those of its child processes that have ended, such as decoders.
+    This process's time includes child processes that have ended, such as decoders.
     """
     try:
         fields = [int(x) for x in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     except OSError:
         return None
     own = os.times()
-    busy = sum(fields) - fields[3] - fields[4]  # but idle and waiting for a disk
+    busy = sum(fields) - fields[3] - fields[4]  # except idle and waiting for a disk
     return busy / os.sysconf("SC_CLK_TCK"), own.user + own.system + own.children_user + own.children_system
 
 
 def others_share(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
-    """Return the CPU time of other processes over this one's between two readings; None where it is not known."""
+    """Return the CPU time of other processes divided by this one's between two readings; None if unknown."""
     if before is None or after is None:
         return None
     own = max(after[1] - before[1], 1e-9)
@@ -68,7 +68,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes, where it is installed."""
+    """Return the versions of Python and of the installed computing packages."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

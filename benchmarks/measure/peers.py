@@ -1,4 +1,4 @@
-"""The static network on other runtimes: whom a user would otherwise deploy with, measured in the same rounds."""
+"""The static network on other runtimes, which a user would otherwise deploy with, measured in the same rounds."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ MOST_ERROR = 1e-3
 NAMES = ("openvino", "torch", "torch-compile")
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Returns logits [1, classes] of a clip in permuted order, [1, l, 3, crop, crop]."""
+"""Returns the logits [1, classes] of a clip in permuted order, [1, l, 3, crop, crop]."""
 
 
 def open_peer(
     name: str, bundle: Bundle, clips: Clips, graph: Callable[[], bytes] | None, probabilities: NDArray[np.float32],
     training_checkpoint: Path | None, threads: int,
 ) -> Contestant:  # fmt: skip
-    """Return the static network on another runtime, in fp32, for one clip a call.
+    """Return the static network on another runtime, in fp32, for one clip per call.
 
-    Its answer on the first clip is compared with the bundle's: a peer that computes something else is none.
+    Its answer on the first clip must match the bundle's: a peer that computes something else is refused.
 
     Args:
         name: one of ``NAMES``.
-        bundle: whose static network.
-        clips: to classify.
-        graph: returns the static network as one ONNX graph; None where onnx is not installed.
-        probabilities: what the bundle's static network answers on the first clip, [classes].
-        training_checkpoint: what the bundle was exported from; torch needs it.
-        threads: to compute with.
+        bundle: the bundle with the static network.
+        clips: the clips to classify.
+        graph: returns the static network as one ONNX graph; None if onnx is not installed.
+        probabilities: the answer of the bundle's static network on the first clip, [classes].
+        training_checkpoint: the one that the bundle was exported from; torch needs it.
+        threads: number of threads to compute with.
 
     Raises:
         MissingPackageError, BackendError: If it cannot run here.
@@ -60,7 +60,7 @@ def open_peer(
     error = float(np.abs(softmax / softmax.sum() - probabilities).max())
     if not error <= MOST_ERROR:
         raise BackendError(
-            f"peer {label} computes something else: probabilities differ by {error:.2g}, at most {MOST_ERROR} expected"
+            f"peer {label} computes something else: probabilities differ by {error:.2g}, expected at most {MOST_ERROR}"
         )
 
     def classify(clip: int) -> int:

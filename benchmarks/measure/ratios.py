@@ -1,4 +1,4 @@
-"""The ratios that say how close to the limit a run came, with what they should reach."""
+"""The ratios that show how close to the limit a run came, with their targets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .rounds import Samples
 from .stream_runs import Served
 
 _ON_GPU = {8: 0.85, 16: 0.90, 32: 0.95}
-"""What FLOPs realisation should reach at these batches; between them the smaller one's."""
+"""Targets of FLOPs realisation at these batch sizes; between two, the smaller one's target applies."""
 
 
 @dataclass(frozen=True)
@@ -29,28 +29,28 @@ class Gmacs:
 
     @classmethod
     def of(cls, manifest: Manifest, exits: Exits) -> Gmacs:
-        """Return those of clips that leave at ``exits`` [clips], 1-based."""
+        """Return the multiply-adds for clips that leave at ``exits`` [clips], 1-based."""
         costs, route = manifest.costs, manifest.route
         along = np.array([costs.checkpoint(route, k) for k in range(1, len(route.cells) + 1)])
         return cls(costs.checkpoint(route.full, 1) / 1e9, along[-1] / 1e9, float(along[exits - 1].mean()) / 1e9)
 
 
 def static_runs(samples: Samples) -> tuple[str, ...]:
-    """Return the contestants that are the static run: the network in one call, or in halves where these are faster."""
+    """Return the contestants that count as the static run: the network in one call, or in halves if that is faster."""
     if HALVES in samples and samples.relative(HALVES, STATIC, COPY).value < 1:
         return (HALVES,)
     return (STATIC, COPY)
 
 
 def single_video_ratios(samples: Samples, point: str, gmacs: Gmacs, manifest: Manifest, on_cpu: bool) -> list[Ratio]:
-    """Return the ratios of one video at a time.
+    """Return the ratios for one video at a time.
 
     Args:
         samples: of all contestants.
         point: name of the operating point.
         gmacs: multiply-adds.
         manifest: of the bundle.
-        on_cpu: bars are for a CPU; a GPU that one video does not fill has none.
+        on_cpu: whether targets apply; there are none for a GPU, which one video does not fill.
     """
     names = static_runs(samples)
     against = f"the static run in {'halves' if names == (HALVES,) else 'one call'}"
@@ -64,14 +64,12 @@ def single_video_ratios(samples: Samples, point: str, gmacs: Gmacs, manifest: Ma
             what = f"{contestant}, all frames, over {against}"
             found.append(_ratio(name, relative(contestant).estimate(), most if on_cpu else None, True, what))
         else:
-            found.append(
-                Ratio(name, None, "", None, "segments without heads are made where 'dynvid[export]' is installed")
-            )
+            found.append(Ratio(name, None, "", None, "segments without heads need 'dynvid[export]'"))
     more = gmacs.route / gmacs.static
     found.append(
         _ratio(
             "progressive_penalty", relative(NO_EXITS).estimate(), 1.05 * more if on_cpu else None, True,
-            f"to the end of the route, over {against}; multiply-adds {more:.3f} x; the bar is 1.05 x that",
+            f"to the end of the route, over {against}; multiply-adds {more:.3f} x; the target is 1.05 x that",
         )
     )  # fmt: skip
     ideal = gmacs.static / gmacs.mean
@@ -87,33 +85,33 @@ def single_video_ratios(samples: Samples, point: str, gmacs: Gmacs, manifest: Ma
 def offline_realisation(
     dynamic: Sequence[Served], static: Sequence[Served], gmacs: Gmacs, batch: int, on_cpu: bool, manifest: Manifest
 ) -> Ratio:
-    """Return FLOPs realisation of the stream, offline, over the static network's, both in batches; pairs of passes."""
+    """Return the FLOPs realisation of the offline stream over the static network, both batched, by pairs of passes."""
     found = [
         one.run.videos_per_s / other.run.videos_per_s * gmacs.mean / gmacs.static
         for one, other in zip(dynamic, static, strict=True)
     ]
-    what = f"many videos at once, at most {batch} a call, over the static network in batches of {batch}"
+    what = f"many videos at once, at most {batch} per call, over the static network in batches of {batch}"
     bar = least_realised(manifest) if on_cpu else gpu_bar(batch)
     return _ratio("flops_realisation_offline", of_median(found), bar, False, what)
 
 
 def least_realised(manifest: Manifest) -> float:
-    """Return what FLOPs realisation should reach on a CPU."""
+    """Return the target of FLOPs realisation on a CPU."""
     return 1.0 if str(manifest.network["network"]).startswith("resnet") else 0.95
 
 
 def scheduler_efficiency(efficiencies: Sequence[float], batch: int) -> Ratio:
-    """Return the stream's throughput over the oracle's, from several offline runs."""
-    what = f"offline, {len(efficiencies)} runs, at most {batch} videos a call; the oracle from the measured t_k(n)"
+    """Return the stream's throughput divided by the oracle's, from several offline runs."""
+    what = f"offline, {len(efficiencies)} runs, at most {batch} videos per call; the oracle uses the measured t_k(n)"
     return _ratio("scheduler_efficiency", of_median(efficiencies), 0.95, False, what)
 
 
 def latency_ratios(run: StreamRun | None, share: float) -> list[Ratio]:
-    """Return the latency ratios of a run under load, single values: arrivals are the oracle's own."""
+    """Return the latency ratios of a run under load; these are single values, with the same arrivals as the oracle."""
     found = []
     for name, most in (("p50", 1.10), ("p99", 1.25)):
         if run is None or run.oracle_p50_ms is None or run.oracle_p99_ms is None:
-            found.append(Ratio(f"latency_ratio_{name}", None, "", None, "no run under load was asked for"))
+            found.append(Ratio(f"latency_ratio_{name}", None, "", None, "no run under load was requested"))
             continue
         own, bound = (run.p50_ms, run.oracle_p50_ms) if name == "p50" else (run.p99_ms, run.oracle_p99_ms)
         value = own / bound
@@ -123,7 +121,7 @@ def latency_ratios(run: StreamRun | None, share: float) -> list[Ratio]:
 
 
 def gpu_bar(batch: int) -> float | None:
-    """Return what FLOPs realisation should reach on a GPU at this batch; None below the least that has a bar."""
+    """Return the target of FLOPs realisation on a GPU at this batch size; None below the smallest that has one."""
     reached = [size for size in _ON_GPU if size <= batch]
     return _ON_GPU[max(reached)] if reached else None
 

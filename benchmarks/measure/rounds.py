@@ -1,4 +1,4 @@
-"""Contestants measured side by side: in one process, clip by clip, in an order drawn anew for each clip."""
+"""Measure contestants side by side: in one process, clip by clip, in a new random order for each clip."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Contestant:
     """Something that classifies clips.
 
     Attributes:
-        name: in reports.
-        run: classifies a clip, by its number, and returns its exit, 1-based.
+        name: for reports.
+        run: classifies a clip, given its number, and returns its exit, 1-based.
     """
 
     name: str
@@ -39,18 +39,18 @@ def interleave(
 ) -> list[Sample]:
     """Return a sample for each contestant, clip and round.
 
-    Whatever disturbs the machine for longer than a clip takes disturbs all contestants alike.
+    Any disturbance of the machine that lasts longer than a clip affects all contestants alike.
 
     Args:
-        contestants: all different in name.
-        clips: how many there are.
-        seconds: that all rounds together should take, where ``rounds`` is None; one round is always made whole.
+        contestants: with distinct names.
+        clips: number of clips.
+        seconds: time for all rounds together, if ``rounds`` is None; at least one round is completed.
         rounds: passes over all clips; None: as many as fit.
-        report: gets a line about each step.
+        report: called with a line about each step.
         seed: of the orders.
 
     Raises:
-        UsageError: If ``rounds`` is not at least 1.
+        UsageError: If ``rounds`` is below 1.
     """
     if rounds is not None and rounds < 1:
         raise UsageError(f"{rounds} rounds: expected at least 1")
@@ -89,20 +89,21 @@ class Samples:
         return name in self._of
 
     def ms(self, name: str, left: int | None = None) -> list[float]:
-        """Return the milliseconds of a contestant, of the clips that left at an exit, or of all."""
+        """Return the milliseconds of a contestant, for the clips that left at an exit or for all."""
         return [sample.ms for sample in self._of[name] if left in (None, sample.exit)]
 
     def times(self, *names: str) -> Times:
-        """Return the times of contestants that do the same, one stratum an exit."""
+        """Return the times of equivalent contestants, with one stratum per exit."""
         found = [sample for name in names for sample in self._of[name]]
         exits = sorted({sample.exit for sample in found})
         strata = [[sample.ms for sample in found if sample.exit == left] for left in exits]
         return Times([(len(stratum) / len(found), stratum) for stratum in strata])
 
     def relative(self, name: str, *others: str) -> Times:
-        """Return the times of a contestant, each over the mean of what the others took for the same clip in the same round.
+        """Return a contestant's times, each divided by the others' mean time for the same clip in the same round.
 
-        So what slows the machine down for longer than a clip takes cancels out. One stratum an exit of the contestant.
+        So anything that slows the machine down for longer than a clip cancels out. One stratum per exit of the
+        contestant.
         """
         beside: dict[tuple[int, int], list[float]] = {}
         for other in others:
@@ -112,7 +113,7 @@ class Samples:
         return Samples(found).times(name)
 
     def latency(self, name: str, left: int | None = None) -> Latency | None:
-        """Return the latency of a contestant, at one exit or overall; None where there is no sample."""
+        """Return the latency of a contestant, at one exit or overall; None without samples."""
         ms = self.ms(name, left)
         if not ms:
             return None

@@ -1,4 +1,4 @@
-"""The stream measured for real, offline and under load, beside the simulator's policies on the same videos."""
+"""Measure the real stream, offline and under load, beside the simulator's policies on the same videos."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .stream_runs import Bed, Served, TimedExecutor
 
 PASSES = 5
 LEAST, MOST = 60, 20000
-"""Videos of one run."""
+"""Least and most videos in one run."""
 LOADS = (0.70, 0.90)
-"""Shares of the oracle's throughput at which videos arrive; latency ratios are of the first, stability of the last."""
+"""Shares of the oracle's throughput at which videos arrive. Latency ratios use the first, stability the last."""
 
 OFFLINE, NEVER, STATIC, FILES = "offline", "offline, no exits", "offline, static network", "offline, from files"
 
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How many videos at once are measured.
+    """How runs of many videos at once are measured.
 
     Attributes:
-        batch: most videos of one call.
-        streams: that share the videos, each with a backend of its own.
-        seconds: that each run should take.
-        load_videos: of each run under load; None: as many as ``seconds`` take.
+        batch: most videos in one call.
+        streams: number of streams that share the videos, each with its own backend.
+        seconds: time for each run.
+        load_videos: number of videos in each run under load; None: as many as fit in ``seconds``.
     """
 
     batch: int
@@ -54,17 +54,17 @@ class StreamBench:
 
     Args:
         manifest: of the bundle.
-        open_one: opens what ``classify`` runs; called in the thread that it is for.
-        clips: to classify.
+        open_one: opens what ``classify`` runs; called in the thread that uses it.
+        clips: the clips to classify.
         exits: [clips], where each leaves at the operating point, 1-based.
         chosen: thresholds and temperatures of the operating point.
         table: t_k(n), measured.
-        options: see there.
-        report: gets a line about each step.
+        options: see ``StreamOptions``.
+        report: called with a line about each step.
 
     Attributes:
-        served: every real run, by name, pass after pass.
-        slots: videos in flight at most, of one stream.
+        served: every real run, by name, in the order of the passes.
+        slots: most videos in flight in one stream.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class StreamBench:
         self._open_one, self._sources, self._exits, self._chosen = open_one, clips.sources(manifest), exits, chosen
         self._files, self._table, self._options, self._report = clips.paths, table, options, report
         self._batch, self._streams = options.batch, options.streams
-        self.slots = slots_for(len(table.segments), options.batch, decoders=1)  # as many as classify takes
+        self.slots = slots_for(len(table.segments), options.batch, decoders=1)  # the same number as in classify
         self.served: dict[str, list[Served]] = {OFFLINE: [], NEVER: [], STATIC: []}
 
     def run(self) -> tuple[list[StreamRun], list[float]]:
-        """Return every run, real ones and simulated ones, and the throughput over the oracle's of each offline pass."""
+        """Return every run, real and simulated, and each offline pass's throughput divided by the oracle's."""
         order = self._order(self._per_s(self._exits))
         bound = oracle(self._table, self._exits[order], self._batch, streams=self._streams)
         efficiencies = []
@@ -136,7 +136,10 @@ class StreamBench:
         return _row(name, served, rate, bound)
 
     def _simulated(self, order: NDArray[np.int64], bound: SimulatedRun) -> list[StreamRun]:
-        """Return what the policies would do: one stream's videos, as many times as fast as there are streams; and the bound."""
+        """Return the policies' simulated runs and the bound.
+
+        One stream's videos are simulated, and the speed is multiplied by the number of streams.
+        """
         table, exits, batch, streams = self._table, self._exits[order], self._batch, self._streams
         runs = [
             simulate(table, exits, batch, mode="static"),
@@ -149,8 +152,8 @@ class StreamBench:
             p50, p90, p99 = (run.p_s(percent) * 1e3 / faster for percent in (50, 90, 99))
             rows.append(
                 StreamRun(
-                    OFFLINE, run.policy, False, None, len(order), rate, rate / bound.videos_per_s, p50, p90, p99, None, None,
-                    run.growth, (), (), run.in_flight * faster,
+                    OFFLINE, run.policy, False, None, len(order), rate, rate / bound.videos_per_s, p50, p90, p99,
+                    None, None, run.growth, (), (), run.in_flight * faster,
                 )
             )  # fmt: skip
         return rows
@@ -159,7 +162,7 @@ class StreamBench:
         return oracle(self._table, exits, self._batch, streams=self._streams).videos_per_s
 
     def _order(self, per_s: float, seed: int = 0, count: int | None = None) -> NDArray[np.int64]:
-        """Return the clips of a run, by default as many as it should take; every clip as often as any other, to one."""
+        """Return the clips of a run, by default as many as fit in its time; all clips equally often, to within one."""
         count = count or int(np.clip(per_s * self._options.seconds, LEAST, MOST))
         whole = np.tile(np.arange(len(self._exits)), -(-count // len(self._exits)))[:count]
         return np.random.default_rng(seed).permutation(whole)

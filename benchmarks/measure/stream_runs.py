@@ -1,4 +1,4 @@
-"""Many videos at once, for real: a stream on clips in memory, offline or as they arrive, and where its time went."""
+"""Run many videos at once through a real stream, offline or as they arrive, and record where the time went."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from ..simulation.outcome import Exits, Floats, SimulatedRun
 from .clips import InOrder
 
 MOST_LAUNCHES = 2000
-"""Launches of a run that are kept for the trace."""
+"""Most launches of a run that are kept for the trace."""
 
 
 class TimedExecutor(Executor):
-    """An executor that notes its launches.
+    """An executor that records its launches.
 
     Attributes:
         launches: (segment, rows of the store, start, seconds) by ``time.perf_counter``.
-        most_held: most slots that were held during a launch.
+        most_held: most slots held during a launch.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -53,15 +53,15 @@ class TimedExecutor(Executor):
 
 @dataclass(frozen=True)
 class Served:
-    """What a stream did.
+    """The results of a stream.
 
     Attributes:
         run: latencies, exits and seconds.
-        fills: [segment][n], launches with n videos.
+        fills: [segment][n], number of launches with n videos.
         wait_ms: [segment], mean wait in its queue.
         in_flight: most videos that held a slot.
         frames_s, copies_s, calls_s: of the executor, as ``Executor``.
-        filled_s: what the launches should have taken, by t_k(n), without their padding; ``padded_s``: with it.
+        filled_s: what the launches should have taken by t_k(n), without their padding; ``padded_s``: with it.
         launches: the first of them.
     """
 
@@ -78,7 +78,7 @@ class Served:
 
 
 class _Counts(NamedTuple):
-    """Launches by [segment, videos], seconds in queues by [segment], and seconds of frames, copies and calls."""
+    """Launches by [segment, videos], seconds in queues by [segment], and seconds for frames, copies and calls."""
 
     fills: NDArray[np.int64]
     waited_s: Floats
@@ -86,29 +86,33 @@ class _Counts(NamedTuple):
 
 
 class Bed:
-    """A stream, or several, kept open for several runs on the same clips; a context manager.
+    """One or several streams, kept open for several runs on the same clips; a context manager.
 
     Args:
-        open_executor: as ``Stream``; a ``TimedExecutor``.
+        open_executor: as ``Stream``; returns a ``TimedExecutor``.
         table: t_k(n).
         clips: to classify: frames in memory, or files.
-        streams: how many.
+        streams: number of streams.
         options: of ``Stream``.
     """
 
     def __init__(
-        self, open_executor: Callable[[], Executor], table: CostTable, clips: Sequence[InOrder | Path], streams: int = 1,
+        self,
+        open_executor: Callable[[], Executor],
+        table: CostTable,
+        clips: Sequence[InOrder | Path],
+        streams: int = 1,
         **options: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._table, self._clips = table, clips
 
         def open_stream() -> Stream:
             return Stream(open_executor, cost=lambda k, n: table.ms(k, n) / 1e3, decoders=1, **options)
 
-        self._intake = StreamPool(open_stream, streams)  # as classify, for one stream too
+        self._intake = StreamPool(open_stream, streams)  # as in classify, even for one stream
         self._streams = self._intake.streams
         self._executors = [cast(TimedExecutor, stream.executor) for stream in self._streams]
-        for _, answer in self._intake.classify(clips):  # warm
+        for _, answer in self._intake.classify(clips):  # warm-up
             _answered(answer)
 
     def __enter__(self) -> Bed:
@@ -118,17 +122,17 @@ class Bed:
         self._intake.close()
 
     def judge_by(self, thresholds: Sequence[float | None] | None, temperatures: Sequence[float] | None) -> None:
-        """Let videos leave by other thresholds from now on."""
+        """Use other thresholds from now on."""
         for stream in self._streams:
             stream.judge_by(thresholds, temperatures)
 
     def serve(self, name: str, order: Sequence[int], arrivals: Floats | None = None) -> Served:
-        """Return what becomes of some videos.
+        """Run some videos; return the results.
 
         Args:
             name: of the run.
             order: [videos], the clip that each is.
-            arrivals: [videos], seconds, ascending; None: all there from the start.
+            arrivals: [videos], seconds, ascending; None: all present from the start.
 
         Raises:
             DynvidError: If a video has no answer.
@@ -167,7 +171,7 @@ class Bed:
         )  # fmt: skip
 
     def _counts(self) -> _Counts:
-        """Return what all streams together have done so far."""
+        """Return the totals of all streams so far."""
         stats = [stream.stats for stream in self._streams]
         return _Counts(
             np.sum([s.fills for s in stats], axis=0),

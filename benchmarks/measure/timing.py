@@ -1,8 +1,8 @@
-"""How long each segment of a route takes: what ``dynvid time BUNDLE -o TIMES.json`` measures.
+"""Measure how long each segment of a route takes, for ``dynvid time BUNDLE -o TIMES.json``.
 
-Segments are timed as they run, video after video, and in the same rounds as the static run (the ``full``
-route), so that whatever disturbs the machine disturbs all of them alike. Medians, after a warm-up. The file is what
-``dynvid calibrate --cost ms --cost-table`` reads.
+Segments are timed as they run, video after video, and in the same rounds as the static run (the ``full`` route), so
+that any disturbance of the machine affects all of them alike. Figures are medians after a warm-up. ``dynvid calibrate
+--cost ms --cost-table`` reads the file.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ def measure(
 
     Args:
         bundle: the bundle.
-        backend: what computes, as ``open_executor``.
-        threads: that the backend is opened with, or was; None: one a core.
-        rounds: measured; each runs the whole route and then the static run.
-        warmup: rounds before, not measured.
-        precision: to compute in.
-        engines: their folder; None: ``BUNDLE.engines``, and cells where none were built.
+        backend: the backend, as in ``open_executor``.
+        threads: number of threads that the backend is, or was, opened with; None: one per core.
+        rounds: measured rounds; each runs the whole route and then the static run.
+        warmup: unmeasured rounds before them.
+        precision: precision to compute in.
+        engines: folder of the engines; None: ``BUNDLE.engines``, and cells if none were built.
 
     Raises:
-        UsageError: If rounds or warm-up are too few.
+        UsageError: If there are too few rounds or warm-up rounds.
         IntegrityError, BackendError: As ``open_executor``.
     """
     if rounds < 5 or warmup < 1:
-        raise UsageError(f"{rounds} rounds after {warmup} of warm-up: expected at least 5 after 1")
+        raise UsageError(f"{rounds} rounds after {warmup} of warm-up: expected at least 5 rounds after 1 of warm-up")
     manifest = bundle.manifest
     along = open_executor(bundle, backend, precision, engines, Limits(batch=1), threads=threads)
     static = open_executor(bundle, along.backend, precision, engines, Limits(batch=1), full=True)
@@ -67,6 +67,7 @@ def measure(
         p25, median, p75 = np.percentile(column, [25, 50, 75]).tolist()
         entries.append(SegmentTime(index if index <= len(manifest.route.cells) else 0, 1, median, p25, p75))
     return Timing(
-        FORMAT, bundle.sha256, tuple(entries[:-1]), entries[-1], along.backend.name, precision, threads or len(os.sched_getaffinity(0)), rounds, warmup,
-        describe(), versions(), datetime.now(UTC).strftime("%Y-%m-%d"), others, along.is_fused,
+        FORMAT, bundle.sha256, tuple(entries[:-1]), entries[-1], along.backend.name, precision,
+        threads or len(os.sched_getaffinity(0)), rounds, warmup, describe(), versions(),
+        datetime.now(UTC).strftime("%Y-%m-%d"), others, along.is_fused,
     )  # fmt: skip

@@ -1,1 +1,1 @@
-"""MLPerf LoadGen as the judge of a stream."""
+"""MLPerf LoadGen as an independent referee of a stream."""

@@ -1,7 +1,8 @@
-"""MLPerf LoadGen as the referee: it drives a stream, and says itself how fast it is and whether the run counts.
+"""MLPerf LoadGen as the referee: it drives a stream, measures its speed, and decides whether the run is valid.
 
-Three scenarios in turn, each in a process of its own under a watchdog, for a fault inside LoadGen's callbacks ends the
-process and a lost answer hangs it. Whatever LoadGen does is reported; only faults of the order are raised.
+The three scenarios run in turn, each in its own process under a watchdog, because an error in LoadGen's callbacks
+ends the process and a lost answer hangs it. LoadGen's outcome is always reported; only errors in the order are
+raised.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from .log import ACCURACY, DETAIL, LogError, read_answers, read_verdict
 Name = Literal["SingleStream", "Offline", "Server"]
 
 OFFLINE_MARGIN = 1.2
-"""Offline is told to expect so much more than a first measurement, or it might end too soon to count."""
+"""Offline is told to expect this factor more than a first measurement; otherwise it might end too soon to be valid."""
 
-_LOADGEN_SLACK = 1.1  # on the number of Offline samples, LoadGen's own
-_SINGLE_STREAM_QUERIES = 100  # LoadGen wants 64 to trust a p90
-_SERVER_QUERIES = 1000  # and 662 to trust a p99; of 1000, two may be late
+_LOADGEN_SLACK = 1.1  # LoadGen's own slack on the number of Offline samples
+_SINGLE_STREAM_QUERIES = 100  # LoadGen requires 64 for a p90
+_SERVER_QUERIES = 1000  # and 662 for a p99; of 1000, two may be late
 _TIMES_LONGER = 3.0
 _STDERR = "stderr.txt"
 _CHILD = "from dynvid.benchmarks.mlperf.loadgen_process import main; main()"
@@ -36,23 +37,23 @@ _CHILD = "from dynvid.benchmarks.mlperf.loadgen_process import main; main()"
 
 @dataclass(frozen=True)
 class LoadGenOrder:
-    """What the referee is to drive, and how long.
+    """What the referee drives, and for how long.
 
     Attributes:
         bundle: folder of the bundle.
         engines: folder of its engines.
-        backend, precision, threads: what computes, how, and on how many CPU threads; None: one a core.
-        batch: the most videos of one call.
-        streams: that share the videos.
-        thresholds, temperatures: one a checkpoint, as ``Stream``.
+        backend, precision, threads: the backend, its precision, and its number of CPU threads (None: one per core).
+        batch: the most videos in one call.
+        streams: number of streams that share the videos.
+        thresholds, temperatures: one per checkpoint, as ``Stream``.
         clips: a .npy file, float32 [clips, l, 3, crop, crop], in temporal order.
-        expected: a .npy file, integers [clips, 2]: class (-1: numeric error) and exit (1-based) that each clip gets alone.
-        gmacs: until each checkpoint.
-        clip_s: one clip alone to the end of the route, for time limits.
-        logs: folder of the logs, one inside for each scenario.
-        single_stream_s, offline_s, server_s: the least that each scenario lasts.
-        server_share: queries a second in Server over samples a second in Offline.
-        server_bound: p99 that Server must keep over the p90 of SingleStream.
+        expected: a .npy file, integers [clips, 2]: class (-1: numeric error) and exit (1-based) of each clip run alone.
+        gmacs: multiply-adds up to each checkpoint.
+        clip_s: seconds for one clip alone to the end of the route, for time limits.
+        logs: folder of the logs, with one subfolder per scenario.
+        single_stream_s, offline_s, server_s: the least duration of each scenario.
+        server_share: queries per second in Server divided by samples per second in Offline.
+        server_bound: p99 that Server must keep, as a multiple of SingleStream's p90.
     """
 
     bundle: str
@@ -81,7 +82,7 @@ class ScenarioOrder:
     """One scenario of an order.
 
     Attributes:
-        order: the whole.
+        order: the whole order.
         name: of the scenario.
         mode: of the stream.
         min_s, min_queries: the least that LoadGen runs.
@@ -99,19 +100,19 @@ class ScenarioOrder:
 
     @property
     def folder(self) -> Path:
-        """Where its logs are."""
+        """The folder of its logs."""
         return Path(self.order.logs) / self.name
 
     @property
     def warm_up_s(self) -> float:
-        """How long the stream runs before LoadGen, at least."""
+        """The least time that the stream runs before LoadGen."""
         return self.min_s / 10
 
     @property
     def expected_s(self) -> float:
-        """What it should take, from the timing of the calls to the last answer."""
+        """The expected duration, from timing the calls to the last answer."""
         order = self.order
-        opening_s = 4 * order.streams * (1 + order.batch) * order.clip_s  # the stream times its calls
+        opening_s = 4 * order.streams * (1 + order.batch) * order.clip_s  # for timing the calls
         warm_up_s = max(self.warm_up_s, 2 * order.streams * order.batch * order.clip_s)
         if self.name == "Offline":
             return opening_s + warm_up_s + self.min_s * OFFLINE_MARGIN * _LOADGEN_SLACK
@@ -120,12 +121,12 @@ class ScenarioOrder:
 
 
 def referee(order: LoadGenOrder, child: str = _CHILD, grace_s: float = 60.0) -> tuple[Scenario, ...]:
-    """Return what LoadGen says of SingleStream, Offline and Server; ``ABORTED`` where a run did not come to its end.
+    """Return LoadGen's results for SingleStream, Offline and Server; ``ABORTED`` for a run that did not finish.
 
     Args:
         order: what to drive.
         child: code that runs one scenario.
-        grace_s: that a scenario may take beyond three times what it should.
+        grace_s: seconds that a scenario may take beyond three times its expected duration.
 
     Raises:
         MissingPackageError: If LoadGen is not installed.
@@ -165,11 +166,11 @@ def _check(order: LoadGenOrder) -> None:
 
 
 def _run(scenario: ScenarioOrder, code: str, grace_s: float) -> Scenario:
-    """Return the result of one scenario, run in a child process that is killed when it takes too long."""
+    """Return the result of one scenario, run in a child process that is killed if it takes too long."""
     folder = scenario.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (DETAIL, ACCURACY, _STDERR):  # of a run before
+        for name in (DETAIL, ACCURACY, _STDERR):  # from an earlier run
             (folder / name).unlink(missing_ok=True)
         (folder / "order.json").write_bytes(dumps(asdict(scenario)))
     except OSError as error:

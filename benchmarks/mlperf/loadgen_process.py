@@ -1,7 +1,8 @@
-"""The process in which LoadGen runs one scenario; its argument is the file of the order. ``referee`` says why.
+"""The process in which LoadGen runs one scenario; its argument is the order's file. ``referee`` explains why.
 
-LoadGen calls in from threads of its own, where a Python exception would end in a crash of the process; one in the callback
-of a future would be logged, its answer lost, and LoadGen would wait for ever. So every callback ends the process in order.
+LoadGen calls in from its own threads, where a Python exception would crash the process. An exception in a future's
+callback would be logged and its answer lost, and LoadGen would wait for ever. So on any exception, every callback
+ends the process in a controlled way.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from .log import ANSWER
 
 P = ParamSpec("P")
 
-_MAX_CLIPS_BYTES = 2**30  # that are in memory while LoadGen measures
-_LOGGED_ANSWERS = 10**6  # LoadGen logs so many while it measures: all of them
+_MAX_CLIPS_BYTES = 2**30  # most bytes of clips in memory while LoadGen measures
+_LOGGED_ANSWERS = 10**6  # number of answers that LoadGen logs while it measures: all of them
 
 
 def open_streams(scenario: ScenarioOrder, bundle: Bundle) -> StreamPool:
@@ -64,7 +65,7 @@ def open_streams(scenario: ScenarioOrder, bundle: Bundle) -> StreamPool:
 
 
 def or_die(call: Callable[P, None]) -> Callable[P, None]:
-    """Return ``call`` for a thread that must not see an exception: any ends the process, with its message on stderr."""
+    """Wrap ``call`` for a thread that must not see exceptions: any one ends the process, with a message on stderr."""
 
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
@@ -76,16 +77,16 @@ def or_die(call: Callable[P, None]) -> Callable[P, None]:
 
 
 class Subject:
-    """The streams as LoadGen sees them: a system under test, and a library of its samples.
+    """The streams as LoadGen sees them: a system under test, and its sample library.
 
     Args:
-        streams: what is driven.
+        streams: the streams to drive.
         manifest: of the bundle.
-        clips: [clips, l, 3, crop, crop], on the disk.
-        complete: tells LoadGen that a sample, by its id, has its answer: the address of so many bytes.
+        clips: [clips, l, 3, crop, crop], on disk.
+        complete: tells LoadGen that a sample has its answer: sample id, address, and number of bytes.
 
     Attributes:
-        exits: samples that left at each checkpoint.
+        exits: number of samples that left at each checkpoint.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Subject:
         self._sources: dict[int, InOrder] = {}
         self._issued: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
         self.exits = [0] * len(manifest.route.cells)
-        # every answer there is, for LoadGen reads them by address; class -1 is the last
+        # all possible answers, because LoadGen reads them by address; the last is class -1
         table = np.empty((len(self.exits), manifest.classes + 1, 2), np.int32)
         table[:, :, 0] = [*range(manifest.classes), -1]
         table[:, :, 1] = np.arange(1, len(self.exits) + 1)[:, None]
@@ -109,25 +110,25 @@ class Subject:
         threading.Thread(target=or_die(self._submit), name="submit", daemon=True).start()
 
     def load(self, indices: Sequence[int]) -> None:
-        """Take clips into memory."""
+        """Load clips into memory."""
         for index in indices:
             self._sources[index] = InOrder(self._clips[index][list(self._order)], self._order)
 
     def unload(self, indices: Sequence[int]) -> None:
-        """Let go of clips."""
+        """Release clips."""
         for index in indices:
             del self._sources[index]
 
     def issue(self, samples: Sequence[Any]) -> None:
-        """Have samples answered; returns at once."""
+        """Queue samples to be answered; returns at once."""
         self._issued.put(samples)
 
     def flush(self) -> None:
-        """Say that no more samples come."""
+        """Declare that no more samples come."""
         self._issued.put(None)
 
     def warm_up(self, seconds: float, videos: int) -> float:
-        """Answer the clips in memory for so long and so many; return videos a second."""
+        """Answer the clips in memory for at least this long and this many; return videos per second."""
         sources, started, count = list(self._sources.values()), time.perf_counter(), 0
         while count < videos or time.perf_counter() - started < seconds:
             for _, answer in self._streams.classify(sources):
@@ -157,7 +158,7 @@ def run(scenario: ScenarioOrder) -> list[int]:
     """Run one scenario, with LoadGen's logs in its folder; return how many samples left at each checkpoint.
 
     Raises:
-        DynvidError: As ``open_streams``, or what a clip got instead of an answer.
+        DynvidError: As ``open_streams``, or the error that a clip got instead of an answer.
     """
     import mlperf_loadgen as loadgen
 
@@ -186,7 +187,7 @@ def run(scenario: ScenarioOrder) -> list[int]:
 
 
 def settings(loadgen: Any, scenario: ScenarioOrder, rate: float) -> Any:
-    """Return LoadGen's settings of a scenario; ``rate`` is what the stream has done before, videos a second."""
+    """Return LoadGen's settings for a scenario; ``rate`` is the stream's measured rate, videos per second."""
     found = loadgen.TestSettings()
     found.scenario = getattr(loadgen.TestScenario, scenario.name)
     found.mode = loadgen.TestMode.PerformanceOnly
@@ -194,7 +195,7 @@ def settings(loadgen: Any, scenario: ScenarioOrder, rate: float) -> Any:
     found.min_query_count = scenario.min_queries
     found.accuracy_log_sampling_target = _LOGGED_ANSWERS
     if scenario.name == "SingleStream":
-        # it makes its queries beforehand: as many as if every clip took a twentieth of the route
+        # queries are created in advance, as many as if every clip took a twentieth of the route
         found.single_stream_expected_latency_ns = round(scenario.order.clip_s * 1e9 / 20)
     elif scenario.name == "Offline":
         found.offline_expected_qps = rate * OFFLINE_MARGIN
@@ -213,7 +214,7 @@ def _die(fault: BaseException) -> NoReturn:
 
 
 def main() -> None:
-    """Run the scenario of the order in the file that is named on the command line; reply with its exits, as JSON."""
+    """Run the scenario of the order file named on the command line; reply with its exits as JSON."""
     replies = open_replies()
     end_with_the_parent()
     try:

@@ -1,4 +1,4 @@
-"""What MLPerf LoadGen wrote of one run: its verdict and figures, and the answers that it logged while it measured.
+"""Read the logs of one MLPerf LoadGen run: its verdict and figures, and the answers that it logged while measuring.
 
 Figures come from the ``:::MLLOG`` lines of the detail log, each of which is JSON; the summary is for people.
 """
@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 DETAIL = "mlperf_log_detail.txt"
 ACCURACY = "mlperf_log_accuracy.json"
 ANSWER = struct.Struct("<ii")
-"""An answer as LoadGen carries it: class index, -1 for a numeric error, and exit, 1-based."""
+"""An answer in LoadGen's format: class index (-1: numeric error) and exit (1-based)."""
 
 _LINE = ":::MLLOG "
 _RATES = ("result_samples_per_second", "result_completed_samples_per_sec", "result_qps_with_loadgen_overhead")
 
 
 class LogError(ValueError):
-    """A log does not hold what a run that came to its end writes."""
+    """A log lacks what a finished run writes."""
 
 
 class Logged(NamedTuple):
-    """One answer in the accuracy log; the clip by its number, the class -1 for a numeric error, the exit 1-based."""
+    """One answer in the accuracy log: the clip's number, the class (-1: numeric error), the exit (1-based)."""
 
     clip: int
     class_index: int
@@ -34,13 +34,13 @@ class Logged(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadGenVerdict:
-    """LoadGen's result of one run.
+    """LoadGen's result for one run.
 
     Attributes:
         validity: ``VALID`` or ``INVALID``.
-        reason: every reason that it gives, and errors that it logged; None where there is none.
-        samples: that it issued and that were completed.
-        samples_per_s: completed.
+        reason: all reasons that it gives, and errors that it logged; None if there are none.
+        samples: number of samples issued and completed.
+        samples_per_s: samples completed per second.
         mean_ms, p50_ms, p90_ms, p99_ms: of the latencies, from issue (Server: from schedule) to completion.
     """
 
@@ -55,10 +55,10 @@ class LoadGenVerdict:
 
 
 def read_verdict(folder: Path) -> LoadGenVerdict:
-    """Return the verdict of the run whose logs are in ``folder``.
+    """Return the verdict of the run with its logs in ``folder``.
 
     Raises:
-        LogError: If it is not there, or not whole.
+        LogError: If it is missing or incomplete.
     """
     found = _read_detail(folder / DETAIL)
 
@@ -92,7 +92,7 @@ def read_answers(folder: Path) -> list[Logged]:
     """Return the answers that were logged while performance was measured.
 
     Raises:
-        LogError: If the log is not there, or not whole.
+        LogError: If the log is missing or incomplete.
     """
     try:
         entries = json.loads((folder / ACCURACY).read_bytes())
@@ -102,7 +102,7 @@ def read_answers(folder: Path) -> list[Logged]:
 
 
 def _read_detail(path: Path) -> dict[str, list[Any]]:
-    """Return the values of every key, in the order they were logged."""
+    """Return the values of every key, in the order in which they were logged."""
     found: dict[str, list[Any]] = {}
     try:
         lines = path.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""An operating point handed to the referee: its clips as files, and what each of them is answered alone."""
+"""Hand an operating point to the referee: its clips as files, and the answer of each clip run alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .loadgen import LoadGenOrder, referee
 
 @dataclass(frozen=True)
 class Referee:
-    """What the referee is given.
+    """Settings of the referee.
 
     Attributes:
         folder: for clips and logs.
-        seconds: that Offline and Server last at least.
+        seconds: least duration of Offline and Server.
     """
 
     folder: Path
@@ -32,14 +32,14 @@ class Referee:
 def judged(
     order: LoadGenOrder, clips: Clips, manifest: Manifest, probabilities: NDArray[np.float32], exits: Exits
 ) -> tuple[Scenario, ...]:
-    """Return LoadGen's scenarios; the clips are removed afterwards.
+    """Return LoadGen's scenarios; the clip file is removed afterwards.
 
     Args:
         order: names the files to write clips and expected answers to.
-        clips: to classify.
+        clips: the clips to classify.
         manifest: of the bundle.
         probabilities: of every checkpoint on every clip, [checkpoints, clips, classes].
-        exits: [clips], where each leaves alone, 1-based.
+        exits: [clips], where each leaves when run alone, 1-based.
 
     Raises:
         ResourceError: If a file cannot be written.
@@ -62,4 +62,4 @@ def judged(
     try:
         return referee(order)
     finally:
-        file.unlink()  # may be gigabytes
+        file.unlink()  # it may take gigabytes

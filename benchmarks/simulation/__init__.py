@@ -1,1 +1,1 @@
-"""The scheduler against a table of costs instead of a device."""
+"""Run the scheduler against a cost table instead of a device."""

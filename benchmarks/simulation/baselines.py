@@ -1,4 +1,4 @@
-"""What the scheduler is compared with: batches that are never formed again, and an oracle that nothing beats."""
+"""Baselines for the scheduler: batches that are never re-formed, and an oracle that nothing beats."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .outcome import Exits, Floats, SimulatedRun
 def serve_batches(
     table: CostTable, exits: Exits, batch: int, arrivals: Floats | None = None, *, compact: bool
 ) -> SimulatedRun:
-    """Return what becomes of the videos if batches are formed on arrival and never again.
+    """Simulate videos in batches that are formed on arrival and never re-formed.
 
     Args:
         table: of costs.
         exits: [videos], 1-based.
-        batch: the most videos of one call.
+        batch: the most videos in one call.
         arrivals: [videos], seconds, ascending; None: all at once.
-        compact: whether a call holds the batch's survivors only; else all its videos until the last one exits.
+        compact: whether a call holds only the batch's survivors; otherwise all its videos until the last one exits.
     """
     arrived = np.zeros(len(exits)) if arrivals is None else arrivals
     times = [[0.0, *(table.ms(k, n) / 1e3 for n in range(1, batch + 1))] for k in range(1, len(table.segments) + 1)]
@@ -43,10 +43,10 @@ def serve_batches(
 def oracle(
     table: CostTable, exits: Exits, batch: int, arrivals: Floats | None = None, streams: int = 1
 ) -> SimulatedRun:
-    """Return the bound: every segment at its best batch for exactly its survivors, in ``streams`` streams at once.
+    """Return the bound: every segment at its best batch size for exactly its survivors, in parallel ``streams``.
 
-    A video takes its share of such batches and no longer, first come, first served; a real batch takes each of its videos
-    the time of all of them. So latencies under load are a bound that nothing reaches where large batches are the best.
+    Each video takes only its share of such batches, first come, first served; in a real batch each video takes the
+    time of the whole batch. So latencies under load are a bound that cannot be reached if large batches are best.
     """
     best = [min(table.ms(k, n) / n for n in range(1, batch + 1)) / 1e3 for k in range(1, len(table.segments) + 1)]
     arrived = np.zeros(len(exits)) if arrivals is None else arrivals

@@ -1,4 +1,4 @@
-"""How much one machine serves, and how many machines a load needs."""
+"""How much one machine can serve, and how many machines a load needs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from .simulator import load_limit, simulate
 
 @dataclass(frozen=True)
 class CapacityPlan:
-    """What one device does, offline and under load, at one batch size.
+    """The performance of one device, offline and under load, at one batch size.
 
     Attributes:
-        batch: the most videos of one call.
-        offline: all videos there from the start; the static run first, the oracle last.
-        limit: highest Poisson rate, videos a second, that keeps the deadline; 0 where none does, None without a deadline.
+        batch: the most videos in one call.
+        offline: runs with all videos present from the start; the static run first, the oracle last.
+        limit: highest Poisson rate, videos per second, that keeps the deadline; 0 if none does, None without a
+            deadline.
         under_load: the run at that rate.
-        devices: that a given rate needs, at the limit if there is a deadline, else offline; None where nothing serves it.
+        devices: number of devices that a given rate needs, at the limit if there is a deadline, else offline; None if
+            no number suffices.
     """
 
     batch: int
@@ -57,15 +59,15 @@ def plan(
     mode: Mode = "throughput",
     seed: int = 0,
 ) -> CapacityPlan:
-    """Return what one device does, and how many of them are needed.
+    """Return the performance of one device, and how many are needed.
 
     Args:
         table: of costs.
         exits: [videos], where each leaves, 1-based.
-        batch: the most videos of one call.
+        batch: the most videos in one call.
         slots: as ``simulate``.
-        deadline_s: after arrival, for 99 %; None: only offline.
-        rate: videos a second to find the number of devices for, shared out among them at random.
+        deadline_s: seconds after arrival, for 99 %; None: offline only.
+        rate: videos per second to find the number of devices for, distributed among them at random.
         mode: of the scheduler under load.
         seed: of the arrivals.
     """

@@ -1,4 +1,4 @@
-"""Tables t_k(n): milliseconds of one call of segment k for n videos; given, measured, or spread from a device's table."""
+"""Tables t_k(n): milliseconds of one call of segment k for n videos; given, measured, or derived from a device."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Times = tuple[tuple[int, float], ...]
 
 
 def interpolate(times: Times, number: float) -> float:
-    """Return the milliseconds for ``number``: on straight lines between entries, at the last one's rate beyond it.
+    """Return the milliseconds for ``number``: linear between entries, and at the last entry's rate beyond it.
 
-    Below the first entry it is the first one's time: a call costs no less for being emptier.
+    Below the first entry it is the first entry's time: a call costs no less for being emptier.
     """
     place = bisect_left(times, (number,))
     if place == len(times):
@@ -37,7 +37,7 @@ def interpolate(times: Times, number: float) -> float:
 
 @dataclass(frozen=True)
 class CostTable:
-    """What calls cost.
+    """The costs of calls.
 
     Attributes:
         segments: times by the number of videos, segments in order.
@@ -50,10 +50,10 @@ class CostTable:
     source: str
 
     def __post_init__(self) -> None:
-        """Refuse tables without ascending numbers and positive times.
+        """Reject tables without ascending numbers and positive times.
 
         Raises:
-            CostTableError: Naming the row.
+            CostTableError: With the row.
         """
         rows = {f"segment {k}": times for k, times in enumerate(self.segments, 1)}
         for name, times in {"static": self.static, **rows}.items():
@@ -101,7 +101,7 @@ def read_table(path: Path) -> CostTable:
 
 
 def from_timing(timing: Timing) -> CostTable:
-    """Return the table that ``dynvid time`` measured; a batch beyond those measured costs its videos' share.
+    """Return the table that ``dynvid time`` measured; larger batches cost in proportion to their videos.
 
     Raises:
         CostTableError: If a segment was not measured.
@@ -114,22 +114,22 @@ def from_timing(timing: Timing) -> CostTable:
 
 
 def spread(costs: Costs, route: Route, device: Times, source: str, largest: int = 64) -> CostTable:
-    """Return the table of a device on which only the whole one-frame network was timed, as image networks are.
+    """Return the table of a device that only timed the whole one-frame network, as is usual for image networks.
 
-    A span of T frames of a block costs the block's share of the multiply-adds of all blocks, times what the device takes
-    for n x T images of the whole network; so do the heads. That is what splitting would cost if it cost nothing else.
+    A span of T frames of a block costs the block's share of all blocks' multiply-adds, times the device's time for n
+    x T images of the whole network; heads likewise. This is the cost of splitting if splitting itself were free.
 
     Args:
         costs: multiply-adds of the network.
         route: of the segments.
         device: (images, milliseconds) of one call of the whole network.
-        source: whose table it is.
-        largest: batch that the table goes up to; beyond it holds its rate.
+        source: the source of the device's table.
+        largest: largest batch in the table; beyond it, the last rate holds.
 
     Raises:
         CostTableError: If the device's table is malformed.
     """
-    CostTable((device,), device, source)  # of the same form
+    CostTable((device,), device, source)  # checks the form, which is the same
     size, whole = route.grid.frames_per_set, sum(costs.block_macs[: max(route.head_blocks) + 1])
     if whole <= 0:
         raise UsageError(f"{whole} multiply-adds in the blocks of the route: expected more than 0")
@@ -152,7 +152,7 @@ def parse_device(text: str) -> Times:
     """Return a device's table from text like ``1:2.08 2:2.65 8:3.29``, images:milliseconds.
 
     Raises:
-        UsageError: If it is not such a text.
+        UsageError: If the text is malformed.
     """
     pairs: Sequence[list[str]] = [item.split(":") for item in text.split()]
     try:
@@ -162,14 +162,14 @@ def parse_device(text: str) -> Times:
 
 
 def find_table(table: Path | None, times: Path | None, device: str | None, bundle: Path | None) -> CostTable:
-    """Return the table of a file, or of a bundle with its times or with those of a one-frame network on a device.
+    """Return the table of a file, or of a bundle with its own times or with a device's times of a one-frame network.
 
     Raises:
-        UsageError: If none is given, or several.
+        UsageError: If none or several are given.
         CostTableError, StaleCostTableError, ManifestError: If it cannot be read, or belongs to another bundle.
     """
     if sum(source is not None for source in (table, times, device)) != 1 or (table is None) != (bundle is not None):
-        raise UsageError("no table of costs: give --table FILE alone, or BUNDLE with --times FILE or --device TABLE")
+        raise UsageError("no cost table: give only --table FILE, or BUNDLE with --times FILE or --device TABLE")
     if table is not None:
         return read_table(table)
     assert bundle is not None

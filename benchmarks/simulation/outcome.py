@@ -1,4 +1,4 @@
-"""What became of simulated videos, and the videos themselves: where they exit and when they arrive."""
+"""Results of simulated videos, and the videos themselves: where they exit and when they arrive."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Exits = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SimulatedRun:
-    """What became of some videos.
+    """The results for some videos.
 
     Attributes:
-        policy: who served them.
+        policy: what served them.
         latency_s: [videos], from arrival to answer.
-        checkpoints: [videos], that answered, 1-based; 0 where none did.
+        checkpoints: [videos], the checkpoint that answered, 1-based; 0 if none did.
         seconds: from time 0 to the last answer.
-        busy_s: of these, computing.
-        fills: by segment, mean videos a launch.
+        busy_s: seconds of that spent computing.
+        fills: by segment, mean videos per launch.
         wait_s: by segment, mean wait in its queue.
-        missed: videos that had no answer by their deadline.
+        missed: number of videos without an answer by their deadline.
         in_flight: most videos that held a slot at once.
     """
 
@@ -43,7 +43,7 @@ class SimulatedRun:
 
     @property
     def videos_per_s(self) -> float:
-        """Throughput."""
+        """Throughput in videos per second."""
         return len(self.latency_s) / self.seconds
 
     def p_s(self, percent: float) -> float:
@@ -52,7 +52,7 @@ class SimulatedRun:
 
     @property
     def growth(self) -> float:
-        """Mean latency of the last quarter of the videos over that of the second; about 1 where no queue grows."""
+        """Mean latency of the last quarter of the videos divided by that of the second; about 1 if no queue grows."""
         second, last = np.array_split(self.latency_s, 4)[1::2]
         return float(last.mean() / second.mean())
 
@@ -73,7 +73,7 @@ class SimulatedRun:
 
 
 def geometric_shares(exits: int, q: float) -> Floats:
-    """Return the shares of the exits, each ``q`` times the one before (paper, section 4)."""
+    """Return the shares of the exits, each ``q`` times the previous one (paper, section 4)."""
     weights = q ** np.arange(exits, dtype=np.float64)
     shares: Floats = weights / weights.sum()
     return shares
@@ -90,24 +90,24 @@ def parse_shares(text: str, exits: int) -> Floats:
     except ValueError:
         shares = np.zeros(0)
     if len(shares) != exits:
-        raise UsageError(f"shares {text!r}: expected {exits} numbers with commas between, one an exit")
+        raise UsageError(f"shares {text!r}: expected {exits} numbers separated by commas, one per exit")
     return shares
 
 
 def draw_exits(shares: Sequence[float] | Floats, videos: int, seed: int = 0) -> Exits:
-    """Return the exit of each video, 1-based: each exit its share of the videos to one, in random order.
+    """Return the exit of each video, 1-based, in random order; each exit's count matches its share to within one.
 
     Raises:
-        UsageError: If the shares are negative or do not add to 1.
+        UsageError: If the shares are negative or do not sum to 1.
     """
     p = np.asarray(shares, np.float64)
     if p.size == 0 or p.min() < 0 or abs(p.sum() - 1) > 1e-6:
-        raise UsageError(f"shares {p.tolist()}: expected one an exit, none negative, together 1")
+        raise UsageError(f"shares {p.tolist()}: expected one per exit, none negative, with sum 1")
     stops = np.round(np.cumsum(p / p.sum()) * videos).astype(np.int64)
     exits = np.searchsorted(stops, np.arange(videos), side="right") + 1
     return np.random.default_rng(seed).permutation(exits)
 
 
 def poisson_arrivals(rate: float, videos: int, seed: int = 0) -> Floats:
-    """Return arrival times in seconds at ``rate`` videos a second."""
+    """Return arrival times in seconds at ``rate`` videos per second."""
     return np.cumsum(np.random.default_rng([seed, 1]).exponential(1 / rate, videos))

@@ -1,7 +1,7 @@
-"""The scheduler against a cost table instead of a device: ``dynvid simulate``.
+"""Run the scheduler against a cost table instead of a device, for ``dynvid simulate``.
 
-One device runs one launch at a time and takes exactly what the table says; exits are drawn from given shares. It compares
-policies, finds the load that keeps a deadline, and plans machines.
+One device runs one launch at a time and takes exactly what the table says; exits are drawn from given shares. The
+simulator compares policies, finds the highest load that keeps a deadline, and plans machines.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def simulate(
     deadline_s: float | None = None,
     patience_s: float | None = None,
 ) -> SimulatedRun:
-    """Return what the scheduler does with some videos.
+    """Simulate the scheduler on some videos.
 
     Args:
         table: of costs.
         exits: [videos], where each leaves, 1-based.
-        batch: the most videos of one call; every smaller number is a bucket, too.
+        batch: the most videos in one call; every smaller number is a bucket too.
         arrivals: [videos], seconds, ascending; None: all at once.
-        mode: of the scheduler. ``static`` runs the table's ``full`` route instead, whose one exit all take.
-        slots: None: two full batches a segment.
-        deadline_s: after arrival; only mode ``deadline`` acts on it, misses are counted in all.
+        mode: of the scheduler. ``static`` runs the table's ``full`` route instead, with a single exit for all.
+        slots: None: two full batches per segment.
+        deadline_s: seconds after arrival. Only mode ``deadline`` acts on it; misses are counted in all modes.
         patience_s: as ``Scheduler``.
     """
     if mode == "static":
@@ -69,7 +69,7 @@ def simulate(
 
 @dataclass
 class _Loop:
-    """The loop around a scheduler: a device that takes what the table says, and videos that arrive meanwhile."""
+    """The loop around a scheduler: a device that follows the table, and videos that arrive meanwhile."""
 
     scheduler: Scheduler
     table: CostTable
@@ -118,7 +118,7 @@ class _Loop:
             self.ended[end.video], self.checkpoints[end.video] = end.at, end.checkpoint
 
     def _admit(self, until: float) -> None:
-        """Offer what arrived up to ``until``, as long as there are slots."""
+        """Offer what arrived up to ``until``, while there are slots."""
         slots, arrivals, videos = self.scheduler.slots, self.arrivals, len(self.arrivals)
         while self.offered < videos and arrivals[self.offered] <= until and slots.free:
             at = arrivals[self.offered]
@@ -138,20 +138,20 @@ def load_limit(
     seed: int = 0,
     steps: int = 10,
 ) -> tuple[float, SimulatedRun] | None:
-    """Return the highest Poisson rate, videos a second, that is served in time, and the run that showed it.
+    """Return the highest Poisson rate, videos per second, that is served in time, and the run that showed it.
 
-    In time: 99 % of the videos answered within ``deadline_s``, and no queue grows.
+    In time means that 99 % of the videos are answered within ``deadline_s``, and no queue grows.
 
     Args:
         serve: the policy, given arrivals [videos].
         most_per_s: a rate that nothing can serve, the oracle's.
-        videos: of one run.
+        videos: number of videos in one run.
         deadline_s: see above.
         seed: of the arrivals.
-        steps: bisections.
+        steps: number of bisections.
 
     Returns:
-        None where even the lowest rate tried, ``most_per_s`` / 2^steps, is not served in time.
+        None if even the lowest rate tried, ``most_per_s`` / 2^steps, is not served in time.
     """
     low, high, found = 0.0, most_per_s, None
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""A bundle's engines: each built on its own, kept as soon as it is done, and never built twice."""
+"""Build a bundle's engines: each separately, kept as soon as it is done, and never built twice."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ PARTIAL = 7
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one engine.
+    """The result for one engine.
 
     Attributes:
-        subgraph: or the fused segment.
-        precision: that it computes in.
+        subgraph: name of the subgraph or fused segment.
+        precision: precision that it computes in.
         flavour: what runs it.
-        targets: compute capabilities that it is for; none: Ampere and later, or any processor. For onnxruntime the processor.
-        status: ``kept`` where it was there already.
-        engine: of the cache; None where it failed.
+        targets: compute capabilities that it is for; empty: Ampere and later, or any processor. For onnxruntime, the
+            processor.
+        status: ``kept`` if it already existed.
+        engine: the cache entry; None if it failed.
         error: why it failed.
     """
 
@@ -62,7 +63,7 @@ class Row:
 
 
 def exit_code(rows: Sequence[Row]) -> int:
-    """Return the command's exit code: 0 if all are there, 7 if some failed, the first error's if all did."""
+    """Return the command's exit code: 0 if all engines exist, 7 if some failed, the first error's if all failed."""
     errors = [row.error for row in rows if row.error is not None]
     if not errors:
         return 0
@@ -82,23 +83,23 @@ def build_engines(
     prove: Callable[[EngineGraphs], object] | None = None,
     report: Report = lambda _: None,
 ) -> list[Row]:
-    """Return a row for every engine that the bundle's route needs, after building those that are missing.
+    """Build the missing engines that the bundle's route needs; return a row for every engine.
 
-    One that fails leaves the others alone. Killed, the next call goes on where this one was.
+    A failure does not affect the other engines. After an interruption, the next call resumes.
 
     Args:
         bundle: the bundle.
-        folder: of the engines; made where it is missing.
+        folder: of the engines; created if missing.
         flavour: ``tensorrt``, ``tensorrt-rtx`` or ``onnxruntime``.
-        precision: to compute in.
-        targets: for ``tensorrt-rtx``, compute capabilities such as ``sm89``, or ``current``; none: Ampere and later. For
-            ``tensorrt`` none, or ``current``: it builds for the present GPU. For ``onnxruntime`` none.
-        max_batch: most videos in one call; ``onnxruntime`` takes any number, whatever is built, and wants 1 here.
-        workers: builds at once. On a GPU use one: the builder measures.
+        precision: precision to compute in.
+        targets: for ``tensorrt-rtx``, compute capabilities such as ``sm89``, or ``current``; empty: Ampere and later.
+            For ``tensorrt``, empty or ``current``: it builds for the present GPU. For ``onnxruntime``, empty.
+        max_batch: most videos in one call; must be 1 for ``onnxruntime``, whose engines take any number.
+        workers: number of parallel builds. On a GPU use one, because the builder times kernels.
         only: names of subgraphs and segments to build; None: all.
-        expected: videos that enter each segment; None: as ``engine_jobs.jobs``.
+        expected: videos that enter each segment; None: as in ``jobs.jobs``.
         prove: see ``EngineGraphs``.
-        report: gets a line about each step, from any thread.
+        report: called with a line about each step, from any thread.
 
     Raises:
         UsageError: If an argument is out of range or not for the flavour, or the bundle lacks the precision.
@@ -138,14 +139,14 @@ def build_engines(
         futures = [pool.submit(run, job) for job in found]
         try:
             return [future.result() for future in futures]
-        except BaseException:  # Ctrl-C too: what is half built is of no use
+        except BaseException:  # Ctrl-C too: half-built engines are useless
             pool.shutdown(wait=False, cancel_futures=True)
             maker.kill()
             raise
 
 
 def key_of(job: EngineJob, bundle: Bundle, onnx_sha256: str, maker: EngineMaker, precision: Precision) -> EngineKey:
-    """Return the key of the engine of ``job``, made from the graph of that hash."""
+    """Return the key of the engine of ``job``, built from the graph with that hash."""
     return EngineKey(
         subgraph=job.name,
         precision=precision,
@@ -170,13 +171,13 @@ def _ensure(
     fp32: EngineGraphs,
     report: Report,
 ) -> tuple[Literal["built", "kept"], Engine]:
-    """Return the engine of a job, from the cache or newly made; ``fp32`` are the graphs for where INT8 is not faster."""
+    """Return the engine of a job, from the cache or newly built; ``fp32``: the graphs to use if INT8 is not faster."""
 
     def key(onnx_sha256: str) -> EngineKey:
         return key_of(job, graphs.bundle, onnx_sha256, maker, precision)
 
     for kept in cache.engines().engines:
-        # whatever its graph's hash: the graph follows from the rest of the key, and is not fused to compare it
+        # ignore the graph's hash: the rest of the key determines the graph, so it need not be fused for comparison
         if kept.key == key(kept.key.onnx_sha256) and cache.has(kept.key):
             return "kept", kept
 

@@ -1,6 +1,7 @@
-"""The process in which one engine is built, so that one that crashes loses nothing else: both ends of its pipes.
+"""The process that builds one engine, so that a crash loses nothing else; implements both ends of its pipes.
 
-An ``Order`` goes to it; lines of progress come back, then either (plan, census, seconds) or an error, each pickled.
+The parent sends an ``Order``. The child sends progress lines, then either (plan, census, seconds) or an error, each
+pickled.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class Order:
         name: of the engine, for errors.
         flavour: of TensorRT.
         content: the ONNX model.
-        ports: that it must have.
+        ports: the ports that it must have.
         profiles: shapes to build for.
-        targets: compute capabilities; none: TensorRT-RTX's default, or the present GPU.
+        targets: compute capabilities; empty: TensorRT-RTX's default, or the present GPU.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Order:
 
 
 class Children:
-    """The processes that build at this moment."""
+    """The processes that are currently building."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -51,11 +52,11 @@ class Children:
         self._ended = False
 
     def build(self, order: Order, report: Report) -> _Built:
-        """Return the plan, its census, and the seconds that a new process needed.
+        """Return the plan, its census, and the seconds that a new process took.
 
         Raises:
-            EngineBuildError: If it died.
-            DynvidError: As it found.
+            EngineBuildError: If the process died.
+            DynvidError: The error that the process reported.
         """
         child = ChildProcess(f"from {__name__} import main; main()")
         with self._lock:
@@ -70,8 +71,8 @@ class Children:
                 reply = pickle.loads(child.receive())
         except ChildFailure as failure:
             raise EngineBuildError(
-                f"{order.name}: the process that built it {failure}. Run the command again, with fewer builds at once where "
-                "memory is short: what is built is kept."
+                f"{order.name}: the process that built it {failure}. Run the command again, with fewer workers if "
+                "memory is short; finished engines are kept."
             ) from None
         finally:
             child.stop(at_once=True)
@@ -82,7 +83,7 @@ class Children:
         return reply
 
     def kill(self) -> None:
-        """End all of them, and every one that starts later."""
+        """End all processes, including any that start later."""
         with self._lock:
             self._ended = True
             for child in self._running:
@@ -90,7 +91,7 @@ class Children:
 
 
 def main() -> None:
-    """Build what the order on stdin asks for."""
+    """Build the order from stdin."""
     replies = open_replies()
     order = pickle.loads(next(requests()))
     end_with_the_parent()

@@ -1,7 +1,7 @@
-"""The dtype census: what the layers and ports of a parsed network compute in, and the check that it is what was asked.
+"""The dtype census: the dtypes that a parsed network's layers and ports compute in, checked against what was requested.
 
-An engine cannot be looked into without a GPU. But a strongly typed network is built in exactly the types that it was
-parsed with, so these are counted.
+An engine cannot be inspected without a GPU. But a strongly typed network is built in exactly the types it was parsed
+with, so these are counted.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 
 Census = dict[str, dict[str, Any]]
 Layer = tuple[str, str, str]
-"""Its name, kind and dtype."""
+"""A layer's name, kind and dtype."""
 
-# as TensorRT and as ONNX call them
+# by the names that TensorRT and ONNX use
 _KINDS = {
-    "CONVOLUTION": "convolution", "Conv": "convolution", "MATRIX_MULTIPLY": "matrix_multiply", "Gemm": "matrix_multiply",
+    "CONVOLUTION": "convolution",
+    "Conv": "convolution",
+    "MATRIX_MULTIPLY": "matrix_multiply",
+    "Gemm": "matrix_multiply",
     "MatMul": "matrix_multiply",
-}  # fmt: skip
-_PART = re.compile(r"(.+?)(\.\d+-\d+)?/")  # of a fused graph's nodes: block0.0-2/NAME, head0/NAME
+}
+_PART = re.compile(r"(.+?)(\.\d+-\d+)?/")  # node names in a fused graph: block0.0-2/NAME, head0/NAME
 
 
 def census_of(api: Api, network: Any) -> Census:
-    """Return the layers of a parsed network, counted by kind and dtype, and the dtype of every port by name; see ``_count``."""
+    """Return a parsed network's layers by kind and dtype, and its ports' dtypes by name; see ``_count``."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     int8 = {
         layer.get_output(0).name
@@ -43,7 +46,7 @@ def census_of(api: Api, network: Any) -> Census:
     def counted() -> Iterator[Layer]:
         for layer in layers:
             kind, dtype = _KINDS.get(layer.type.name, "other"), api.dtype(layer.get_output(0).dtype)
-            # weights that are constant are no input, or one without a tensor
+            # constant weights are no input, or an input without a tensor
             inputs = [layer.get_input(i) for i in range(layer.num_inputs)] if kind == "convolution" else []
             is_int8 = len(inputs) > 1 and all(tensor is not None and tensor.name in int8 for tensor in inputs[:2])
             yield layer.name, kind, "int8" if is_int8 else dtype
@@ -53,7 +56,7 @@ def census_of(api: Api, network: Any) -> Census:
 
 
 def graph_census(graph: bytes) -> Census:
-    """Return the nodes of an ONNX model, counted in the same way."""
+    """Return the same census of an ONNX model's nodes."""
     import onnx
 
     found = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph)).graph
@@ -73,11 +76,11 @@ def graph_census(graph: bytes) -> Census:
 
 
 def _count(layers: Iterable[Layer], inputs: dict[str, str], outputs: dict[str, str]) -> Census:
-    """Return layers counted by kind and dtype, and the dtype of every port by name.
+    """Count layers by kind and dtype; add the dtype of every port by name.
 
-    ``{"convolution": {"float16": 7}, "matrix_multiply": .., "other": .., "inputs": {"frames": "float16"}, "outputs": ..}``,
-    and of a fused segment its convolutions by subgraph, ``"parts": {"block0": {"float16": 7}}``. Layers that compute with
-    shapes only, in integers, are left out.
+    ``{"convolution": {"float16": 7}, "matrix_multiply": .., "other": .., "inputs": {"frames": "float16"}, "outputs":
+    ..}``, and for a fused segment its convolutions by subgraph, ``"parts": {"block0": {"float16": 7}}``. Layers that
+    only compute shapes, in integers, are left out.
     """
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in (*dict.fromkeys(_KINDS.values()), "other")}
     parts: dict[str, Counter[str]] = {}
@@ -96,7 +99,7 @@ def require_ports(api: Api, network: Any, ports: Ports, name: str) -> None:
     """Check that a parsed network has the declared ports: names, dtypes and dimensions, in any order.
 
     Raises:
-        CensusError: Naming the first that differs.
+        CensusError: With the first port that differs.
     """
     for side, tensors, specs in (
         ("input", _inputs(network), ports.inputs),
@@ -108,7 +111,8 @@ def require_ports(api: Api, network: Any, ports: Ports, name: str) -> None:
             found, declared = (_port(side.get(port)) for side in (have, want))
             if found != declared:
                 raise CensusError(
-                    f"{name}: {side} {port} of the graph is {found}, the bundle declares {declared}. Run 'dynvid export' again."
+                    f"{name}: {side} {port} of the graph is {found}, but the bundle declares {declared}. "
+                    "Run 'dynvid export' again."
                 )
 
 
@@ -117,13 +121,13 @@ def _port(port: tuple[str, tuple[int, ...]] | None) -> str:
 
 
 def require_census(census: Census, job: EngineJob, precision: Precision) -> None:
-    """Check that a network computes in the precision that was asked for, and that its ports have the declared dtypes.
+    """Check that a network computes in the requested precision, and that its ports have the declared dtypes.
 
-    In fp32 every layer is float32. In fp16 every convolution is float16, but for the subgraphs that the manifest keeps in
-    fp32. Of INT8 see ``require_int8``, too.
+    In fp32 every layer is float32. In fp16 every convolution is float16, except in the subgraphs that the manifest
+    keeps in fp32. For INT8, see also ``require_int8``.
 
     Raises:
-        CensusError: Saying what was counted and what was expected.
+        CensusError: With what was counted and what was expected.
     """
     for side, specs in (("inputs", job.inputs), ("outputs", job.outputs)):
         declared = {spec.name: spec.dtype for spec in specs}
@@ -154,16 +158,16 @@ def require_census(census: Census, job: EngineJob, precision: Precision) -> None
 
 
 def require_int8(census: Census, graph: Census, job: EngineJob, whole: bool) -> None:
-    """Check that a network computes in INT8 the convolutions that its graph has in INT8, or, if not ``whole``, all or none.
+    """Check that a network's INT8 convolutions are those of its graph; unless ``whole``, none is valid too.
 
     Raises:
-        CensusError: Saying what was counted and what was expected.
+        CensusError: With what was counted and what was expected.
     """
     found, expected = (one["convolution"].get("int8", 0) for one in (census, graph))
     if found != expected and (whole or found):
         raise CensusError(
-            f"{job.name} int8: {found} convolutions in INT8, expected the {expected} of its graph. Run 'dynvid quantize' "
-            "again."
+            f"{job.name} int8: {found} convolutions in INT8, expected the {expected} of its graph. Run 'dynvid "
+            "quantize' again."
         )
 
 

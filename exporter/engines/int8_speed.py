@@ -1,4 +1,4 @@
-"""Whether a segment is faster in INT8 on the CPU at hand: both engines are made, and called in turn."""
+"""Measure whether a segment is faster in INT8 on this CPU: build both engines and call them in turn."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .jobs import EngineJob
 
 ROUNDS = 7
 _GAIN = 0.98
-"""INT8 costs some accuracy, so what is not faster by this stays in fp32."""
+"""INT8 costs some accuracy, so a segment uses it only if its time is at most this share of fp32's."""
 
 
 def is_faster(backend: Backend, job: EngineJob, int8: bytes, fp32: bytes) -> tuple[bool, float, float]:
-    """Return whether the INT8 engine of a segment is the faster one, and the milliseconds of a call of each, INT8's first.
+    """Return whether a segment's INT8 engine is the faster one, and the milliseconds per call of each, INT8 first.
 
-    Medians of ``ROUNDS`` calls in turn, for one video of noise.
+    Both are medians of ``ROUNDS`` interleaved calls, for one video of noise.
 
     Args:
         backend: of the engines.
@@ -42,7 +42,7 @@ def is_faster(backend: Backend, job: EngineJob, int8: bytes, fp32: bytes) -> tup
 
 
 def call_on_noise(backend: Backend, job: EngineJob, engine: bytes) -> Call:
-    """Return a call of an engine of ``job`` for one video of noise.
+    """Return a call of an engine of ``job`` on one video of noise.
 
     Raises:
         BackendError: If the engine does not load, or cannot be prepared for one video.

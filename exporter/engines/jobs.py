@@ -1,4 +1,4 @@
-"""What engines a bundle needs: one for each subgraph of its route, one for each fused segment, and one for ``full``."""
+"""The engines that a bundle needs: one per subgraph of its route, one per fused segment, and one for ``full``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ...grid.manifest import Manifest, Precision, Subgraph, Variant
 from ...grid.segments import FUSION, FusedSegment, fused_full, fused_segments
 from ...grid.tensors import DType, TensorSpec
 
-EXPECTED_Q = 1.2  # the paper's exit distribution, where no other is known
+EXPECTED_Q = 1.2  # the paper's exit distribution, if no other is known
 ANY_BATCH = Profile((1, 1, 4096), None)
-"""Of a graph that takes any number of videos; at its best for one: on a CPU more at once gain nothing (docs/lab/engines.md)."""
+"""For graphs that take any number of videos. Optimised for one: on a CPU, more gain nothing (docs/lab/engines.md)."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class EngineJob:
         name: of the subgraph or fused segment.
         source: what its graph is made from.
         profiles: shapes to build for; the first is for one video at a time.
-        parts: the subgraphs in it, each with the dtype that its convolutions compute in.
+        parts: its subgraphs, each with the dtype that its convolutions compute in.
         states: pairs of ports, (input, output), that hand a state from one call to the next.
     """
 
@@ -57,16 +57,16 @@ def jobs(
 ) -> tuple[EngineJob, ...]:
     """Return the engines that the bundle's route needs: plain subgraphs first, then its fused segments, then ``full``.
 
-    Each has a profile for one video and, where ``max_batch`` is above 1, one for up to that many, at its best for as
-    many as still run there. The frames of a plain subgraph reach from the route's smallest call of it over its largest
-    to that of ``full``; those of a fused segment are fixed.
+    Each has a profile for one video and, if ``max_batch`` is above 1, one for up to that many, optimised for the
+    number that are still running there. The frames of a plain subgraph range from its smallest call on the route over
+    its largest to that of ``full``; those of a fused segment are fixed.
 
     Args:
         bundle: the bundle.
         precision: of the graphs.
         max_batch: most videos in one call.
-        expected: videos that enter each segment of the route, of ``max_batch`` that start; None: as they leave with q =
-            1.2.
+        expected: number of videos that enter each segment of the route, of ``max_batch`` that start; None: as they
+            leave with q = 1.2.
 
     Raises:
         UsageError: If the bundle has no graphs of ``precision``, or a number is out of range.
@@ -79,7 +79,8 @@ def jobs(
     entering = survivors(len(route.cells), max_batch) if expected is None else tuple(expected)
     if len(entering) != len(route.cells) or not all(1 <= n <= max_batch for n in entering):
         raise UsageError(
-            f"expected videos {list(entering)}: expected {len(route.cells)} numbers from 1 to {max_batch}, one a segment"
+            f"expected videos {list(entering)}: expected {len(route.cells)} numbers from 1 to {max_batch}, one per "
+            "segment"
         )
     found = []
     for subgraph in manifest.subgraphs:
@@ -109,7 +110,7 @@ def jobs(
 
 
 def fused_jobs(bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
-    """Return the engines of the route's fused segments and of ``full`` for what runs ONNX graphs of any batch.
+    """Return the engines of the route's fused segments and of ``full``, for runtimes of ONNX graphs of any batch.
 
     Raises:
         UsageError, CensusError: As ``jobs``.
@@ -123,7 +124,7 @@ def fused_jobs(bundle: Bundle, precision: Precision) -> tuple[EngineJob, ...]:
 
 
 def survivors(segments: int, videos: int, q: float = EXPECTED_Q) -> tuple[int, ...]:
-    """Return how many of ``videos`` enter each segment, at least 1, when exits follow a geometric distribution."""
+    """Return how many of ``videos`` enter each segment, at least 1, if exits follow a geometric distribution."""
     quotas = exit_quotas(q, segments, videos)
     return tuple(max(1, videos - int(quotas[:k].sum())) for k in range(segments))
 
@@ -147,7 +148,7 @@ def _parts(manifest: Manifest, precision: Precision, parts: Sequence[Subgraph]) 
 
 
 def _calls(manifest: Manifest, subgraph: Subgraph) -> list[tuple[int, int]]:
-    """Return the frames of every call of a subgraph along the route, each with its segment's index."""
+    """Return the number of frames of every call of a subgraph along the route, each with its segment's index."""
     route, size = manifest.route, manifest.grid.frames_per_set
     if subgraph.kind == "block":
         spans = [(span, segment.index) for segment in route.segments for span in segment.spans]
@@ -160,7 +161,7 @@ def _calls(manifest: Manifest, subgraph: Subgraph) -> list[tuple[int, int]]:
 
 
 def _whole(manifest: Manifest, subgraph: Subgraph) -> list[int]:
-    """Return the frames of every call of a subgraph along ``full``."""
+    """Return the number of frames of every call of a subgraph along ``full``."""
     full, size = manifest.route.full, manifest.grid.frames_per_set
     if subgraph.kind == "block":
         return [(s.stop - s.start) * size for s in full.segments[0].spans if s.block == subgraph.block]
@@ -168,10 +169,10 @@ def _whole(manifest: Manifest, subgraph: Subgraph) -> list[int]:
 
 
 def _require_one_dtype(found: Sequence[EngineJob]) -> None:
-    """Check that a tensor that one call hands to another has one dtype where it is written and where it is read.
+    """Check that a tensor handed from one call to another has the same dtype where it is written and where it is read.
 
     Raises:
-        CensusError: Naming the tensor and both dtypes.
+        CensusError: With the tensor and both dtypes.
     """
     for plain in (True, False):
         written: dict[str, tuple[str, str]] = {}
@@ -186,6 +187,6 @@ def _require_one_dtype(found: Sequence[EngineJob]) -> None:
                 dtype, writer = written.get(spec.name.removeprefix("in."), (spec.dtype, ""))
                 if dtype != spec.dtype:
                     raise CensusError(
-                        f"{spec.name}: {writer} writes it in {dtype} and {job.name} reads it in {spec.dtype}, expected one "
-                        "dtype. Run 'dynvid export' again."
+                        f"{spec.name}: {writer} writes it in {dtype} but {job.name} reads it in {spec.dtype}, "
+                        "expected one dtype. Run 'dynvid export' again."
                     )

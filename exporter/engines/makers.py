@@ -1,4 +1,4 @@
-"""What makes the engines of a flavour: TensorRT does in child processes; onnxruntime's are the fused graphs, rewritten and optimised."""
+"""Makers of engines, by flavour: TensorRT builds in child processes; CPU engines are rewritten, optimised graphs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EngineMaker(Protocol):
     Attributes:
         flavour: what runs them.
         version: of the flavour.
-        cuda: major version of CUDA that the flavour is made for; empty without CUDA.
+        cuda: major version of CUDA that the flavour is built for; empty without CUDA.
         targets: compute capabilities that they are for, as in ``EngineKey``.
     """
 
@@ -49,7 +49,7 @@ class EngineMaker(Protocol):
         ...
 
     def make(self, job: EngineJob, graph: EngineGraph, report: Report) -> tuple[bytes, Census, float]:
-        """Return the engine of ``job``, made from ``graph``, what it computes in, and the seconds that it took.
+        """Build the engine of ``job`` from ``graph``; return it, its dtype census, and the seconds that it took.
 
         Raises:
             DynvidError: If it cannot be made.
@@ -57,11 +57,11 @@ class EngineMaker(Protocol):
         ...
 
     def kill(self) -> None:
-        """End whatever is being made, and what will be."""
+        """End all current and future builds."""
         ...
 
     def backend(self) -> Backend | None:
-        """Return what runs the engines, to measure them with; None where that takes a GPU."""
+        """Return a backend to time the engines with; None if that takes a GPU."""
         ...
 
 
@@ -91,17 +91,17 @@ def open_maker(
 
 
 def preparation(flavour: str) -> Callable[[bytes], bytes]:
-    """Return what prepares a flavour's fused graphs before they are proved: for TensorRT they stay as they are."""
+    """Return the function that prepares a flavour's fused graphs before they are proved; TensorRT's stay unchanged."""
     return {"onnxruntime": for_onnxruntime, "openvino": for_openvino}.get(flavour, bytes)
 
 
 def for_onnxruntime(graph: bytes, rewrites: Sequence[Rewrite] = REWRITES) -> bytes:
-    """Return the plan of a fused graph for this processor: rewritten, optimised, apart from its weights."""
+    """Return the plan of a fused graph for this processor: rewritten, optimised, and apart from its weights."""
     return optimise(rewrite(graph, rewrites))
 
 
 def for_openvino(graph: bytes) -> bytes:
-    """Return a fused graph as OpenVINO computes it right: activations in INT8 unsigned, all else as it is."""
+    """Return a fused graph that OpenVINO computes correctly: INT8 activations become unsigned, nothing else changes."""
     return rewrite(graph, (uint8_activations,)) if b"QuantizeLinear" in graph else graph
 
 
@@ -130,19 +130,19 @@ class TensorRTMaker:
         self._children.kill()
 
     def backend(self) -> None:
-        """Return nothing: engines are built where there may be no GPU."""
+        """Return None: engines may be built without a GPU."""
 
 
 class CpuMaker:
-    """See ``EngineMaker``. An engine is a fused graph, prepared for this processor; the bundle's own graphs need none.
+    """See ``EngineMaker``. An engine is a fused graph, prepared for this processor; plain subgraphs need none.
 
     Args:
         flavour: onnxruntime or openvino.
-        precision: that it is to compute in.
+        precision: precision to compute in.
 
     Raises:
         MissingPackageError: If the flavour is not installed.
-        BackendError: If this processor does not compute in ``precision``.
+        BackendError: If this processor does not support ``precision``.
     """
 
     cuda = ""
@@ -160,17 +160,17 @@ class CpuMaker:
         return fused_jobs(bundle, precision)
 
     def make(self, job: EngineJob, graph: EngineGraph, report: Report) -> tuple[bytes, Census, float]:
-        """Return the graph as it was prepared, and what it computed in before; OpenVINO compiles it once, for one video."""
+        """Return the prepared graph, and its census from before; OpenVINO compiles it once, for one video."""
         started = time.perf_counter()
         if self.flavour == "openvino":
             call_on_noise(self._backend, job, graph.content)
         return graph.content, graph.census, round(graph.seconds + time.perf_counter() - started, 3)
 
     def kill(self) -> None:
-        """Do nothing: nothing is made in another process."""
+        """Do nothing: no other process is involved."""
 
     def backend(self) -> Backend:
-        """Return what runs the engines, on all cores."""
+        """Return a backend that runs the engines on all cores."""
         return open_backend(self.flavour, precision=self._precision)
 
 
@@ -179,7 +179,7 @@ def choose_targets(api: Api, targets: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         UsageError: If this TensorRT cannot build for one of them.
-        DeviceError: If the present GPU is asked for and there is none.
+        DeviceError: If the present GPU is requested and there is none.
     """
     if not api.targets:
         odd = [target for target in targets if target != "current"]
@@ -190,8 +190,8 @@ def choose_targets(api: Api, targets: Sequence[str]) -> tuple[str, ...]:
     for target in resolved:
         if target not in api.targets:
             raise UsageError(
-                f"target {target!r}: {api.flavour} {api.version} builds for {', '.join(api.targets)} and, without --target, for "
-                "Ampere and later"
+                f"target {target!r}: {api.flavour} {api.version} builds for {', '.join(api.targets)} and, "
+                "without --target, for Ampere and later"
             )
     return tuple(sorted_targets(tuple(resolved)))
 

@@ -1,4 +1,4 @@
-"""The graphs that a bundle's engines are made from: each segment is fused and prepared once, and what is proved is what is kept."""
+"""The graphs that a bundle's engines are built from: each segment is fused and prepared once, then proved."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .dtype_census import Census, graph_census
 
 
 class EngineGraph(NamedTuple):
-    """What an engine is made from.
+    """What an engine is built from.
 
     Attributes:
-        content: of a fused segment what it was prepared to; a subgraph as it is in the bundle.
-        sha256: of the ONNX model, before it was prepared.
-        census: of the fused segment, before it was prepared; empty for a subgraph.
-        seconds: that fusing and preparing took.
+        content: the prepared graph of a fused segment, or a subgraph's graph as in the bundle.
+        sha256: of the ONNX model before preparation.
+        census: of the fused segment before preparation; empty for a subgraph.
+        seconds: time that fusing and preparing took.
     """
 
     content: bytes
@@ -37,16 +37,16 @@ class EngineGraph(NamedTuple):
 
 
 class EngineGraphs:
-    """The graphs of a bundle's engines in one precision, for any thread.
+    """The graphs of a bundle's engines in one precision; thread-safe.
 
-    A segment is held, in one copy, from when it is first asked for until it is taken.
+    A segment is held, in one copy, from its first request until it is taken.
 
     Args:
         bundle: need not be on disk.
         precision: of the graphs.
-        prepare: what is made of every fused segment, see ``engine_maker.preparation``.
-        prove: called with this object before the first segment is taken; raises where the segments that it is lent do not
-            compute what the cells compute. None: they are not proved.
+        prepare: applied to every fused segment, see ``makers.preparation``.
+        prove: called with this object before the first segment is taken; must raise if the lent segments do not
+            compute what the cells compute. None: no proof.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class EngineGraphs:
         self._prove = prove
         self._fault: DynvidError | None = None
         self._held: dict[FusedSegment, EngineGraph] = {}
-        self._lock = threading.RLock()  # not a plain one: the proof is lent graphs while it is held
+        self._lock = threading.RLock()  # reentrant, because the proof borrows graphs while the lock is held
 
     def lend(self, segment: FusedSegment) -> bytes:
-        """Return what a fused segment was prepared to: the same bytes until it is taken, and those that are taken then.
+        """Return the prepared graph of a fused segment: the same bytes on every call, and those that ``take`` returns.
 
         Raises:
             HashError: If a file of the bundle has changed.
@@ -78,10 +78,10 @@ class EngineGraphs:
             return self._held[segment].content
 
     def take(self, source: Variant | FusedSegment) -> EngineGraph:
-        """Return the graph of a subgraph, or of a fused segment once all of them are proved, and hold it no longer.
+        """Return the graph of a subgraph, or, once all are proved, of a fused segment, and stop holding it.
 
         Raises:
-            ProofError: If the segments do not compute what the cells compute; every time.
+            ProofError: If the segments do not compute what the cells compute; raised again on every call.
             HashError, LintError, BackendError: As ``lend``.
         """
         if isinstance(source, Variant):
@@ -109,8 +109,8 @@ class EngineGraphs:
             fused = fuse(self.bundle, segment, self.precision)
         except (DecodeError, InferenceError) as error:
             raise LintError(
-                f"{segment.name}: a graph of bundle {str(self.bundle.root)!r} is no valid ONNX ({first_line(str(error))}). Run "
-                "'dynvid export' again."
+                f"{segment.name}: a graph of bundle {str(self.bundle.root)!r} is not valid ONNX "
+                f"({first_line(str(error))}). Run 'dynvid export' again."
             ) from None
         content, census = self._prepare(fused), graph_census(fused)
         seconds = round(time.perf_counter() - started, 3)

@@ -1,6 +1,6 @@
-"""One ONNX graph to one TensorRT plan.
+"""Build one TensorRT plan from one ONNX graph.
 
-In precision nothing is left to the builder: networks are strongly typed, and TF32 is off, so that fp32 means fp32.
+No precision is left to the builder: networks are strongly typed, and TF32 is off, so that fp32 means fp32.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def build(
     report: Report = lambda _: None,
     workspace_bytes: int | None = None,
 ) -> tuple[bytes, Census]:
-    """Return the plan of an ONNX model, and what its layers and ports compute in.
+    """Return the plan of an ONNX model, and the dtype census of its layers and ports.
 
     Args:
         api: the TensorRT to build with.
         content: the ONNX model.
-        ports: that it must have.
+        ports: the ports that it must have.
         name: for errors.
-        profiles: shapes that the engine shall run.
-        targets: of ``api.targets``, each to be built for; none: TensorRT-RTX's default, or the present GPU.
-        report: gets a line about each phase, perhaps from another thread.
+        profiles: shapes that the engine must support.
+        targets: some of ``api.targets`` to build for; empty: TensorRT-RTX's default, or the present GPU.
+        report: called with a line about each phase, possibly from another thread.
         workspace_bytes: most scratch memory on the GPU; None: all of it.
 
     Raises:
@@ -57,7 +57,7 @@ def build(
     require_ports(api, network, ports, name)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
-    user_allocation = api.flag("REQUIRE_USER_ALLOCATION")  # where it exists, CUDA graphs need it
+    user_allocation = api.flag("REQUIRE_USER_ALLOCATION")  # CUDA graphs need it, in versions that have it
     if user_allocation is not None:
         config.set_flag(user_allocation)
     if workspace_bytes is not None:
@@ -77,8 +77,8 @@ def build(
 
 def _refused(api: Api, name: str, what: str, reason: str) -> EngineBuildError:
     return EngineBuildError(
-        f"{name}: {api.flavour} {api.version} builds no engine: {what}: {reason.rstrip('.')}. Run 'dynvid verify BUNDLE'; if "
-        "the bundle is whole, take another --backend."
+        f"{name}: {api.flavour} {api.version} cannot build an engine: {what}: {reason.rstrip('.')}. "
+        "Run 'dynvid verify BUNDLE'; if the bundle is intact, use another --backend."
     )
 
 
@@ -87,7 +87,7 @@ def _parser_reasons(parser: Any) -> str:
     for error in (parser.get_error(i) for i in range(parser.num_errors)):
         where = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_operator() else ""
         told = " ".join(error.desc().split())[:300]
-        if told == "false":  # an operator that the parser does not know
+        if told == "false":  # the parser does not know the operator
             told = error.code().name.lower().replace("_", " ")
         lines.append(where + told)
     return "; ".join(lines)
@@ -96,7 +96,7 @@ def _parser_reasons(parser: Any) -> str:
 def _set_targets(api: Api, config: Any, targets: tuple[str, ...], name: str) -> None:
     if not targets or not api.targets:
         return
-    config.num_compute_capabilities = len(targets)  # first: until then there is no place to set one
+    config.num_compute_capabilities = len(targets)  # first, because it makes room for the targets
     for place, target in enumerate(targets):
         if not config.set_compute_capability(api.compute_capability(target), place):
             raise _refused(api, name, f"target {target}", api.errors.reason())
@@ -108,7 +108,7 @@ def _add_profile(api: Api, builder: Any, config: Any, ports: Ports, profile: Pro
     for spec in ports.inputs:
         if profile.frames is None and "frames" in spec.shape:
             raise UsageError(
-                f"{name}: profile {number} ({profile}) gives no frames, input {spec.name} has {spec.shape}"
+                f"{name}: profile {number} ({profile}) gives no frames, but input {spec.name} has {spec.shape}"
             )
         frames = profile.frames or (1, 1, 1)
         shapes = [spec.concrete(*sizes) for sizes in zip(profile.batch, frames, strict=True)]
@@ -122,7 +122,7 @@ def _add_profile(api: Api, builder: Any, config: Any, ports: Ports, profile: Pro
 
 
 def _monitor(trt: Any, report: Report) -> Any:
-    """Return a progress monitor that reports a few lines a second."""
+    """Return a progress monitor that reports a few lines per second."""
     lock = threading.Lock()
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]

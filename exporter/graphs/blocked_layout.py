@@ -1,9 +1,10 @@
-"""What onnxruntime leaves in the plain layout though it could stay blocked, as its convolutions read and write it.
+"""Keep segments in onnxruntime's blocked layout, in which its convolutions read and write, where it would leave it.
 
-Blocked, a tensor [frames, channels, height, width] lies in memory as [frames, channels / block, height, width, block]: as many
-bytes. A segment that was optimised alone brings the features that it hands on into the plain layout, and the next one brings
-them back: here both are left out, and nothing but the segments' graphs knows. What it does in the plain layout though it is the
-same in the other one stays blocked, too: to take whole blocks of channels, which are shifted, and to join frames.
+In the blocked layout, a tensor [frames, channels, height, width] lies in memory as [frames, channels / block, height,
+width, block], in the same number of bytes. A segment optimised on its own converts the features that it hands on to
+the plain layout, and the next segment converts them back. Here both conversions are removed; only the segments'
+graphs know. Operations that give the same result in both layouts stay blocked too: slicing whole blocks of channels,
+which the shift does, and joining frames.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ Bounds = tuple[int, int]  # start and stop
 
 
 def use_blocked_layout(model: ModelProto) -> tuple[str, ...]:
-    """Let a segment's optimised graph stay blocked where it can; return the names of the ports that carry features blocked.
+    """Keep a segment's optimised graph blocked where possible; return the names of the ports that are blocked.
 
-    These are the fp32 features of one video with channels in whole blocks of 16. What decides is the port and the processor,
-    never the rest of the graph: so the segments of a route take a feature alike. None where onnxruntime has no blocked layout
-    for this processor.
+    These are the fp32 features of one video whose channels fill whole blocks of 16. Only the port and the processor
+    decide, never the rest of the graph, so all segments of a route agree about a feature. Nothing changes if
+    onnxruntime has no blocked layout for this processor.
     """
     if block_size() == 1:
         return ()
@@ -50,7 +51,7 @@ def use_blocked_layout(model: ModelProto) -> tuple[str, ...]:
 
 @cache
 def block_size() -> int:
-    """Return how many channels a block has on this processor, as onnxruntime shows on a tensor; 1 where it has no blocks."""
+    """Return the channels per block on this processor, measured on a tensor by onnxruntime; 1 if it has no blocks."""
     import onnxruntime
 
     shape = [1, 4 * _LARGEST_BLOCK, 1, 2]
@@ -67,15 +68,15 @@ def block_size() -> int:
         enable_fallback=False,
     )
     (blocked,) = session.run(None, {"x": np.arange(np.prod(shape), dtype=np.float32).reshape(shape)})
-    return int(np.flatnonzero(blocked.ravel() == 1)[0])  # after the first pixel's channels comes the second pixel
+    return int(np.flatnonzero(blocked.ravel() == 1)[0])  # the second pixel follows the first pixel's channels
 
 
 class _Graph:
-    """Nodes that are being changed, and which plain tensors are also there blocked.
+    """The nodes being changed, and which plain tensors also exist in the blocked layout.
 
     Attributes:
         nodes: in order.
-        new_constants: that they read besides those of the model.
+        new_constants: constants that they read in addition to the model's.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -84,11 +85,11 @@ class _Graph:
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         whole = [n for n in self._reorders("ReorderOutput") if not _channels(n) % _LARGEST_BLOCK]
         self._blocked = {node.output[0]: node.input[0] for node in whole}
-        self._channels = {node.output[0]: _channels(node) for node in whole}  # of the tensors in _blocked
+        self._channels = {node.output[0]: _channels(node) for node in whole}  # channels of the tensors in _blocked
         self._taken: set[str] = set()  # blocked slices
 
     def read_blocked(self, ports: Iterable[ValueInfoProto]) -> None:
-        """Take these inputs as blocked: whoever reads them plain reads a plain copy."""
+        """Declare these inputs as blocked; nodes that read them plain get a plain copy."""
         for port in ports:
             shape, plain, blocked = _shape(port), f"{port.name}.plain", port.name
             self._rename({port.name: plain}, written=False)
@@ -102,7 +103,7 @@ class _Graph:
                 self._blocked[plain], self._channels[plain] = blocked, shape[-3]
 
     def stay_blocked(self, outputs: set[str]) -> None:
-        """Let slices of channels, and whatever joins frames, read and write blocked tensors."""
+        """Let channel slices, and nodes that join frames, read and write blocked tensors."""
         wanted = outputs | {node.input[0] for node in self._reorders("ReorderInput")}
         nodes, self.nodes = self.nodes, []
         for node in nodes:
@@ -117,16 +118,16 @@ class _Graph:
         self._rename({tensor: self._blocked[plain] for tensor, plain in back.items() if plain in self._blocked}, False)
 
     def _slice_blocked(self, node: NodeProto, channels: Bounds, frames: Bounds | None) -> None:
-        """Take whole blocks from a blocked tensor, and only what is wanted of these into the plain layout."""
+        """Slice whole blocks from a blocked tensor, and convert only the wanted channels to the plain layout."""
         source, (start, stop), block = node.input[0], channels, block_size()
         stop, first = min(stop, self._channels[source]), start - start % block
-        # no block more: onnxruntime brings a tensor into the plain layout only where it has the blocks that its channels need
+        # no extra block: onnxruntime converts a tensor to the plain layout only if it has exactly the blocks it needs
         bounds = {_CHANNELS: (first, stop + -stop % block)} | ({_FRAMES: frames} if frames else {})
         name = "-".join(map(str, (f"{source}.blocked", *(number for pair in bounds.values() for number in pair))))
         if name not in self._taken:
             self._taken.add(name)
             self.nodes.append(self._slice(self._blocked[source], name, bounds))
-        if start == first:  # what is beyond stop stays behind
+        if start == first:  # the conversion drops the channels from stop on
             self._add_plain(name, node.output[0], stop - first)
         else:
             self.nodes.append(_to_plain(name, f"{node.output[0]}.more", stop - first))
@@ -135,7 +136,7 @@ class _Graph:
             )
 
     def _join_blocked(self, node: NodeProto) -> None:
-        """Join frames of blocked tensors; what was there in the plain layout is brought into the blocked one."""
+        """Join the frames of blocked tensors; plain inputs are converted to the blocked layout."""
         (plain,), inputs = node.output, list(node.input)
         channels = next(self._channels[tensor] for tensor in inputs if tensor in self._blocked)
         for place in range(len(inputs) if node.op_type == "Concat" else 1):
@@ -151,7 +152,7 @@ class _Graph:
         self._add_plain(joined.output[0], plain, channels)
 
     def _add_plain(self, blocked: str, plain: str, channels: int) -> None:
-        """Let a tensor be there in the plain layout, too; and remember it where it has whole blocks."""
+        """Add a plain copy of a tensor, and remember the pair if it has whole blocks."""
         self.nodes.append(_to_plain(blocked, plain, channels))
         if not channels % _LARGEST_BLOCK:
             self._blocked[plain], self._channels[plain] = blocked, channels
@@ -167,9 +168,9 @@ class _Graph:
         return zeros and pads.size == 8 and not np.delete(pads, [_FRAMES, _FRAMES + 4]).any()
 
     def _channel_slice(self, node: NodeProto) -> tuple[Bounds, Bounds | None] | None:
-        """Return start and stop of the channels that a node takes, one after the other, and of the frames if it does not take all.
+        """Return start and stop of the contiguous channels that a node takes, and of the frames unless it takes all.
 
-        None where it is another node.
+        None for any other node.
         """
         if (
             node.op_type != "Slice"
@@ -200,13 +201,13 @@ class _Graph:
         return name
 
     def _reorders(self, operator: str) -> list[NodeProto]:
-        """Return the nodes between the blocked layout and [frames, channels, height, width]; others have channels last."""
+        """Return the nodes that convert to or from [frames, channels, height, width]; others have channels last."""
         return [
             node for node in self.nodes if node.op_type == operator and not attributes_of(node).get("channels_last")
         ]
 
     def write_blocked(self, ports: Iterable[ValueInfoProto]) -> None:
-        """Write these outputs blocked: whoever reads them plain reads a plain copy."""
+        """Write these outputs blocked; nodes that read them plain get a plain copy."""
         done: set[str] = set()
         for port in ports:
             plain, blocked = f"{port.name}.plain", self._blocked.get(port.name)
@@ -217,7 +218,7 @@ class _Graph:
                 self.nodes.append(self._reshape(plain, frames[0], shape[1:]))
                 self.nodes.append(helper.make_node("ReorderInput", frames[:1], frames[1:], domain=_DOMAIN))
                 self.nodes.append(self._reshape(frames[1], port.name, shape))
-            # neither an input nor another output can be this output, too
+            # an input or another output cannot also be this output
             elif blocked is not None and blocked not in done and any(blocked in node.output for node in self.nodes):
                 self._rename({blocked: port.name}, written=True)
             else:
@@ -233,7 +234,10 @@ class _Graph:
 
 
 def _is_blocked(port: ValueInfoProto) -> bool:
-    """Return whether a port passes blocked: an fp32 feature of one video, [frames, ...] or [1, frames, ...], in whole blocks."""
+    """Return whether a port carries a blocked tensor.
+
+    It does for an fp32 feature of one video, [frames, ...] or [1, frames, ...], whose channels fill whole blocks.
+    """
     shape = _shape(port)
     return (
         _FEATURE.fullmatch(port.name) is not None

@@ -1,7 +1,7 @@
-"""One fused segment to one ONNX model: its cells' graphs at fixed frames, joined.
+"""Fuse a segment into one ONNX model: its cells' graphs, at fixed numbers of frames, joined.
 
 Every span is an instance of its block's graph, and all instances of a block share its weights. Features wait in order
-until the next block takes them, so a span needs no place of its own in the video: it takes the next frames.
+until the next block takes them. So a span needs no position in the video: it takes the next frames.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ _FRAMES_AXIS = 1
 def fuse(bundle: Bundle, segment: FusedSegment, precision: Precision) -> bytes:
     """Return ``segment`` of the bundle's route as the bytes of a self-contained, linted ONNX model.
 
-    Its ports are the segment's, in order; batch is its only dynamic dimension. It computes what its spans and its head
-    compute one after the other; what no later segment reads is left out. The same bundle gives the same bytes. A cell's
-    nodes keep their names after that of the cell's: ``block1.0-4/NAME`` for input sets 0 to 3, ``head1/NAME``.
+    Its ports are the segment's, in order; batch is its only dynamic dimension. It computes what its spans and its
+    head compute one after another, without anything that no later segment reads. The same bundle gives the same
+    bytes. A cell's nodes keep their names, prefixed by the cell's: ``block1.0-4/NAME`` for input sets 0 to 3,
+    ``head1/NAME``.
 
     Raises:
         HashError: If a file of the bundle has changed.
-        LintError: If a cell's graph cannot be joined, or the joined one holds what a bundle must not hold.
+        LintError: If a cell's graph cannot be joined, or the result holds what a bundle must not hold.
     """
     graph = _SegmentGraph(bundle, segment, precision)
     for span in segment.spans:
@@ -48,7 +49,7 @@ def fuse(bundle: Bundle, segment: FusedSegment, precision: Precision) -> bytes:
 
 
 class _Piece(NamedTuple):
-    """A tensor [batch, frames, ...] and its frames."""
+    """A tensor [batch, frames, ...] and its number of frames."""
 
     tensor: str
     frames: int
@@ -57,8 +58,8 @@ class _Piece(NamedTuple):
 class _SegmentGraph:
     """A fused graph that grows cell by cell.
 
-    What is handed on, from segment to segment or from span to span, is held as pieces in the order of their frames, by
-    its name in ``grid.fusion``. A state that is not held is at zeros.
+    Tensors handed on between segments or spans are held as pieces in the order of their frames, under their names in
+    ``grid.segments``. A state that is not held is all zeros.
     """
 
     def __init__(self, bundle: Bundle, segment: FusedSegment, precision: Precision) -> None:
@@ -92,7 +93,7 @@ class _SegmentGraph:
             self._held.setdefault(feature_name(spec), []).append(_Piece(written[spec.name], frames))
 
     def end(self) -> None:
-        """Answer, or, without a head, keep what a head would read."""
+        """Add the head, or without one keep what a head would read."""
         manifest = self._bundle.manifest
         if self._segment.head is not None:
             self._add_head(manifest.subgraph(self._segment.head))
@@ -118,7 +119,7 @@ class _SegmentGraph:
             self._held[name] = [_Piece(written[name], 0)]
 
     def model(self) -> ModelProto:
-        """Return the whole graph, without what its outputs do not need."""
+        """Return the whole graph, without nodes that its outputs do not need."""
         names = {self._join(self._held[s.name.removeprefix("out.")]): s.name for s in self._segment.outputs}
         for node in self._nodes:
             _rename(node, names)
@@ -128,11 +129,11 @@ class _SegmentGraph:
     # tensors
 
     def _state(self, name: str) -> str | None:
-        """Return the tensor of a state, None where it is at zeros."""
+        """Return the tensor of a state, None if it is all zeros."""
         return self._held[name][0].tensor if name in self._held else None
 
     def _take(self, name: str, frames: int) -> str:
-        """Return the next ``frames`` frames of a feature, which then wait no more."""
+        """Return the next ``frames`` frames of a feature and remove them from those waiting."""
         waiting, taken = self._held[name], []
         while frames:
             piece = waiting.pop(0)
@@ -166,9 +167,9 @@ class _SegmentGraph:
         """Append an instance of a cell's graph; return the tensors of its ports.
 
         Args:
-            subgraph: the cell's.
+            subgraph: the cell's subgraph.
             place: name of the instance, unique in the segment.
-            frames: of this call.
+            frames: number of frames in this call.
             feeds: the tensor of every input port, None for a state at zeros.
         """
         variant = subgraph.variant(self._precision)
@@ -187,7 +188,7 @@ class _SegmentGraph:
         return names
 
     def _without_reshapes(self, shapes: Mapping[str, list[int]]) -> Iterable[NodeProto]:
-        """Yield the nodes without the reshapes that undo one another: rows to frames at a cell's end, back at the next."""
+        """Yield the nodes without reshapes that cancel out: rows to frames at a cell's end, back at the next."""
         sources: dict[str, str] = {}
         same: dict[str, str] = {}
         outputs = {spec.name for spec in self._segment.outputs}
@@ -197,7 +198,7 @@ class _SegmentGraph:
                 source = node.input[0] = sources.get(node.input[0], node.input[0])
                 (output,) = node.output
                 target = numpy_helper.to_array(self._constants[node.input[1]]).tolist()
-                # a reshape leaves one size open at most, so shapes that look the same are the same
+                # a reshape leaves at most one size open, so shapes that look equal are equal
                 if target == shapes.get(source) and output not in outputs:
                     same[output] = source
                     continue
@@ -214,9 +215,9 @@ class _SegmentGraph:
 
 
 def _cell(content: bytes, place: str, frames: int, zeros: Sequence[TensorSpec]) -> ModelProto:
-    """Return a cell's graph for ``frames`` frames and for the states ``zeros`` at zeros.
+    """Return a cell's graph for ``frames`` frames, with the states ``zeros`` at zeros.
 
-    Sizes that it computed from its inputs' shapes are constants then, but the batch.
+    Sizes computed from input shapes become constants, except for the batch.
     """
     model = onnx.load_model_from_string(content)
     graph = model.graph
@@ -242,12 +243,12 @@ def _cell(content: bytes, place: str, frames: int, zeros: Sequence[TensorSpec]) 
 
 
 def _padded(node: NodeProto, state: str, place: str) -> NodeProto:
-    """Return what ``node``, which joins a state and the new frames, computes where the state is at zeros."""
+    """Return the equivalent of ``node``, which joins a state and the new frames, for a state of zeros."""
     joins = node.op_type == "Concat" and helper.get_node_attr_value(node, "axis") == _FRAMES_AXIS
     if not joins or len(node.input) != 2 or node.input[0] != state:
         raise LintError(
-            f"{place}: operator {node.op_type} ({node.name}) reads the state {state}: expected a Concat of the state and "
-            "the new frames along the frames. Export again."
+            f"{place}: operator {node.op_type} ({node.name}) reads the state {state}: "
+            "expected a Concat of the state and the new frames along the frame axis. Export again."
         )
     return helper.make_node("Pad", [node.input[1], f"{state}.zeros"], node.output, node.name)
 
@@ -268,7 +269,7 @@ def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
 
 
 def _shapes(model: ModelProto, name: str) -> dict[str, list[int]]:
-    """Return the shapes of known rank in ``model``, -1 for every size that is not known; ``name`` is for errors."""
+    """Return the shapes of tensors of known rank in ``model``, with -1 for unknown sizes; ``name`` is for errors."""
     try:
         graph = infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
     except InferenceError as error:

@@ -1,7 +1,7 @@
-"""A rewrite of convolutions that write few pixels a frame: one product over the pixels of all frames.
+"""Rewrite convolutions with few output pixels per frame as one matrix product over the pixels of all frames.
 
-onnxruntime convolves one frame after the other, and reads the weights again for each. Where a frame has few pixels, as in the
-heads of an MSDNet, that takes longer than to multiply, the more so where the weights have to come from memory each time.
+onnxruntime convolves frame by frame and reads the weights again each time. If a frame has few pixels, as in the heads
+of an MSDNet, reading takes longer than multiplying, even more so if the weights must come from memory each time.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from onnx import NodeProto, TensorProto, helper
 from .rewritten_graph import Graph, attributes_of
 
 _FEW_PIXELS, _MANY_BYTES = 4, 1 << 20
-"""Pixels that a frame has at most, where the weights have this many bytes or more: a core's own cache does not hold them."""
+"""Most pixels per frame, if the weights have at least this many bytes and so exceed a core's own cache."""
 _BYTES_OF_MEMORY = 32 << 20
-"""With so many the weights come from memory, and it pays whatever the pixels."""
+"""Weights of this size come from memory, so the rewrite pays for any number of pixels."""
 
 
 def im2col_frames(graph: Graph) -> None:
-    """Let such convolutions run as 1x1 convolutions of one row of pixels, which are those of all frames.
+    """Run such convolutions as 1x1 convolutions over one row of pixels, those of all frames.
 
-    The channels of a pixel are what the kernel sees from there, 9 x channels for a 3x3 one, with zeros beyond the frame's edges.
+    A pixel's channels are what the kernel sees from there, 9 x channels for a 3x3 kernel, with zeros beyond the
+    frame's edges.
     """
     shapes, readers = graph.shapes(), graph.readers()
     others: dict[str, list[NodeProto]] = {}
@@ -38,7 +39,7 @@ def im2col_frames(graph: Graph) -> None:
 
 
 def _gains(graph: Graph, node: NodeProto, shapes: dict[str, list[int]]) -> bool:
-    """Return whether a node is a convolution that takes less time over all frames at once."""
+    """Return whether a node is a convolution that is faster over all frames at once."""
     if node.op_type != "Conv" or node.input[1] not in graph.constants:
         return False
     weight, written = graph.constants[node.input[1]], shapes[node.output[0]]
@@ -58,7 +59,7 @@ def _gains(graph: Graph, node: NodeProto, shapes: dict[str, list[int]]) -> bool:
 
 
 def _joined(graph: Graph, node: NodeProto, relu: NodeProto | None, shapes: dict[str, list[int]]) -> list[NodeProto]:
-    """Return the nodes in the place of a convolution, and of the ReLU that alone reads it."""
+    """Return the nodes that replace a convolution and the ReLU, if any, that is its only reader."""
     read, (frames, channels, height, width) = shapes[node.input[0]], shapes[node.output[0]]
     weight = graph.value(node.input[1])
     assert weight is not None
@@ -90,7 +91,7 @@ def _joined(graph: Graph, node: NodeProto, relu: NodeProto | None, shapes: dict[
 
 
 def _places(node: NodeProto, read: list[int], kernel: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return which pixel of all frames each tap of the kernel sees, [frames x height x width x taps]; the one after the last is zero."""
+    """Return the pixel under each tap of the kernel, [frames x height x width x taps]; one past the last is zero."""
     frames, _, height, width = read
     attributes = attributes_of(node)
     top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])

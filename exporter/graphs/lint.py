@@ -1,4 +1,4 @@
-"""What an ONNX graph of a bundle may hold, and the names that it must not carry. Needs no PyTorch."""
+"""Rules for the ONNX graphs of a bundle: what they may hold, and which names they must not carry. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ONNX = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16}
 
 
 def clean(model: onnx.ModelProto, outputs: Sequence[TensorSpec]) -> onnx.ModelProto:
-    """Return ``model`` without stack traces, local paths and names of tools, and with its declared axis names."""
+    """Return ``model`` without stack traces, local paths and tool names, and with its declared axis names."""
     del model.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""
     model.producer_name, model.producer_version = "dynvid", ""
@@ -40,7 +40,7 @@ def lint(model: onnx.ModelProto, name: str, inputs: Sequence[TensorSpec], output
     """Check that ``model`` holds only what a bundle may hold, and has the declared ports.
 
     Raises:
-        LintError: Naming the subgraph, what was found, and where.
+        LintError: With the subgraph, what was found, and where.
     """
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -48,25 +48,25 @@ def lint(model: onnx.ModelProto, name: str, inputs: Sequence[TensorSpec], output
         raise LintError(f"{name}: not a valid ONNX model: {str(error).splitlines()[0]}") from None
     for opset in model.opset_import:
         if opset.domain not in ("", "ai.onnx"):
-            raise LintError(f"{name}: operator domain {opset.domain!r}: a bundle holds standard operators only")
+            raise LintError(f"{name}: operator domain {opset.domain!r}: a bundle may hold standard operators only")
     if model.functions:
-        raise LintError(f"{name}: {len(model.functions)} model-local functions: a bundle holds none")
+        raise LintError(f"{name}: {len(model.functions)} model-local functions: a bundle may hold none")
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise LintError(f"{name}: tensor {tensor.name!r} lies outside the file: a bundle holds no external data")
+            raise LintError(f"{name}: tensor {tensor.name!r} lies outside the file: a bundle may hold no external data")
     if model.graph.sparse_initializer:
-        raise LintError(f"{name}: sparse tensors: a bundle holds dense ones only")
+        raise LintError(f"{name}: sparse tensors: a bundle may hold dense ones only")
     constants = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
         has_body = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
         if node.op_type in _FORBIDDEN or has_body:
             raise LintError(
-                f"{name}: operator {node.op_type} ({node.name}): it couples the videos of a batch or hides control "
-                "flow; a block may look at one video only"
+                f"{name}: operator {node.op_type} ({node.name}) couples the videos of a batch or hides control flow; a "
+                "block may use one video only"
             )
         if node.op_type in _REDUCTIONS and _reduces_batch(node, constants):
             raise LintError(
-                f"{name}: operator {node.op_type} ({node.name}) reduces over the batch; a block may look at one video only"
+                f"{name}: operator {node.op_type} ({node.name}) reduces over the batch; a block may use one video only"
             )
     for kind, values, specs in (("input", model.graph.input, inputs), ("output", model.graph.output, outputs)):
         have = [
@@ -80,7 +80,7 @@ def lint(model: onnx.ModelProto, name: str, inputs: Sequence[TensorSpec], output
         want = [(s.name, _ONNX[s.dtype], s.shape) for s in specs]
         if have != want:
             odd = next(((h, w) for h, w in zip(have, want, strict=False) if h != w), (len(have), len(want)))
-            raise LintError(f"{name}: {kind} {odd[0]} instead of {odd[1]}: the export changed a port")
+            raise LintError(f"{name}: {kind} {odd[0]}, expected {odd[1]}: the export changed a port")
     passed_through = {v.name for v in model.graph.input} & {v.name for v in model.graph.output}
     produced = {out for node in model.graph.node for out in node.output}
     if passed_through or not {v.name for v in model.graph.output} <= produced:
@@ -93,4 +93,4 @@ def _reduces_batch(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto])
         return bool(attributes["axis"] == 0)
     if len(node.input) > 1 and node.input[1] in constants:
         return 0 in np.atleast_1d(onnx.numpy_helper.to_array(constants[node.input[1]]))
-    return True  # no axes: all of them; computed axes: not ours
+    return True  # no axes means all axes; computed axes are not ours

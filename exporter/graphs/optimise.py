@@ -1,7 +1,7 @@
-"""Optimising a graph once, when its engine is made, as onnxruntime would each time that it is loaded.
+"""Optimise a graph once, when its engine is built, instead of each time onnxruntime loads it.
 
-onnxruntime fuses nodes and brings weights into the order that this processor's convolutions read; ``blocked_layout`` lets features
-pass between segments in that order, too. What comes of it is for processors with the same vector instructions only.
+onnxruntime fuses nodes and reorders weights for this processor's convolutions. ``blocked_layout`` also lets features
+pass between segments in that order. The result fits only processors with the same vector instructions.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ...runtime.backends.optimised_graph import OptimisedGraph, pack, weight_nam
 from .blocked_layout import block_size, use_blocked_layout
 
 _LEAST_BYTES = 1024
-"""Of a weight to be shared. Less stays in the model, where shapes and axes must be."""
+"""Least size of a shared weight. Smaller ones stay in the model, where shapes and axes must be."""
 
 
 def optimise(content: bytes, blocked: bool = True) -> bytes:
-    """Return an ONNX model, optimised by the onnxruntime that is installed and apart from its weights; see ``optimised_graph``.
+    """Return an ONNX model as the installed onnxruntime optimises it, apart from its weights; see ``optimised_graph``.
 
     Args:
         content: the model.
@@ -41,12 +41,13 @@ def optimise(content: bytes, blocked: bool = True) -> bytes:
         options = session_options(onnxruntime, 1)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(written)
-        options.log_severity_level = 4  # its warning, for this kind of processor only, is in the engine's key
+        options.log_severity_level = 4  # it warns that the graph fits this kind of processor only; the key says so
         try:
             onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=False)
         except ort_errors() as error:
             raise BackendError(
-                f"onnxruntime {onnxruntime.__version__} cannot optimise a graph: {first_line(error)}. Run 'dynvid doctor'."
+                f"onnxruntime {onnxruntime.__version__} cannot optimise a graph: {first_line(error)}. "
+                "Run 'dynvid doctor'."
             ) from None
         model = onnx.load(written)
     ports = use_blocked_layout(model) if blocked else ()
@@ -54,9 +55,9 @@ def optimise(content: bytes, blocked: bool = True) -> bytes:
 
 
 def _apart(model: ModelProto) -> OptimisedGraph:
-    """Return the model and its weights; every weight once, under the name of its contents.
+    """Return the model and its weights, each weight once, named after its contents.
 
-    onnxruntime numbers and orders what it adds in another way each time; here equal graphs become equal bytes.
+    onnxruntime numbers and orders what it adds differently each time; here equal graphs become equal bytes.
     """
     names: dict[str, str] = {}
     kept: dict[str, TensorProto] = {}
@@ -84,9 +85,9 @@ def _apart(model: ModelProto) -> OptimisedGraph:
 
 
 def _in_order(model: ModelProto) -> list[NodeProto]:
-    """Return the nodes, each after those that it reads from, as they are met on the way back from the outputs.
+    """Return the nodes, each after those that it reads from, in the order met on the way back from the outputs.
 
-    Those outputs first that need the fewest nodes: what a segment hands on is written when it is there, and memory is free again.
+    Outputs that need the fewest nodes come first. So what a segment hands on is written early, and its memory is freed.
     """
     writers = {tensor: node for node in model.graph.node for tensor in node.output if tensor}
     outputs = sorted((value.name for value in model.graph.output), key=lambda name: len(_back_from([name], writers)))
@@ -111,7 +112,7 @@ def _back_from(tensors: Sequence[str], writers: Mapping[str, NodeProto]) -> list
 
 
 def _elsewhere(tensor: TensorProto, name: str, size: int) -> TensorProto:
-    """Return a tensor whose contents are given when the model is loaded."""
+    """Return a tensor whose contents are supplied when the model is loaded."""
     found = TensorProto(name=name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL)
     for key, value in (("location", "weights"), ("offset", "0"), ("length", str(size))):
         entry = found.external_data.add()

@@ -1,8 +1,8 @@
-"""Rewrites of a fused segment for onnxruntime's CPU: the same ports, the same results but for rounding, in less time.
+"""Rewrites of a fused segment for onnxruntime's CPU provider: faster, with the same ports, and equal up to rounding.
 
-onnxruntime computes convolutions in a blocked layout, [frames, channels / 16, height, width, 16]. What it cannot do there, it
-does after copying to the plain layout, and copies back. So what matters is which operators it finds between two convolutions,
-and that it knows their shapes: it adds inside a convolution only what it sees to have the same number of frames.
+onnxruntime computes convolutions in a blocked layout, [frames, channels / 16, height, width, 16]. For anything that it
+cannot do there, it copies to the plain layout and back. So it matters which operators lie between two convolutions, and
+that it knows their shapes: it fuses an addition into a convolution only if it knows that the frame counts match.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ Rewrite = Callable[[Graph], None]
 
 
 def one_video(graph: Graph) -> None:
-    """Fix the batch at one video, and leave its dimension out of whatever has frames.
+    """Fix the batch at one video, and drop its dimension from all tensors with frames.
 
-    Then onnxruntime knows every shape, and a port [frames, channels, height, width] is what a convolution reads or writes: no
-    reshape copies it. The tensor in memory is the same. The dimension stays where an operator is not known to do without it.
+    Then onnxruntime knows every shape, and a convolution reads or writes a port [frames, channels, height, width]
+    directly, without a reshape that copies. The tensor in memory is the same. The dimension stays if any operator is
+    not known to work without it.
     """
     for port in graph.ports.values():
         port.type.tensor_type.shape.dim[0].dim_value = 1
@@ -56,10 +57,10 @@ def one_video(graph: Graph) -> None:
 
 
 def fold_shift(graph: Graph) -> None:
-    """Take the shift into the 1x1 convolutions that read it.
+    """Fold the shift into the 1x1 convolutions that read it.
 
-    ``conv(concat(shifted, x without its first channels))`` becomes ``conv(x) + conv(shifted)``, the first with zeros for the
-    weights of those channels: no copy of x, which stays in the blocked layout.
+    ``conv(concat(shifted, x without its first channels))`` becomes ``conv(x) + conv(shifted)``, where the first
+    convolution has zero weights for those channels. So x is not copied and stays in the blocked layout.
     """
     shapes, writers, readers = graph.shapes(), graph.writers(), graph.readers()
     others = {}
@@ -82,15 +83,15 @@ def fold_shift(graph: Graph) -> None:
 
 
 def split_concats(graph: Graph) -> None:
-    """Let 1x1 convolutions read the parts of a growing concatenation, which is then never made.
+    """Let 1x1 convolutions read the parts of a growing concatenation, which then need not be made.
 
-    ``conv(concat(base, new..))`` becomes ``conv(base) + conv(concat(new..))``. A base is what was there before the first layer,
-    and stays one until as many channels are new. Not where the convolutions write more channels than the base has: adding
-    costs as much then as copying.
+    ``conv(concat(base, new..))`` becomes ``conv(base) + conv(concat(new..))``. The base is what existed before the
+    first layer; it stays the base until as many channels are new. Not applied if the convolutions write more channels
+    than the base has, because then adding costs as much as copying.
     """
     shapes, readers = graph.shapes(), graph.readers()
     channels = {name: shape[_CHANNELS] for name, shape in shapes.items() if len(shape) == 4}
-    parts: dict[str, tuple[str, list[str]]] = {}  # of a concatenation: its base, and what is new
+    parts: dict[str, tuple[str, list[str]]] = {}  # by concatenation: its base, and what is new
     others: dict[str, list[NodeProto]] = {}
     for node in graph.nodes:
         (joined, *_) = node.output
@@ -122,10 +123,10 @@ def split_concats(graph: Graph) -> None:
 
 
 def flatten_concats(graph: Graph) -> None:
-    """Join at once what a concatenation joins that only another one along the same axis reads: nothing is copied twice."""
+    """Merge a concatenation into its only reader, if that concatenates along the same axis: nothing is copied twice."""
     readers = graph.readers()
     joins = {n.output[0]: n for n in graph.nodes if n.op_type == "Concat"}
-    for node in joins.values():  # in order: what a node reads is flat by then
+    for node in joins.values():  # in order, so what a node reads is already flat
         tensors: list[str] = []
         for tensor in node.input:
             inner = joins.get(tensor)
@@ -151,13 +152,13 @@ REWRITES: tuple[Rewrite, ...] = (
     im2col_frames,
     uint8_activations,
 )
-"""All of them, in order: those of convolutions pay only where shapes are known; the last one is for INT8."""
+"""All rewrites, in order. Those of convolutions pay only if shapes are known; the last one is for INT8."""
 
 
 def rewrite(content: bytes, rewrites: Sequence[Rewrite] = REWRITES) -> bytes:
     """Return the fused graph of a segment, rewritten; the same graph gives the same bytes.
 
-    Its ports have the segment's names, and the segment's shapes for one video: [1, frames, ...] or [frames, ...].
+    Its ports keep the segment's names and have its shapes for one video: [1, frames, ...] or [frames, ...].
     """
     graph = Graph(content)
     for one in rewrites:
@@ -189,7 +190,7 @@ def _needs_no_batch(graph: Graph, node: NodeProto, shapes: dict[str, list[int]])
 
 
 def _without_identities(graph: Graph) -> None:
-    """Leave out every Identity but one between an input and an output, or between two outputs."""
+    """Remove every Identity, except one between an input and an output or between two outputs."""
     same: dict[str, str] = {}
     writers = graph.writers()
     for node in graph.nodes:
@@ -229,7 +230,7 @@ def _rows(graph: Graph, name: str, start: int, stop: int) -> str:
 
 
 def _sum(convolution: NodeProto, first: tuple[str, str], second: tuple[str, str]) -> list[NodeProto]:
-    """Return the nodes that add two convolutions, each of (input, weights), in the place of one; the first has the bias."""
+    """Return the nodes that replace a convolution by a sum of two, each of (input, weights); the first has the bias."""
     nodes, bias = [], list(convolution.input[2:])
     for number, inputs in enumerate(((*first, *bias), second), 1):
         node = NodeProto()
@@ -247,7 +248,7 @@ def _sum(convolution: NodeProto, first: tuple[str, str], second: tuple[str, str]
 def _shift_of(
     graph: Graph, node: NodeProto, shapes: dict[str, list[int]], writers: dict[str, NodeProto]
 ) -> tuple[str, str, int, int] | None:
-    """Return (x, shifted, start, stop) where ``node`` puts ``shifted`` in the place of channels [start, stop) of x."""
+    """Return (x, shifted, start, stop) if ``node`` replaces channels [start, stop) of x by ``shifted``."""
     if node.op_type != "Concat" or node.attribute[0].i != _CHANNELS or len(shapes[node.output[0]]) != 4:
         return None
     wholes, strangers, place = set(), [], 0
@@ -268,7 +269,7 @@ def _shift_of(
 def _channels_of(
     graph: Graph, node: NodeProto | None, start: int, shapes: dict[str, list[int]], count: int
 ) -> str | None:
-    """Return the tensor of which ``node`` takes ``count`` channels from ``start`` on, one after the other."""
+    """Return the tensor from which ``node`` takes ``count`` contiguous channels from ``start`` on."""
     if node is None or node.op_type != "Slice" or len(node.input) != 5:
         return None
     starts, axes, steps = (graph.value(node.input[place]) for place in (1, 3, 4))
@@ -281,7 +282,7 @@ def _channels_of(
 def _lies_in_base(
     graph: Graph, node: NodeProto, parts: dict[str, tuple[str, list[str]]], channels: dict[str, int]
 ) -> bool:
-    """Return whether a Slice takes channels of a concatenation's base alone."""
+    """Return whether a Slice only takes channels of a concatenation's base."""
     if node.input[0] not in parts or len(node.input) != 5:
         return False
     starts, stops, axes = (graph.value(node.input[place]) for place in (1, 2, 3))

@@ -1,4 +1,4 @@
-"""A graph that is being rewritten: its nodes, its constants, and what is known of its tensors."""
+"""A graph that is being rewritten: its nodes, its constants, and what is known about its tensors."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from onnx.shape_inference import infer_shapes
 
 
 class Graph:
-    """An ONNX model in the making.
+    """An ONNX model under construction.
 
     Attributes:
         nodes: in topological order.
         constants: by name.
         ports: inputs and outputs, by name.
-        outputs: their names.
+        outputs: names of the outputs.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -30,17 +30,17 @@ class Graph:
         self.outputs = [value.name for value in graph.output]
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """Return a constant's value, None where ``name`` is computed."""
+        """Return a constant's value, None if ``name`` is computed."""
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Return ``name``, which stands for ``value`` from now on."""
+        """Define the constant ``name`` as ``value`` unless it exists; return ``name``."""
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def sizes(self, *sizes: int) -> str:
-        """Return the name of a constant that holds these numbers, as shapes, axes and bounds are given."""
+        """Return the name of an int64 constant with these numbers, for shapes, axes and bounds."""
         return self.constant(f"int64.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
 
     def writers(self) -> dict[str, NodeProto]:
@@ -56,13 +56,13 @@ class Graph:
         return found
 
     def shapes(self) -> dict[str, list[int]]:
-        """Return the shape of every tensor, -1 for a size that is not known."""
+        """Return the shape of every tensor, with -1 for unknown sizes."""
         known = infer_shapes(self.model(), check_type=True, strict_mode=True, data_prop=True).graph
         values = {v.name: v.type.tensor_type.shape.dim for v in (*known.input, *known.value_info, *known.output)}
         return {name: [d.dim_value or -1 for d in shape] for name, shape in values.items()}
 
     def replace(self, others: dict[str, list[NodeProto]]) -> None:
-        """Put other nodes in the place of those that write these tensors, and drop what no output needs."""
+        """Replace the nodes that write these tensors, and drop what no output needs."""
         needed, kept = set(self.outputs), []
         nodes = [new for old in self.nodes for new in others.get(old.output[0], [old])]
         for node in reversed(nodes):
@@ -73,7 +73,7 @@ class Graph:
         self.constants = {name: tensor for name, tensor in self.constants.items() if name in needed}
 
     def model(self) -> onnx.ModelProto:
-        """Return the model as it is now."""
+        """Return the model in its current state."""
         model, old = onnx.ModelProto(), self._model
         model.ir_version, model.producer_name = old.ir_version, old.producer_name
         model.opset_import.extend(old.opset_import)

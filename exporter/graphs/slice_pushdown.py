@@ -1,7 +1,8 @@
-"""A rewrite of the shift's slices: frames are taken before tensors are joined, and together with their channels.
+"""Rewrite the shift's slices: take frames before tensors are joined, and together with their channels.
 
-The shift joins the frame that was handed over, or zeros, with the first channels of all frames; its convolution reads all frames of
-that but the last, and the last is handed over. Done one after the other, these channels are copied three times.
+The shift joins the frame handed over, or zeros, with the first channels of all frames. Its convolution reads all
+frames of the result but the last, and the last is handed over. Done one after another, this copies those channels
+three times.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Piece = tuple[str | None, int, int]  # frames [start, stop) of a part
 
 
 def slice_pushdown(graph: Graph) -> None:
-    """Slice the parts of joined frames, not the whole; and where a part is some channels of a tensor, slice that one."""
+    """Slice the parts of joined frames, not the whole; if a part is a channel slice of a tensor, slice that tensor."""
     shapes, writers = graph.shapes(), graph.writers()
     others: dict[str, list[NodeProto]] = {}
     for node in graph.nodes:
@@ -36,7 +37,7 @@ def slice_pushdown(graph: Graph) -> None:
             else:
                 tensors.append(f"{node.output[0]}.part{len(tensors)}")
                 nodes.append(_slice(graph, writers.get(tensor), tensor, start, stop, tensors[-1], shapes))
-        if not nodes:  # nothing less to copy
+        if not nodes:  # copies no less than before
             continue
         if zeros:
             pads = graph.constant(f"pads.{zeros}", np.array([zeros, *[0] * 7], np.int64))
@@ -50,7 +51,7 @@ def slice_pushdown(graph: Graph) -> None:
 
 
 def _joined(graph: Graph, node: NodeProto | None, shapes: Shapes) -> list[Part]:
-    """Return what a node joins along the frames, in order: tensors, or zeros and a tensor. Nothing where it does something else."""
+    """Return what a node joins along the frames, in order: tensors, or zeros and a tensor; empty for other nodes."""
     if node is None:
         return []
     if node.op_type == "Concat" and attributes_of(node)["axis"] % 4 == _FRAMES:
@@ -63,7 +64,7 @@ def _joined(graph: Graph, node: NodeProto | None, shapes: Shapes) -> list[Part]:
 
 
 def _within(parts: list[Part], start: int, stop: int) -> list[Piece]:
-    """Return the pieces of frames [start, stop) of what ``parts`` make together."""
+    """Return the pieces of frames [start, stop) of the concatenated ``parts``."""
     found, place = list[Piece](), 0
     for tensor, frames in parts:
         first, last = max(start - place, 0), min(stop - place, frames)
@@ -87,7 +88,7 @@ def _slice(
 
 
 def _bounds(graph: Graph, node: NodeProto, axis: int, shapes: Shapes) -> tuple[int, int] | None:
-    """Return start and stop of what a node takes along an axis of [frames, ...], and along no other; None where it is another node."""
+    """Return start and stop of what a node slices along one axis of [frames, ...] only; None for any other node."""
     if node.op_type != "Slice" or len(node.input) != 5 or len(shapes.get(node.input[0], [])) != 4:
         return None
     values = [graph.value(name) for name in node.input[1:]]

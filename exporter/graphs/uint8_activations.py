@@ -1,7 +1,8 @@
-"""A rewrite of INT8 graphs for CPUs: activations as unsigned bytes, the same values at the same scale.
+"""Rewrite INT8 graphs for CPUs: unsigned activations, with the same values at the same scale.
 
-x86's byte products take one unsigned and one signed factor. onnxruntime folds a ReLU into quantising where 0 is the least value,
-and OpenVINO computes wrong results where activations are signed. TensorRT wants them signed, so bundles hold them signed.
+x86's byte products take one unsigned and one signed factor. onnxruntime folds a ReLU into quantisation if 0 is the
+least value, and OpenVINO computes wrong results if activations are signed. TensorRT requires signed ones, so bundles
+hold signed.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from onnx import TensorProto
 
 from .rewritten_graph import Graph
 
-_OF_SIGNED = 128  # the zero point where values may be negative: q + 128 stands for what q stood for
+_OF_SIGNED = 128  # the zero point if values may be negative: q + 128 now means what q meant
 
 _PASSED_ON = {"DequantizeLinear", "MaxPool", "Pad", "QuantizeLinear", "Reshape", "Slice"}
 _OF_ALL = {"Add", "Concat"}
 
 
 def uint8_activations(graph: Graph) -> None:
-    """Let activations be quantised to unsigned bytes; graphs without INT8 stay as they are.
+    """Quantise activations to unsigned bytes; graphs without INT8 stay unchanged.
 
-    A tensor that is never negative gets the zero point 0, and so twice the range; any other one 128.
+    A tensor that is never negative gets zero point 0, and so twice the range; any other gets 128.
     """
     never_negative = _never_negative(graph)
     for node in graph.nodes:
@@ -34,7 +35,7 @@ def uint8_activations(graph: Graph) -> None:
 
 
 def _never_negative(graph: Graph) -> set[str]:
-    """Return the tensors that hold no negative value, as far as the nodes before them show it."""
+    """Return the tensors that the preceding nodes show to hold no negative value."""
     found: set[str] = set()
     for node in graph.nodes:
         sources = node.input if node.op_type in _OF_ALL else node.input[:1]

@@ -1,9 +1,9 @@
-"""Which convolutions stay in fp32: as few as keep INT8 within its bounds, those first that cost most along the route.
+"""Choose the convolutions that stay in fp32: as few as keep INT8 within its bounds, the most harmful first.
 
-The bounds are on what users see: accuracy at every checkpoint, or without labels the share of videos that keep their class; and the
-share of videos that leave where they left. What to leave in fp32 is decided by a finer figure, the loss: how far the logits are from
-PyTorch's when only that cell, or that convolution, is in INT8 and everything runs on from its own states, so that drift along the
-chain counts.
+The bounds are on what users see: accuracy at every checkpoint, or without labels the share of videos that keep their
+class; and the share of videos that leave at the same checkpoint. What to leave in fp32 is chosen by a finer figure,
+the loss: the error of the logits against PyTorch's when only that cell, or that convolution, is in INT8. Everything
+runs on from its own states, so that drift along the chain counts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 Report = Callable[[str], None]
 
 _SHARE = 4
-"""At each step a quarter of the worst cell's convolutions returns to fp32, those of the largest loss."""
+"""Each step returns one in this many of the worst cell's convolutions to fp32, those with the largest loss."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Choice:
 
     Attributes:
         kept: convolutions in fp32, by subgraph.
-        cell_loss: of each subgraph alone in INT8.
-        layer_loss: of each convolution alone in INT8, of the cells that were looked into.
+        cell_loss: of each subgraph when it alone is in INT8.
+        layer_loss: of each convolution when it alone is in INT8, for the cells that were examined.
         scores: of the INT8 bundle on all videos.
         drop: at each checkpoint.
         agreement: of the exits, as ``exits_agree``.
@@ -61,18 +61,18 @@ def choose(
     min_agreement: float,
     report: Report,
 ) -> Choice:
-    """Return the least that has to stay in fp32, as far as going from the worst loss to the least finds it.
+    """Return the least that must stay in fp32, found by a greedy search from the largest loss to the smallest.
 
     Args:
         twins: of the bundle.
-        clips: that the losses are measured on, preprocessed, in temporal order, [clips, l, 3, crop, crop].
+        clips: for measuring losses, preprocessed, in temporal order, [clips, l, 3, crop, crop].
         reference: the PyTorch network's logits for them, or the fp32 bundle's, [clips, checkpoints, classes].
-        backend: what the losses are measured on.
+        backend: for measuring losses.
         plain: scores of the fp32 bundle.
         score: returns the scores of an INT8 bundle on the same videos.
         max_drop: see ``drops``.
         min_agreement: see ``exits_agree``.
-        report: gets a line about each step.
+        report: called with a line about each step.
 
     Raises:
         ProofError: If the bounds do not hold even with everything in fp32.
@@ -87,7 +87,7 @@ def choose(
         return _loss(SplitLogits(twins.bundle(others), backend, "int8", clips).first(len(clips)), reference)
 
     for name, found in layers.items():
-        report(f"int8: loss of {name}")
+        report(f"int8: measuring the loss of {name}")
         if found:
             cell_loss[name] = loss({name: found})
     left = dict(cell_loss)
@@ -99,12 +99,12 @@ def choose(
         seen = f"int8 drops {max(drop):.4f}, {agreement:.4f} of the exits agree"
         if not left:
             raise ProofError(
-                f"{seen} with everything in fp32: expected at most {max_drop} at every checkpoint, and at least {min_agreement}; run "
-                "'dynvid verify BUNDLE', or export again"
+                f"{seen} with everything in fp32: expected at most {max_drop} at every checkpoint, and at least "
+                f"{min_agreement}; run 'dynvid verify BUNDLE', or export again"
             )
         name = max(left, key=left.__getitem__)
         if name not in layer_loss:
-            report(f"{seen}: looking into {name}")
+            report(f"{seen}: examining {name}")
             layer_loss[name] = {layer: loss({name: (layer,)}) for layer in layers[name]}
         still = sorted(set(layers[name]).difference(kept[name]), key=layer_loss[name].__getitem__, reverse=True)
         kept[name] = (*kept[name], *still[: -(-len(layers[name]) // _SHARE)])
@@ -127,20 +127,20 @@ def drops(plain: Scores, found: Scores) -> tuple[float, ...]:
 
 
 def exits_agree(plain: Scores, found: Scores) -> float:
-    """Return the share of videos that leave where they leave in fp32, at q = 1.2, each set by thresholds of its own scores."""
+    """Return the share of videos with the same exit as in fp32, at q = 1.2, each with thresholds of its own scores."""
     left, right = exits_of(plain, found)
     return float((left == right).mean())
 
 
 def exits_of(plain: Scores, found: Scores) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each video leaves in fp32 and in INT8, from 0."""
+    """Return each video's exit in fp32 and in INT8, counted from 0."""
     confidences = (common(scores, plain, found).max(axis=2) for scores in (plain, found))
     left, right = (exits(values, geometric_thresholds(values, PROOF_Q)) for values in confidences)
     return left, right
 
 
 def common(scores: Scores, one: Scores, other: Scores) -> NDArray[np.floating]:
-    """Return the probabilities of those videos that have scores in both, [checkpoints, videos, classes]."""
+    """Return the probabilities of the videos that have scores in both, [checkpoints, videos, classes]."""
     both = set(one.videos).intersection(other.videos)
     rows = np.array([name in both for name in scores.videos])
     result: NDArray[np.floating] = scores.probabilities[:, rows]
@@ -148,6 +148,6 @@ def common(scores: Scores, one: Scores, other: Scores) -> NDArray[np.floating]:
 
 
 def _loss(logits: Floats, reference: Floats) -> float:
-    """Return the root mean square error of the logits at the worst checkpoint, in standard deviations of a video's logits."""
+    """Return the RMS error of the logits at the worst checkpoint, in standard deviations of a video's logits."""
     errors = np.sqrt(((logits - reference) ** 2).mean(axis=(0, 2))) / scale_of(reference)
     return float(errors.max())

@@ -1,4 +1,4 @@
-"""A bundle with INT8 twins beside its fp32 graphs: ranges, what stays in fp32, proof."""
+"""Add INT8 variants to a bundle beside its fp32 graphs: measure ranges, choose what stays fp32, prove the result."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ Floats = NDArray[np.float32]
 Report = Callable[[str], None]
 
 MAX_DROP = 0.005
-"""Of accuracy at any checkpoint, where nothing else is asked for: half a point."""
+"""Default limit on the loss of accuracy at any checkpoint: half a point."""
 
 MIN_AGREEMENT = 0.975
-"""Of exits with those of fp32, where nothing else is asked for: on videos other than those chosen on it is a little less."""
+"""Default share of exits that agree with fp32. On videos not used for the choice it is slightly lower."""
 
 LOSS_CLIPS = 8
-"""Videos that losses are measured on: those of the least sha256 that can be read."""
+"""Number of videos for measuring losses: those with the smallest sha256 that can be read."""
 
 
 def calibrate_int8(
@@ -63,20 +63,20 @@ def calibrate_int8(
     min_agreement: float,
     report: Report,
 ) -> tuple[Bundle, Scores]:
-    """Write ``bundle`` with INT8 twins, proved, to ``root``; return it, and its INT8 set's scores.
+    """Write ``bundle`` with proved INT8 variants to ``root``; return it, and its INT8 set's scores.
 
     Args:
-        bundle: stays as it is.
-        training_checkpoint: that it was exported from.
-        data: LIST of the videos that ranges, losses and drops are measured on.
+        bundle: stays unchanged.
+        training_checkpoint: the one that it was exported from.
+        data: LIST of the videos for measuring ranges, losses and drops.
         root: folder of the new bundle.
-        keep: file that the ranges are read from, if it is there, and else written to.
+        keep: file that the ranges are read from if it exists, and otherwise written to.
         keep_scores: of ``bundle`` on these videos, see ``score_videos``.
-        threads: of onnxruntime, which runs both bundles; None: one a core.
-        thresholds: T.json that videos leave by while ranges are found; None: they run to the end.
+        threads: of onnxruntime, which runs both bundles; None: one per core.
+        thresholds: T.json that videos leave by while ranges are measured; None: they run to the end.
         max_drop: see ``drops``; None: ``MAX_DROP``.
         min_agreement: see ``exits_agree``.
-        report: gets a line about each step.
+        report: called with a line about each step.
 
     Raises:
         UsageError: If ``root`` is the bundle's own folder, or the thresholds have temperatures.
@@ -87,7 +87,7 @@ def calibrate_int8(
         InputRefusedError, ResourceError: If the bundle cannot be written.
     """
     if root.resolve() == bundle.root.resolve():
-        raise UsageError(f"-o {str(root)!r} is BUNDLE itself, which stays as it is: give another folder")
+        raise UsageError(f"-o {str(root)!r} is BUNDLE itself, which must not change: give another folder")
     require_target(root)
     manifest, videos = bundle.manifest, read_list(data)
     require_videos(len(videos))
@@ -109,7 +109,7 @@ def calibrate_int8(
         drop = MAX_DROP if max_drop is None else max_drop
         choice = choose(twins, clips, reference.logits(), backend, plain, score, drop, min_agreement, report)
     made = twins.bundle(choice.kept)
-    report("int8: videos alone and among others")
+    report("int8: checking videos alone and among others")
     proof = figures(
         choice, twins, plain, rounded(drift(network, made, backend, "int8", clips[0], reference.last_features))
     )
@@ -123,7 +123,7 @@ def calibrate_int8(
 def figures(choice: Choice, twins: QuantizedVariants, plain: Scores, drift: list[float]) -> dict[str, Any]:
     """Return the proof of the INT8 set, as the manifest holds it under ``int8``.
 
-    Exits are compared at q = 1.2, each set with thresholds of its own scores.
+    Exits are compared at q = 1.2, each set with thresholds from its own scores.
     """
     found, fp32 = choice.scores, {name: sorted((*choice.kept[name], *twins.unscaled[name])) for name in twins.layers}
     p32, p8 = (common(scores, plain, found) for scores in (plain, found))
@@ -150,12 +150,13 @@ def figures(choice: Choice, twins: QuantizedVariants, plain: Scores, drift: list
 
 
 def prove_twins(network: VideoNetwork, bundle: Bundle, backend: Backend, clips: Floats) -> dict[str, float]:
-    """Return the largest error of each twin, in standard deviations of the tensor; see ``proof.prove_subgraphs``.
+    """Return the largest error of each INT8 variant, in standard deviations of the tensor; see ``prove_subgraphs``.
 
-    It has no bound: what is clipped counts in full, and what INT8 may cost was judged by what users see.
+    It has no bound: clipped values count in full, and the cost of INT8 was judged by what users see.
 
     Raises:
-        ProofError: If a video's result depends on those that it shares a call with, or on how its frames are split into calls.
+        ProofError: If a video's result depends on the other videos in its call, or on how its frames are split into
+            calls.
     """
     modules = split(network, "fp32")
     ordered = clips[:, list(network.grid.frame_order)]
@@ -169,13 +170,14 @@ def _thresholds(path: Path | None, bundle: Bundle) -> tuple[float | None, ...] |
     found = read_thresholds(path, bundle.sha256, len(bundle.manifest.route_cells), "fp32")
     if found.temperatures is not None:
         raise UsageError(
-            f"--thresholds {str(path)!r} has temperatures: ranges are found without, choose it without --temperature"
+            f"--thresholds {str(path)!r} has temperatures, but ranges are measured without: choose thresholds "
+            "without --temperature"
         )
     return found.thresholds
 
 
 def _clips(decoder: Decoder, videos: Sequence[ListedVideo], manifest: Manifest) -> Floats:
-    """Return the first ``LOSS_CLIPS`` videos that can be read, in temporal order, [clips, l, 3, crop, crop]."""
+    """Return the first ``LOSS_CLIPS`` readable videos, in temporal order, [clips, l, 3, crop, crop]."""
     found: list[Floats] = []
     for video in videos:
         if len(found) < LOSS_CLIPS:

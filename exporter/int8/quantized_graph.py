@@ -1,7 +1,7 @@
-"""One subgraph's graph in INT8: quantised values between its convolutions, as Q/DQ pairs that strongly typed TensorRT parses.
+"""Quantise one subgraph's graph to INT8, with Q/DQ pairs between convolutions that strongly typed TensorRT can parse.
 
-onnxruntime's quantiser inserts the pairs. Activations and weights are symmetric, weights have a scale for each output channel,
-biases stay fp32. Ports stay fp32, too: a twin stands in a route wherever its fp32 graph does.
+onnxruntime's quantiser inserts the pairs. Activations and weights are symmetric, weights have one scale per output
+channel, and biases stay fp32. Ports stay fp32 too, so an INT8 variant can replace its fp32 graph anywhere in a route.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ...grid.manifest import Variant
 from ..graphs.lint import clean, lint
 
 QUANTISED = ("Conv", "Add")
-"""Operators whose inputs are quantised. Their results are not: what reads them adds, or applies a ReLU, and is quantised after that."""
+"""Operators whose inputs are quantised. Outputs are not: an Add or ReLU reads them and is quantised afterwards."""
 
 _ROWS_RANK = 4  # [batch x frames, channels, height, width]
 
 
 def activations(model: ModelProto) -> tuple[str, ...]:
-    """Return the tensors that a twin of this graph quantises, [batch x frames, channels, height, width], in order."""
+    """Return the tensors to quantise in this graph, [batch x frames, channels, height, width], in order."""
     ranks = _ranks(model)
     found: dict[str, None] = {}
     for node in model.graph.node:
@@ -36,7 +36,7 @@ def activations(model: ModelProto) -> tuple[str, ...]:
 def convolutions(model: ModelProto, largest: Mapping[str, float]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of a graph's convolutions, in order: those that can be in INT8, and those that cannot.
 
-    They cannot where their input is no ``activations`` of the graph, or has the range 0.
+    A convolution cannot if its input is not among the graph's ``activations``, or has range 0.
     """
     all_ = [node for node in model.graph.node if node.op_type == "Conv"]
     can = tuple(node.name for node in all_ if largest.get(node.input[0], 0) > 0)
@@ -46,17 +46,17 @@ def convolutions(model: ModelProto, largest: Mapping[str, float]) -> tuple[tuple
 def quantise(
     content: bytes, variant: Variant, name: str, largest: Mapping[str, float], kept: Collection[str] = ()
 ) -> bytes:
-    """Return the INT8 twin of a subgraph's fp32 graph; the same arguments give the same bytes.
+    """Return the INT8 variant of a subgraph's fp32 graph; the same arguments give the same bytes.
 
     Args:
         content: the graph.
-        variant: its ports, which the twin has, too.
+        variant: its ports, which the INT8 variant shares.
         name: of the subgraph, for errors.
-        largest: absolute value of each of its ``activations``; what reads one of 0 stays in fp32.
+        largest: largest absolute value of each of its ``activations``; nodes that read one of 0 stay in fp32.
         kept: convolutions that stay in fp32.
 
     Raises:
-        LintError: If the twin is not what a bundle may hold.
+        LintError: If the result is not what a bundle may hold.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
@@ -89,7 +89,7 @@ def quantise(
         },
     )
     level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # it advises preprocessing that the export has done
+    logging.getLogger().setLevel(logging.ERROR)  # it recommends preprocessing that the export has already done
     try:
         quantiser.quantize_model()
         quantiser.model.topological_sort()
@@ -102,7 +102,7 @@ def quantise(
 
 
 def _read_unrounded(model: ModelProto, names: Collection[str]) -> None:
-    """Let the nodes called ``names`` read what others read quantised as it was before: the quantiser changes all readers alike."""
+    """Let the nodes ``names`` read unquantised tensors again; the quantiser changes all readers of a tensor alike."""
     writers = {tensor: node for node in model.graph.node for tensor in node.output}
     for node in model.graph.node:
         if node.name in names:

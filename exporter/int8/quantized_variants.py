@@ -1,4 +1,4 @@
-"""The INT8 twins of a bundle's subgraphs: from ranges to a bundle that also holds them, in memory."""
+"""The INT8 variants of a bundle's subgraphs: from ranges to a bundle, in memory, that also holds them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Layers = Mapping[str, Collection[str]]
 
 
 class QuantizedVariants:
-    """Makes INT8 twins; every tensor of a wire gets the wire's largest value, so its scale is the same wherever it is met.
+    """Makes INT8 variants. Every tensor gets its scale group's largest value, so that its scale is the same everywhere.
 
     Args:
         bundle: with fp32 graphs.
@@ -29,7 +29,7 @@ class QuantizedVariants:
 
     Attributes:
         layers: the convolutions of each subgraph that can be in INT8.
-        unscaled: those that cannot: their input is always 0, or no image.
+        unscaled: those that cannot: their input is always 0, or not an image.
 
     Raises:
         StaleRangesError: If the ranges do not fit the bundle's graphs.
@@ -38,15 +38,15 @@ class QuantizedVariants:
 
     def __init__(self, bundle: Bundle, ranges: Ranges) -> None:
         self._bundle = bundle
-        self._whole: dict[str, bytes] = {}  # twins that keep nothing
+        self._whole: dict[str, bytes] = {}  # variants that keep no convolution in fp32
         self._contents = {s.name: bundle.read(s.variant("fp32")) for s in bundle.manifest.subgraphs}
         graphs = {name: onnx.load_model_from_string(content) for name, content in self._contents.items()}
         wires, widest = ScaleGroups(graphs, bundle), defaultdict[Tensor, float](float)
         for name, graph in graphs.items():
             if set(activations(graph)) != set(ranges.largest.get(name, ())):
                 raise StaleRangesError(
-                    f"ranges of bundle {ranges.bundle_sha256[:8]}… do not have the tensors of {name}: run 'dynvid quantize' "
-                    "again"
+                    f"ranges of bundle {ranges.bundle_sha256[:8]}… do not have the tensors of {name}: "
+                    "run 'dynvid quantize' again"
                 )
             for tensor, value in ranges.largest[name].items():
                 wire = wires.of(Tensor(name, tensor))
@@ -60,13 +60,13 @@ class QuantizedVariants:
         self.unscaled = {name: cannot for name, (_, cannot) in found.items()}
 
     def bundle(self, kept: Layers) -> Bundle:
-        """Return the bundle with INT8 twins, held in memory and not proved.
+        """Return the bundle with INT8 variants, held in memory and not proved.
 
         Args:
-            kept: convolutions that stay in fp32; a subgraph that keeps them all has its fp32 graph as twin.
+            kept: convolutions that stay in fp32. A subgraph that keeps them all uses its fp32 graph as INT8 variant.
 
         Raises:
-            LintError: If a twin is not what a bundle may hold.
+            LintError: If a variant is not what a bundle may hold.
         """
         manifest, subgraphs = self._bundle.manifest, []
         held: dict[str, bytes] = {}

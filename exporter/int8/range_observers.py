@@ -1,4 +1,4 @@
-"""Cells that also tell how large their activations get: what the ranges of INT8 are measured with."""
+"""Add outputs to cells that report their largest activations, for measuring the ranges of INT8."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .quantized_graph import activations
 
 
 class ObservedCells(NamedTuple):
-    """A bundle, held in memory, whose fp32 subgraphs have one more output; and the tensors that it tells of, by subgraph.
+    """A bundle, in memory, whose fp32 subgraphs have one more output; and the tensors that it reports, by subgraph.
 
-    The output ``SUBGRAPH.largest`` is the largest absolute value of each tensor: of a block in every frame, [batch, frames,
-    tensors], of a head in all frames of the call, [batch, tensors].
+    The output ``SUBGRAPH.largest`` is the largest absolute value of each tensor: for a block in every frame, [batch,
+    frames, tensors], for a head in all frames of the call, [batch, tensors].
     """
 
     bundle: Bundle
@@ -29,7 +29,7 @@ class ObservedCells(NamedTuple):
 
 
 def observe_ranges(bundle: Bundle) -> ObservedCells:
-    """Return ``bundle`` with the activations watched that its INT8 twins would quantise.
+    """Return ``bundle`` with observers on the activations that its INT8 variants would quantise.
 
     Raises:
         HashError: If a file of the bundle has changed.
@@ -53,7 +53,7 @@ def observe_ranges(bundle: Bundle) -> ObservedCells:
 
 
 def _add_output(model: ModelProto, subgraph: Subgraph, names: Sequence[str]) -> TensorSpec:
-    """Add the output to a graph whose tensors ``names`` are [batch x frames, channels, height, width]; return its port."""
+    """Add the output for tensors ``names`` [batch x frames, channels, height, width] to a graph; return its port."""
     graph, port = model.graph, f"{subgraph.name}.largest"
 
     def constant(name: str, values: Sequence[int]) -> str:

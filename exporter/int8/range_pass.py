@@ -1,7 +1,7 @@
-"""The range pass: every video once along the unsplit route, from the cells, while their activations are watched.
+"""The range pass: run every video once along the route, cell by cell, and record its largest activations.
 
-One video is decoded at a time, and of each only the largest values are kept, in a journal, and counted. So memory does not grow
-with the number of videos, a killed pass goes on where it was, and neither order nor batches can change what is found.
+Videos are decoded one at a time. Only the largest values of each are kept, in a journal, and counted. So memory does
+not grow with the number of videos, an interrupted pass resumes, and neither order nor batching can change the result.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ Floats = NDArray[np.float32]
 Report = Callable[[str], None]
 
 LEAST_VIDEOS = 32
-"""Fewer give no ranges: the largest activation of a layer is a matter of chance then."""
+"""With fewer videos, the largest activation of a layer would be a matter of chance."""
 
 FLOOR = 64
-"""Videos that run to the end whatever the thresholds say, those of the least sha256: late cells need ranges, too."""
+"""Videos that run to the end regardless of thresholds, those with the smallest sha256: late cells need ranges too."""
 
 QUANTILE = 0.95
-"""Of the videos whose largest value lies within the range: the last few would make the steps of all others coarser."""
+"""Share of videos whose largest value is within the range: covering the rest would coarsen the steps for all."""
 
 _NOT_REACHED = -1.0
 _DIGEST = 32  # bytes of a sha256
 
 
 class LargestValues:
-    """The largest absolute value of one tensor in each video, counted by sign, exponent and seven bits: within one percent."""
+    """The largest absolute value of one tensor per video, counted by sign, exponent and seven bits: within 1 %."""
 
     def __init__(self) -> None:
         self._videos: Counter[int] = Counter()
 
     def add(self, value: float) -> None:
-        """Count one video; a negative value is of one that did not reach the tensor."""
+        """Count one video; a negative value means that the video did not reach the tensor."""
         if value >= 0:
             self._videos[int(np.float32(value).view(np.uint32)) >> 16] += 1
 
     def quantile(self, share: float) -> float:
-        """Return what no more than ``share`` of the videos need, at least; 0 where all of them had 0, or none was counted."""
+        """Return a bound that at least ``share`` of the videos stay within; 0 if all had 0, or none was counted."""
         wanted, seen = share * self._videos.total(), 0
         for place in sorted(self._videos):
             seen += self._videos[place]
@@ -74,20 +74,20 @@ def find_ranges(
     """Return the ranges of a bundle on the videos of a list.
 
     Args:
-        executor: of the watched bundle (``range_observers``), whose cells have the output ``SUBGRAPH.largest``.
-        tensors: that it tells of, by subgraph.
-        videos: of the list; labels play no part. Those that cannot be read are left out.
-        keep: the file that the ranges are read from, if it is there, and else written to.
+        executor: of the observed bundle (``range_observers``), whose cells have the output ``SUBGRAPH.largest``.
+        tensors: the tensors that it reports, by subgraph.
+        videos: of the list; labels are not used. Videos that cannot be read are skipped.
+        keep: the file that the ranges are read from if it exists, and otherwise written to.
         decoder: of the videos.
-        report: is told of progress.
-        thresholds: videos leave by them, but for ``FLOOR``; None: each runs to the end of the route.
+        report: called with progress.
+        thresholds: the exit thresholds, except for ``FLOOR`` videos; None: each video runs to the end of the route.
 
     Raises:
-        TooFewVideosError: If there are fewer than ``LEAST_VIDEOS``, or fewer can be read.
-        RangesError: If an activation is NaN or infinite, or most videos have one colour in all frames.
+        TooFewVideosError: If fewer than ``LEAST_VIDEOS`` are listed or readable.
+        RangesError: If an activation is NaN or infinite, or most videos have a single colour in all frames.
         StaleRangesError: If ``keep`` holds the ranges of something else.
-        StaleScoresError: If the journal of a pass that was killed does.
-        ListError, ResourceError, BackendError: As reading, writing and running do.
+        StaleScoresError: If the journal of an interrupted pass does.
+        ListError, ResourceError, BackendError: If reading, writing or running fails.
     """
     require_videos(len(videos))
     bundle, route = executor.bundle, executor.route
@@ -99,8 +99,11 @@ def find_ranges(
     rule = ExitRule(route, thresholds, None)
     places = [(subgraph, tensor) for subgraph, names in sorted(tensors.items()) for tensor in names]
     belongs_to = {
-        "bundle": bundle.sha256, "data": data, "tensors": len(places), "thresholds": None if thresholds is None else list(thresholds)
-    }  # fmt: skip
+        "bundle": bundle.sha256,
+        "data": data,
+        "tensors": len(places),
+        "thresholds": None if thresholds is None else list(thresholds),
+    }
     met = [LargestValues() for _ in places]
     reached, plain, done = np.zeros(len(route.cells), np.int64), 0, set()
     size = _DIGEST + 4 * (2 + len(places))
@@ -133,7 +136,7 @@ def find_ranges(
                 record = bytes.fromhex(name) + row.tobytes()
                 journal.append(record)
                 take(record)
-            report(f"{number}/{len(videos)} videos watched")
+            report(f"{number}/{len(videos)} videos observed")
         require_videos(int(reached[0]), len(videos))
         _require_variety(plain, int(reached[0]))
         found: dict[str, dict[str, float]] = {name: {} for name in sorted(tensors)}
@@ -152,7 +155,7 @@ def _watch_one(
     tensors: Mapping[str, Sequence[str]],
     video: str,
 ) -> Floats:
-    """Return the last segment that a video ran, whether all its frames are of one colour, and its largest activations."""
+    """Return a video's last segment, whether all its frames have a single colour, and its largest activations."""
     met: dict[str, Floats] = {}
     last, one_colour = 0, True
     with closing(executor.walk([source])) as walk:
@@ -164,8 +167,8 @@ def _watch_one(
                 met[name] = np.maximum(met[name], values) if name in met else values
             if not np.isfinite(at.logits).all() or not all(np.isfinite(values).all() for values in met.values()):
                 raise RangesError(
-                    f"video {video!r}: an activation of segment {last} is NaN or infinite: INT8 needs finite ones; leave the "
-                    "video out, or use an earlier training checkpoint"
+                    f"video {video!r}: an activation of segment {last} is NaN or infinite, expected finite values: "
+                    "leave the video out, or use an earlier training checkpoint"
                 )
             if rule is not None and rule.judge(last, at.logits[0], at.probabilities[0]).leaves:
                 break
@@ -174,7 +177,7 @@ def _watch_one(
 
 
 def largest(executor: Executor, index: int, tensors: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
-    """Return the largest activations that segment ``index`` met, after it has run: by subgraph, [tensors]."""
+    """Return the largest activations of segment ``index`` after it has run: by subgraph, [tensors]."""
     found = {}
     for name, watched in tensors.items():
         values = executor.tap(index, f"{name}.largest") if watched else None  # a block's [1, frames, tensors]
@@ -184,7 +187,7 @@ def largest(executor: Executor, index: int, tensors: Mapping[str, Sequence[str]]
 
 
 def require_videos(count: int, listed: int | None = None) -> None:
-    """Check that so many videos, of those listed that can be read, are enough for ranges.
+    """Check that this number of readable videos is enough for ranges.
 
     Raises:
         TooFewVideosError: If not.
@@ -192,12 +195,14 @@ def require_videos(count: int, listed: int | None = None) -> None:
     if count < LEAST_VIDEOS:
         of = "" if listed is None else f" of {listed} can be read: that is too few"
         raise TooFewVideosError(
-            f"{count} videos{of} for INT8's ranges: expected at least {LEAST_VIDEOS}, better 500, like those to be classified"
+            f"{count} videos{of} for INT8's ranges: expected at least {LEAST_VIDEOS}, better 500, like those to be "
+            "classified"
         )
 
 
 def _require_variety(plain: int, videos: int) -> None:
     if 2 * plain > videos:
         raise RangesError(
-            f"{plain} of {videos} videos have one colour in all frames: expected videos like those to be classified"
+            f"{plain} of {videos} videos have a single colour in all frames: expected videos like those to be "
+            "classified"
         )

@@ -1,4 +1,4 @@
-"""Ranges: how large the activations of a bundle's subgraphs get on some videos, in a file that says whose they are."""
+"""Ranges: how large the activations of a bundle's subgraphs get on some videos, and which videos these were."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ VERSION = (1, 0)
 
 @dataclass(frozen=True)
 class Ranges:
-    """How large every activation gets that INT8 quantises.
+    """The range of every activation that INT8 quantises.
 
     Attributes:
         bundle_sha256: of the bundle's manifest.
-        data_sha256: of the videos: of the sha256 of their files, ascending, a line each.
-        videos: that gave ranges; the others could not be read.
+        data_sha256: of the videos: of the ascending sha256 of their files, one per line.
+        videos: number of videos that gave ranges; the others could not be read.
         thresholds: that they left by; None: each ran to the end of the route.
-        reached: videos that ran each segment of the route.
+        reached: number of videos that ran each segment of the route.
         largest: absolute value by subgraph and tensor of its fp32 graph; nearly all videos that reached it stay below.
     """
 
@@ -35,7 +35,7 @@ class Ranges:
     largest: dict[str, dict[str, float]]
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all; the same ranges give the same bytes.
+        """Write the file atomically; the same ranges give the same bytes.
 
         Raises:
             ResourceError: If it cannot be written.
@@ -47,11 +47,12 @@ class Ranges:
 def read_ranges(
     path: Path, bundle_sha256: str, data_sha256: str, thresholds: tuple[float | None, ...] | None
 ) -> Ranges:
-    """Return the ranges of a file, if they are of the bundle with this manifest hash, and of these videos and thresholds.
+    """Return the ranges of a file, if they belong to this bundle, these videos and these thresholds.
 
     Raises:
         RangesError: If the file cannot be read, or is malformed.
-        StaleRangesError: If they are of another bundle, other videos or thresholds, or have changed since they were written.
+        StaleRangesError: If they belong to another bundle, videos or thresholds, or have changed since they were
+            written.
     """
     again = "run 'dynvid quantize' with another --ranges, or remove the file"
     try:
@@ -68,9 +69,11 @@ def read_ranges(
         ("videos", found.data_sha256, data_sha256),
     ):
         if have != want:
-            raise StaleRangesError(f"ranges {str(path)!r} belong to {what} {have[:8]}…, these are {want[:8]}…: {again}")
+            raise StaleRangesError(
+                f"ranges {str(path)!r} belong to {what} {have[:8]}…, but these are {want[:8]}…: {again}"
+            )
     if found.thresholds != thresholds:
         raise StaleRangesError(
-            f"ranges {str(path)!r} are of videos that left by {found.thresholds}, asked for is {thresholds}: {again}"
+            f"ranges {str(path)!r} are of videos that left by {found.thresholds}, expected {thresholds}: {again}"
         )
     return found

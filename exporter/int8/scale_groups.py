@@ -1,7 +1,7 @@
-"""Scale groups: tensors of a bundle's fp32 graphs that carry the same values, so that INT8 needs one scale for all of them.
+"""Scale groups: tensors of a bundle's fp32 graphs that carry the same values and so share one INT8 scale.
 
-What only moves values does not leave a wire: an operator that slices, joins, pads or reshapes, the way from a state's output
-to its input at the next call, and the way of a feature from one block to the next block and to its heads.
+Anything that only moves values stays in the group: operators that slice, join, pad or reshape, the path from a state's
+output to its input at the next call, and the path of a feature from one block to the next block and to its heads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from onnx import ModelProto
 from ...grid.bundle import Bundle
 
 MOVES = {"Concat", "Identity", "MaxPool", "Pad", "Reshape", "Slice"}
-"""Operators whose results are some of the values that they read, and zeros."""
+"""Operators whose results are values that they read, and zeros."""
 
 
 class Tensor(NamedTuple):
@@ -26,15 +26,15 @@ class Tensor(NamedTuple):
 
 
 class ScaleGroups:
-    """The wires of a bundle.
+    """The scale groups of a bundle.
 
     Args:
         graphs: the fp32 graphs of the bundle's subgraphs, by name.
-        bundle: whose states and features they hand on.
+        bundle: its manifest says which states and features they hand on.
     """
 
     def __init__(self, graphs: Mapping[str, ModelProto], bundle: Bundle) -> None:
-        self._next: dict[Tensor, Tensor] = {}  # towards the tensor that stands for the wire
+        self._next: dict[Tensor, Tensor] = {}  # towards the tensor that represents the group
         writers: dict[str, Tensor] = {}
         for subgraph in bundle.manifest.subgraphs:
             graph = graphs[subgraph.name].graph
@@ -49,7 +49,7 @@ class ScaleGroups:
                     self._join(Tensor(subgraph.name, value.name), writers[value.name])
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Return the tensor that stands for the wire of ``tensor``."""
+        """Return the tensor that represents the scale group of ``tensor``."""
         while tensor in self._next:
             tensor = self._next[tensor]
         return tensor

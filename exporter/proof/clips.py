@@ -1,4 +1,4 @@
-"""The clips on which an export is proved: synthetic, deterministic, all different, with motion at every scale."""
+"""The clips that an export is proved on: synthetic, deterministic, all different, with motion at every scale."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...runtime.video.frames import normalise
 def proof_clips(count: int, num_frames: int, preprocessing: Preprocessing, seed: int = 0) -> NDArray[np.float32]:
     """Return preprocessed clips in temporal order, [count, num_frames, 3, crop, crop].
 
-    Textures of several scales pan over one another at speeds of their own, under noise that differs in every frame.
+    Textures of several scales pan over one another at different speeds, under noise that differs in every frame.
     """
     size = preprocessing.crop
     clips = []
@@ -36,7 +36,7 @@ def proof_clips(count: int, num_frames: int, preprocessing: Preprocessing, seed:
 def _bilinear(
     texture: NDArray[np.float32], rows: NDArray[np.float64], columns: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Return the texture, which repeats, at the given rows and columns: [rows, columns, 3]."""
+    """Return the periodic texture at the given rows and columns: [rows, columns, 3]."""
     cells = len(texture)
     r, c = np.floor(rows).astype(int), np.floor(columns).astype(int)
     fr = (rows - r).astype(np.float32)[:, None, None]

@@ -1,7 +1,7 @@
 """The proof of an export: the split network computes what the plain PyTorch network computes on one video alone.
 
-Differences are measured in standard deviations: of a video's logits over the classes (their mean over the clips), or
-of the tensor itself for a subgraph. Everything runs on onnxruntime's CPU provider.
+Differences are measured in standard deviations: of a video's logits over the classes (averaged over the clips), or of
+the tensor itself for a subgraph. Everything runs on onnxruntime's CPU provider.
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ def prove(
 ) -> dict[str, Any]:
     """Return the figures of the proof, as the manifest holds them.
 
-    What can fail on one clip is tried on the first one, before the reference computes the others.
+    Whatever can fail on one clip is checked on the first clip, before the reference computes the others.
 
     Args:
         network: the whole network in eval mode, fp32, with the bundle's route.
-        subgraphs: the modules that were exported, by precision; fp32 among them.
+        subgraphs: the exported modules, by precision; fp32 among them.
         bundle: the bundle; need not be on disk.
         backend: onnxruntime on the CPU.
         reference: of the network, on clips that are all different.
-        report: gets a line about each step.
+        report: called with a line about each step.
 
     Raises:
-        IllConditionedError: If the network needs more than fp32.
-        BlindProofError: If a state that is lost would not be noticed.
-        ProofError: Naming the first figure that exceeds its tolerance.
+        IllConditionedError: If fp32 is not enough for the network.
+        BlindProofError: If the loss of a state would not be noticed.
+        ProofError: With the first figure that exceeds its tolerance.
     """
     first = reference.logits(1)
-    report("what PyTorch rounds off: one clip in fp64")
+    report("measuring PyTorch's own rounding: one clip in fp64")
     rounding = measure_rounding(network, reference.clips[0])
     rounding.require_conditioned()
     traced = SplitLogits(bundle, backend, "fp32", reference.clips)
     errors = prove_set(subgraphs, bundle, backend, "fp32", reference, rounding, report)
     prove_route(traced, reference, rounding, report, clips=1)
-    report("fp32: every state lost in turn, and time reversed")
+    report("fp32: losing every state in turn, and reversing time")
     limit = SEES * max(rounding.tolerances("fp32", first.shape[1]))
     sees = prove_sensitivity(network, bundle, backend, reference.clips[0], scale_of(first)[-1], limit)
     figures: dict[str, Any] = {
@@ -103,11 +103,11 @@ def prove_set(
 
 
 class SplitLogits:
-    """The logits of the split network on some clips, along the route; each computed when it is first asked for.
+    """The logits of the split network on some clips, along the route; each computed on first use.
 
     Args:
         bundle: the bundle.
-        backend: what computes.
+        backend: the backend.
         precision: of the subgraphs.
         clips: preprocessed, in temporal order, [clips, l, 3, crop, crop].
     """
@@ -127,7 +127,7 @@ class SplitLogits:
 def prove_route(
     split: SplitLogits, reference: Reference, rounding: Rounding, report: Report, clips: int | None = None
 ) -> dict[str, Any]:
-    """Return the figures of the whole route on the first ``clips``, None: on all, and of drift.
+    """Return the figures of drift and of the whole route, on the first ``clips`` clips (None: all).
 
     Raises:
         ProofError: As ``prove``.
@@ -160,7 +160,7 @@ def route_errors(logits: Floats, reference: Floats) -> NDArray[np.floating]:
 
 
 def scale_of(reference: Floats) -> NDArray[np.floating]:
-    """Return the standard deviation of a clip's logits over the classes, its mean over the clips, [checkpoints]."""
+    """Return the standard deviation of a clip's logits over the classes, averaged over the clips, [checkpoints]."""
     scale: NDArray[np.floating] = reference.std(axis=2).mean(axis=0)
     return scale
 
@@ -171,8 +171,9 @@ def agreement_of(reference: Floats, logits: Floats, bounds: Sequence[float] | No
     Args:
         reference: logits, [clips, checkpoints, classes].
         logits: the split network's, likewise.
-        bounds: the tolerance at each checkpoint, where all clips must agree; None: they need not. A clip may differ whose
-            confidence is so near a threshold, or whose two best logits so near each other, that the tolerance decides.
+        bounds: the tolerance at each checkpoint, at which all clips must agree; None: they need not. A clip may
+            differ if its confidence is so near a threshold, or its two best logits are so near each other, that the
+            tolerance decides.
 
     Raises:
         ProofError: If a clip differs that must not.
@@ -183,18 +184,19 @@ def agreement_of(reference: Floats, logits: Floats, bounds: Sequence[float] | No
     clips = np.arange(len(reference))
     classes = reference[clips, left].argmax(axis=1) == logits[clips, right].argmax(axis=1)
     if bounds is not None:
-        slack = 2 * np.array(bounds) * scale_of(reference)  # of a logit less another, [checkpoints]
+        slack = 2 * np.array(bounds) * scale_of(reference)  # of the difference of two logits, [checkpoints]
         passed = np.arange(len(bounds))[:, None] <= np.minimum(left, right)
         limits = np.array([np.inf if t is None else t for t in thresholds])[:, None]
-        # a confidence changes by at most a quarter of what the difference of two logits does
+        # a confidence changes by at most a quarter of the change in the difference of two logits
         near = (passed & (np.abs(confidence - limits) <= slack[:, None] / 4)).any(axis=0)
         best = np.sort(reference[clips, left], axis=1)[:, -2:]
         tied = best[:, 1] - best[:, 0] <= slack[left]
         for name, agrees in (("exit", left == right), ("class", classes)):
             if wrong := np.flatnonzero(~agrees & ~near & ~((name == "class") & tied)).tolist():
                 raise ProofError(
-                    f"proof failed: fp32, clip {wrong[0]}: another {name} than PyTorch's, though no tie and logits within "
-                    "their tolerance. The graphs' probabilities are not those of their logits: report it with this line."
+                    f"proof failed: fp32, clip {wrong[0]}: another {name} than PyTorch's, although there is no tie "
+                    "and the logits are within tolerance. The graphs' probabilities do not match their logits: "
+                    "report it with this line."
                 )
     return {"exits": float((left == right).mean()), "classes": float(classes.mean())}
 

@@ -1,4 +1,4 @@
-"""What the plain PyTorch network computes, one video alone: the logits to prove against, and how large activations get."""
+"""The reference: the plain PyTorch network's logits for one video at a time, and how large its activations get."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Floats = NDArray[np.float32]
 
 
 class Reference:
-    """The logits of some clips, each computed when it is first asked for: what fails on one clip fails after one.
+    """The logits of some clips, each computed on first use, so that a failure on one clip shows after one clip.
 
     Args:
         network: the whole network, in eval mode.
         clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop].
-        report: gets a line about each clip.
+        report: called with a line about each clip.
 
     Attributes:
         network, clips: as given.
-        ranges: the largest absolute activation so far anywhere inside each block and head, by name (``block0``, ``head0``).
+        ranges: the largest absolute activation so far anywhere in each block and head, by name (``block0``, ``head0``).
     """
 
     def __init__(self, network: VideoNetwork, clips: Floats, report: Callable[[str], None] = lambda _: None) -> None:
@@ -46,12 +46,12 @@ class Reference:
 
     @property
     def last_features(self) -> Floats:
-        """What the last block computes of the first clip, [l, channels, height, width] in permuted order."""
+        """The last block's output for the first clip, [l, channels, height, width] in permuted order."""
         self.logits(1)
         return self._seen[0].last_features
 
     def logits(self, count: int | None = None) -> Floats:
-        """Return the logits of the first ``count`` clips, None: of all, [clips, checkpoints, classes].
+        """Return the logits of the first ``count`` clips (None: all), [clips, checkpoints, classes].
 
         Raises:
             ProofError: If an activation is NaN or infinite.
@@ -67,11 +67,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the plain network computes of one clip.
+    """What the plain network computes for one clip.
 
     Attributes:
         logits: of every checkpoint, [checkpoints, classes].
-        ranges: the largest absolute activation anywhere inside each block and head, by name (``block0``, ``head0``).
+        ranges: the largest absolute activation anywhere in each block and head, by name (``block0``, ``head0``).
         last_features: what the last block hands to its head, [l, channels, height, width] in permuted order.
     """
 
@@ -82,7 +82,7 @@ class Observation:
 
 @torch.no_grad()
 def observe(network: VideoNetwork, clip: Floats) -> Observation:
-    """Return what the network computes of one clip.
+    """Return what the network computes for one clip.
 
     Args:
         network: the whole network, in eval mode.
@@ -110,8 +110,8 @@ def observe(network: VideoNetwork, clip: Floats) -> Observation:
 
 
 def _watcher(ranges: dict[str, float], name: str) -> Callable[[nn.Module, object, object], None]:
-    """Return a hook for all modules of one part, which measures what a module returns and its container returns again once."""
-    seen: tuple[Tensor, int] | None = None  # the tensor itself: an address may be that of another one by now
+    """Return a hook for all modules of one part. A value that a container returns unchanged is measured only once."""
+    seen: tuple[Tensor, int] | None = None  # the tensor itself, because its address might be reused
 
     def hook(_module: nn.Module, _inputs: object, output: object) -> None:
         nonlocal seen
@@ -124,8 +124,8 @@ def _watcher(ranges: dict[str, float], name: str) -> Callable[[nn.Module, object
                 largest = max(-float(least), float(most))
                 if not math.isfinite(largest):
                     raise ProofError(
-                        f"the PyTorch network computes NaN or infinity in {name} on the proof clips: its weights overflow; "
-                        "use an earlier training checkpoint"
+                        f"the PyTorch network computes NaN or infinity in {name} on the proof clips: its weights "
+                        "overflow; use an earlier training checkpoint"
                     )
                 ranges[name] = max(ranges[name], largest)
 

@@ -1,4 +1,4 @@
-"""What the reference itself rounds off: PyTorch's fp32 against its own fp64, on one clip."""
+"""Measure the reference's own rounding: PyTorch's fp32 against its own fp64, on one clip."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Outputs = dict[str, dict[str, Tensor]]  # by subgraph and port
 
 @torch.no_grad()
 def measure_rounding(network: VideoNetwork, clip: NDArray[np.float32]) -> Rounding:
-    """Return how far fp32 is from fp64 at every checkpoint, and in every output of every subgraph.
+    """Return the difference of fp32 from fp64 at every checkpoint, and in every output of every subgraph.
 
-    In each arithmetic the subgraphs run in a chain over all frames, so that what one is given differs as it does when the
+    In each precision the subgraphs run in a chain over all frames, so that their inputs differ as they do when the
     whole network runs.
 
     Args:
@@ -35,7 +35,7 @@ def measure_rounding(network: VideoNetwork, clip: NDArray[np.float32]) -> Roundi
         name: {
             port: _relative(single[name][port], value)
             for port, value in ports.items()
-            if port != "probabilities"  # which are judged against their own logits
+            if port != "probabilities"  # judged against their own logits
         }
         for name, ports in exact.items()
     }
@@ -47,7 +47,7 @@ def _relative(single: Tensor, exact: Tensor) -> float:
 
 
 def _chain(parts: Sequence[Subgraph], frames: Tensor, network: VideoNetwork) -> tuple[Outputs, list[Tensor]]:
-    """Return the outputs of every subgraph for all frames [1, l, 3, crop, crop], and the logits of every checkpoint, [classes]."""
+    """Return each subgraph's outputs for all frames [1, l, 3, crop, crop], and each checkpoint's logits, [classes]."""
     border = network.grid.border
     cut = frames.shape[1] if border is None else border * network.grid.frames_per_set
     found: Outputs = {}
@@ -64,7 +64,7 @@ def _chain(parts: Sequence[Subgraph], frames: Tensor, network: VideoNetwork) -> 
                     inputs.append(torch.full(spec.concrete(1, 1), 1 / frames.shape[1], dtype=frames.dtype))
                 elif spec.name not in states:
                     inputs.append(features[spec.name][:, start:stop])
-                elif part.kind == "head" and pieces:  # embeddings go on; states begin anew at the border
+                elif part.kind == "head" and pieces:  # embeddings continue; states restart at the border
                     inputs.append(pieces[-1][states[spec.name]])
                 else:
                     inputs.append(torch.zeros(spec.concrete(1, 1), dtype=frames.dtype))

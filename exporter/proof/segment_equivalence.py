@@ -1,6 +1,6 @@
-"""The proof of fused segments: they compute what the cells compute, at every checkpoint, in all that they hand on.
+"""The proof of fused segments: they compute what the cells compute, at every checkpoint and in all that they hand on.
 
-The cells are proved against PyTorch when they are exported; this compares graphs with graphs, and needs no PyTorch.
+The cells are proved against PyTorch at export. This proof compares graphs with graphs, and needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .clips import proof_clips
 from .tolerances import Rounding, relative, require, require_bits, require_softmax, rounded, tolerance
 
 _WITHIN_RANGES = np.float32(0.25)
-"""Contrast of the clips for INT8: noise of full contrast may exceed ranges that were measured on videos."""
+"""Contrast of the clips for INT8: noise of full contrast may exceed ranges measured on videos."""
 BATCH = 3
 CLIPS = 4
 
@@ -32,19 +32,20 @@ Floats = NDArray[np.float32]
 
 
 def prove_fused(graphs: EngineGraphs, clips: Floats, report: Callable[[str], None]) -> dict[str, Any]:
-    """Return how far the fused segments of a bundle's route, and ``full``, are from its cells on onnxruntime's CPU.
+    """Return how far a bundle's fused segments, and ``full``, are from its cells on onnxruntime's CPU provider.
 
-    Differences are those of the worst clip, in standard deviations of the tensor (their mean over the clips): of answers
-    the largest, of tensors handed on the root of the mean square, for the largest of 100,000 roundings in half precision
-    grows with their number. Videos are also run among others, and compared bit by bit with themselves alone.
+    Differences are those of the worst clip, in standard deviations of the tensor (averaged over the clips). Answers
+    count by their largest difference, tensors handed on by the root mean square, because the largest of 100,000
+    half-precision roundings grows with their number. Videos also run among others, and must match their own results
+    alone bit by bit.
 
     Args:
-        graphs: of a proved bundle, which need not be on disk. They lend what is proved.
+        graphs: of a proved bundle, which need not be on disk. They lend the graphs to prove.
         clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop], all different.
-        report: gets a line about each step.
+        report: called with a line about each step.
 
     Raises:
-        ProofError: Naming the first segment and tensor that differ.
+        ProofError: With the first segment and tensor that differ.
     """
     bundle, precision, backend = graphs.bundle, graphs.precision, open_backend("onnxruntime")
     manifest = bundle.manifest
@@ -68,7 +69,7 @@ def prove_fused(graphs: EngineGraphs, clips: Floats, report: Callable[[str], Non
         return alone
 
     report(f"{precision}: the cells, {len(clips)} clips")
-    # for any number of frames, as in the fused graph: then both are optimised alike, and bits can be compared
+    # not specialised, as in the fused graph: then both are optimised alike, and bits can be compared
     cells = Executor(bundle, backend, precision, Cells(specialised=False))
     expected = [_run(cells, clip[None], [None] * len(segments)) for clip in clips]
     report(f"{precision}: {len(segments)} fused segments and full, alone and {BATCH} at once")
@@ -76,7 +77,7 @@ def prove_fused(graphs: EngineGraphs, clips: Floats, report: Callable[[str], Non
     bounds = rounding.tolerances(precision, len(manifest.route_cells))
     handed_on = {name: tolerance(precision, figure) for name, figure in rounding.handed_on(manifest).items()}
     errors = _errors(segments, expected, alone_and_among_others(False), precision, bounds, handed_on)
-    # the static network answers what the last checkpoint answers
+    # the static network must answer what the last checkpoint answers
     last = [[{port: clip[-1][port] for port in ("logits", "probabilities")}] for clip in expected]
     (of_full,) = _errors((full,), last, alone_and_among_others(True), precision, bounds[-1:], {})
     return {
@@ -91,18 +92,18 @@ def prove_fused(graphs: EngineGraphs, clips: Floats, report: Callable[[str], Non
 
 
 def prove_segments(graphs: EngineGraphs, report: Callable[[str], None]) -> None:
-    """Prove the fused segments of a bundle on clips of dynvid's own, before engines are built from them.
+    """Prove the fused segments of a bundle on dynvid's own clips, before engines are built from them.
 
     Args:
         graphs: of the segments.
-        report: gets a line about each step.
+        report: called with a line about each step.
 
     Raises:
         ProofError: As ``prove_fused``.
     """
     manifest = graphs.bundle.manifest
     clips = proof_clips(CLIPS, manifest.grid.num_frames, manifest.preprocessing)
-    if graphs.precision == "int8":  # beyond the ranges signed and unsigned activations clip elsewhere
+    if graphs.precision == "int8":  # beyond the ranges, signed and unsigned activations clip at different values
         clips *= _WITHIN_RANGES
     prove_fused(graphs, clips, report)
 
@@ -115,7 +116,7 @@ def _errors(
     bounds: Sequence[float],
     handed_on: Mapping[str, float],
 ) -> list[dict[str, float]]:
-    """Return for each segment the error of every port but the probabilities.
+    """Return for each segment the error of every port except the probabilities.
 
     Args:
         segments: of the route.
@@ -123,10 +124,10 @@ def _errors(
         found: those of the fused segments, likewise.
         precision: of the segments.
         bounds: tolerance of the logits of each segment.
-        handed_on: of everything handed on, by name.
+        handed_on: tolerance of everything handed on, by name.
 
     Raises:
-        ProofError: Naming the first port beyond its tolerance.
+        ProofError: With the first port beyond its tolerance.
     """
     errors: list[dict[str, float]] = []
     for segment, wanted, got, bound in zip(
@@ -140,7 +141,7 @@ def _errors(
             if spec.name == "probabilities":
                 continue
             pairs = [(w[spec.name].astype(np.float64), g[spec.name]) for w, g in zip(wanted, got, strict=True)]
-            with np.errstate(invalid="ignore"):  # infinity less infinity: NaN, which is within no bound
+            with np.errstate(invalid="ignore"):  # infinity minus infinity gives NaN, which exceeds every bound
                 is_handed_on = spec.name.startswith("out.")
                 norms = [np.sqrt(np.square(g - w).mean()) if is_handed_on else np.abs(g - w).max() for w, g in pairs]
                 error = relative(float(np.max(norms)), float(np.mean([w.std() for w, _ in pairs])))
@@ -151,7 +152,7 @@ def _errors(
 
 
 def _run(executor: Executor, clips: Floats, layouts: Sequence[OptimisedGraph | None]) -> list[Arrays]:
-    """Return all outputs of every segment, in the plain layout, for clips in temporal order, [batch, l, 3, crop, crop]."""
+    """Return all segments' outputs, in the plain layout, for clips in temporal order, [batch, l, 3, crop, crop]."""
     found = []
     for at, layout in zip(executor.walk([ArraySource(clip) for clip in clips]), layouts, strict=True):
         outputs = {"logits": at.logits, "probabilities": at.probabilities, **executor.store.read(at.index, at.slots)}

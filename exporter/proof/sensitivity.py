@@ -1,4 +1,4 @@
-"""What a proof can see: every state lost in turn, time reversed, and how errors grow along the chain."""
+"""Check what a proof can notice: lose every state in turn, reverse time, and follow errors along the chain."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ Floats = NDArray[np.float32]
 def drift(
     network: VideoNetwork, bundle: Bundle, backend: Backend, precision: Precision, clip: Floats, reference: Floats
 ) -> list[float]:
-    """Return the error of the last block's features, input set by input set: how it grows along the chain.
+    """Return the error of the last block's features by input set: how it grows along the chain.
 
-    In standard deviations of the reference's features; the chain runs free, from its own states.
+    It is in standard deviations of the reference's features. The chain runs freely, from its own states.
 
     Args:
-        network: whose blocks were split.
+        network: the network whose blocks were split.
         bundle: the bundle.
-        backend: what computes.
+        backend: the backend.
         precision: of the subgraphs.
         clip: preprocessed, in temporal order, [l, 3, crop, crop].
-        reference: what the plain network's last block computes of it, [l, channels, height, width] in permuted order.
+        reference: the plain network's last block output for it, [l, channels, height, width] in permuted order.
     """
     last = max(network.route.head_blocks)
     steps = tuple(Cell(n, last) for n in range(network.route.cells[-1].input_set + 1))
@@ -56,10 +56,10 @@ def drift(
 def prove_sensitivity(
     network: VideoNetwork, bundle: Bundle, backend: Backend, clip: Floats, spread: float, limit: float
 ) -> dict[str, Any]:
-    """Show that the proof sees: each state lost in turn, and the frames reversed, must change logits by more than ``limit``.
+    """Check that the proof notices faults: losing a state, or reversing frames, must change logits by over ``limit``.
 
-    The route is one on which every block and every head is called at least twice, so that every state is handed on. A state is
-    lost after every segment from the first that hands it on; the effect is that at the first checkpoint where it exceeds
+    The route calls every block and every head at least twice, so that every state is handed on. A state is lost after
+    every segment from the first that hands it on. Its effect is that at the first checkpoint where it exceeds
     ``limit``, else the largest.
 
     Args:
@@ -68,10 +68,10 @@ def prove_sensitivity(
         backend: onnxruntime on the CPU.
         clip: preprocessed, in temporal order, [l, 3, crop, crop].
         spread: the logits' standard deviation.
-        limit: in these.
+        limit: in these standard deviations.
 
     Raises:
-        BlindProofError: Naming what would be lost unnoticed.
+        BlindProofError: With the state that would be lost unnoticed.
     """
     final, cells = network.route.cells[-1].input_set, []
     for place, block in enumerate(network.route.head_blocks):
@@ -81,7 +81,7 @@ def prove_sensitivity(
     executor = Executor(bundle, backend, route=route)
     states = _states_of(bundle.manifest, route)
     handed_on = {key: name for key, name in sorted(states.items()) if executor.store.holds(name)}
-    plain, after = [], []  # logits at each checkpoint, and what the store holds then
+    plain, after = [], []  # logits at each checkpoint, and the store's contents then
     for at in executor.walk([ArraySource(clip)]):
         plain.append(at.logits[0])
         after.append(executor.store.copy())
@@ -92,7 +92,9 @@ def prove_sensitivity(
         lost[f"{block}:{port}"] = _effect(found, plain[first + 1 :], spread, limit)
     reversed_error = _effect(_all_logits(executor, clip[::-1]), plain, spread, limit)
     required = dict(lost)
-    if network.config.shift.enabled or final > 0:  # else the mean over the one set's frames, whose order is nothing
+    if (
+        network.config.shift.enabled or final > 0
+    ):  # otherwise a mean over one set's frames, in which order does not matter
         required["frames reversed"] = reversed_error
     for name, effect in required.items():
         require_sight(name, effect, limit)
@@ -108,7 +110,7 @@ def prove_sensitivity(
 
 
 def _other_route(network: VideoNetwork, cells: tuple[Cell, ...]) -> Route:
-    """Return a route for a proof: ``cells``, or the network's own where its linear layers belong to checkpoints."""
+    """Return a route for a proof: ``cells``, or the network's own if its linear layers belong to checkpoints."""
     return Route(network.grid, cells) if network.config.head.share_classifier else network.route
 
 
@@ -131,7 +133,10 @@ def _all_logits(executor: Executor, clip: Floats) -> Generator[Floats]:
 
 
 def _without(executor: Executor, clip: Floats, name: str, done: int, held: Mapping[Key, Held]) -> Generator[Floats]:
-    """Yield the logits of the checkpoints after segment ``done``, with one state zeroed before each; ``held`` is the store then."""
+    """Yield the logits of the checkpoints after segment ``done``, zeroing one state before each.
+
+    ``held`` is the contents of the store after segment ``done``.
+    """
     order, store = list(executor.bundle.manifest.grid.frame_order), executor.store
     slot = store.slots.acquire()
     assert slot is not None

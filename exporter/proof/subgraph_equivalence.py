@@ -1,4 +1,4 @@
-"""The proof of the subgraphs, each alone: against its module, one call against many, one video against several."""
+"""The proof of each subgraph alone: against its module, one call against many, one video against several."""
 
 from __future__ import annotations
 
@@ -45,20 +45,21 @@ def prove_subgraphs(
 ) -> dict[str, float]:
     """Return the largest error of every subgraph against its fp32 module, in standard deviations of the tensor.
 
-    Also compares, bit by bit, one call with a chain of one-frame calls, and each video alone with itself among others.
-    States and features are real ones: those of the frames before, and of the block before.
+    Also compares, bit by bit, one call with a chain of one-frame calls, and each video alone with itself among
+    others. States and features are real ones, from the preceding frames and the preceding block.
 
     Args:
         modules: the fp32 subgraphs.
-        parts: the subgraphs that were exported, in the same order.
+        parts: the exported subgraphs, in the same order.
         programs: of ``parts``, by name.
-        backend: what runs them.
+        backend: runs them.
         clips: preprocessed videos in permuted order, [clips, l, 3, crop, crop].
         sizes: (batch, frames) of the calls.
         precision: of ``parts``.
         bound: returns the tolerance for a precision, subgraph and port.
         only: names of the parts to prove; None: all.
-        beyond: gets the error of every part that exceeds its tolerance, which is compared no further; None: that fails.
+        beyond: filled with the error of every part that exceeds its tolerance, which is then not compared further;
+            None: such a part fails the proof.
 
     Raises:
         ProofError: At the first difference beyond its tolerance.
@@ -92,7 +93,7 @@ def prove_subgraphs(
 
 @dataclass(frozen=True)
 class Case:
-    """One call of a subgraph: what goes in, in the dtypes of its ports, and what its fp32 module makes of it."""
+    """One call of a subgraph: its inputs, in the dtypes of its ports, and its fp32 module's outputs."""
 
     part: Subgraph
     batch: int
@@ -101,7 +102,7 @@ class Case:
     expected: dict[str, Tensor]
 
     def errors(self, got: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-        """Return the largest difference of every output but the probabilities, in standard deviations of that output."""
+        """Return the largest difference of every output but the probabilities, in standard deviations of it."""
         found: dict[str, float] = {}
         for name, value in self.expected.items():
             if name != "probabilities":
@@ -114,11 +115,11 @@ class Case:
 def cases(
     modules: Sequence[Subgraph], parts: Sequence[Subgraph], clips: Floats, sizes: Sequence[tuple[int, int]]
 ) -> Iterator[Case]:
-    """Yield every call of a proof, in the order of the subgraphs, for each of ``sizes`` twice."""
+    """Yield every call of a proof, in the order of the subgraphs, twice for each of ``sizes``."""
     for batch, frames in sizes:
         videos = clips[np.arange(batch) % len(clips)]
         states: dict[str, dict[str, Tensor]] = {}
-        # the first pass makes the states that the second one starts from
+        # the first pass produces the states for the second
         for begin in (0, frames):
             positions = (begin + np.arange(frames)) % clips.shape[1]
             features: dict[str, Tensor] = {"frames": torch.from_numpy(videos[:, positions])}
@@ -159,7 +160,7 @@ def run(
 def _chain(
     part: Subgraph, program: Program, backend: Backend, feeds: Mapping[str, Any], batch: int, frames: int
 ) -> dict[str, NDArray[Any]]:
-    """Return the outputs after one call a frame: features joined, states and answers of the last call."""
+    """Return the outputs of one call per frame: features joined, states and answers from the last call."""
     dynamic = {spec.name for spec in (*part.inputs, *part.outputs) if "frames" in spec.shape}
     current = dict(feeds)
     pieces: list[dict[str, NDArray[Any]]] = []

@@ -1,7 +1,7 @@
-"""The tolerances of a proof, and the errors where one is exceeded.
+"""The tolerances of a proof, and the errors raised if one is exceeded.
 
-Differences are in standard deviations, of a video's logits over the classes or of the tensor itself. No proof can ask
-for less than what the reference itself rounds off, so tolerances grow with that (``Rounding``).
+Differences are in standard deviations, of a video's logits over the classes or of the tensor itself. No proof can be
+stricter than the reference's own rounding, so tolerances grow with it (``Rounding``).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ...grid.manifest import Manifest, Precision
 from ...grid.segments import embeddings_name, feature_name, features_of, state_name
 
 BOUND: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
-"""Tolerance of each precision, where the reference rounds off less."""
+"""Tolerance of each precision, if the reference's own rounding is smaller."""
 SHARE = {"error": 0.75, "route": 0.5}
-"""Of the fp16 bound, for a subgraph's own error and the route's: above, something stays fp32 (docs/lab/proofs.md)."""
+"""Shares of the fp16 bound for a subgraph's own error and the route's; above, more stays fp32 (docs/lab/proofs.md)."""
 SEES = 10.0  # a lost state must exceed this many tolerances
-ROUNDINGS = 4.0  # a tolerance is at least so many times what the reference rounds off
-MOST = 1e-3  # tolerance of logits in fp32; a network that would need more is ill-conditioned
-MOST_INSIDE = 1e-2  # tolerance in fp32 of tensors, which may be rougher than the logits that are made of them
+ROUNDINGS = 4.0  # a tolerance is at least this many times the reference's own rounding
+MOST = 1e-3  # largest tolerance of logits in fp32; a network that needs more is ill-conditioned
+MOST_INSIDE = 1e-2  # the same for other tensors, which may be less exact than the logits computed from them
 PROBABILITY = 1e-5  # largest difference of a probability from the softmax of the same logits; no standard deviations
 
 _ADVICE: dict[Precision, str] = {
-    "fp32": "The exported graphs do not compute what PyTorch computes. Run 'dynvid conformance' where the "
-    "network is your own; else report it with this line.",
+    "fp32": "The exported graphs do not compute what PyTorch computes. If the network is your own, run 'dynvid "
+    "conformance'; otherwise report it with this line.",
     "fp16": "Half precision is not enough for this network: export with --precision fp32.",
     "int8": "Calibrate with more videos, or allow less with --max-drop.",
 }
@@ -41,7 +41,7 @@ class Rounding:
     """How far PyTorch's fp32 is from its own fp64, on one clip.
 
     Attributes:
-        checkpoints: of the logits, one a checkpoint; empty where nobody measured.
+        checkpoints: of the logits, one per checkpoint; empty if not measured.
         tensors: of the other outputs of every subgraph, by subgraph and port.
     """
 
@@ -50,7 +50,7 @@ class Rounding:
 
     @classmethod
     def of(cls, proof: Mapping[str, Any]) -> Rounding:
-        """Return what the export of a bundle measured, from the ``proof`` of its manifest; nothing where it is older."""
+        """Return what the export measured, from the ``proof`` of a bundle's manifest; empty for older bundles."""
         found = proof.get("rounding", {})
         return cls(tuple(found.get("checkpoints", ())), found.get("tensors", {}))
 
@@ -84,24 +84,25 @@ class Rounding:
         """Check that fp32 is enough for the network.
 
         Raises:
-            IllConditionedError: Naming the checkpoint where PyTorch's own fp32 rounds off too much.
+            IllConditionedError: With the checkpoint where PyTorch's own fp32 rounding is too large.
         """
         for k, figure in enumerate(self.checkpoints, 1):
             if not figure * ROUNDINGS <= MOST:
                 raise IllConditionedError(
-                    f"network is ill-conditioned: at checkpoint {k} PyTorch's own fp32 differs from fp64 by {_short(figure)} standard "
-                    f"deviations, expected at most {MOST / ROUNDINGS:g}. No export could be proved equal to it: look for "
-                    "BatchNorm statistics near zero or weights that diverged, or take an earlier training checkpoint."
+                    f"network is ill-conditioned: at checkpoint {k} PyTorch's own fp32 differs from fp64 by "
+                    f"{_short(figure)} standard deviations, expected at most {MOST / ROUNDINGS:g}. No export could be "
+                    "proved equal to it: look for BatchNorm statistics near zero or weights that diverged, or use an "
+                    "earlier training checkpoint."
                 )
 
 
 def tolerance(precision: Precision, rounding: float, most: float = MOST_INSIDE) -> float:
-    """Return the tolerance in a precision where the reference itself rounds off so much."""
+    """Return the tolerance in a precision, given the reference's own rounding."""
     return max(BOUND[precision], min(ROUNDINGS * rounding, most))
 
 
 def require(holds: bool, what: str, value: Any, bound: float, precision: Precision = "fp32") -> None:
-    """Raise ``ProofError`` naming ``what``, its value and its tolerance, unless it ``holds``."""
+    """Raise ``ProofError`` with ``what``, its value and its tolerance, unless it ``holds``."""
     if not holds:
         raise ProofError(
             f"proof failed: {what}: {value}, expected at most {_short(bound)} standard deviations. {_ADVICE[precision]}"
@@ -109,24 +110,25 @@ def require(holds: bool, what: str, value: Any, bound: float, precision: Precisi
 
 
 def require_softmax(outputs: Mapping[str, NDArray[Any]], what: str) -> None:
-    """Check that ``probabilities`` [batch, classes] are the softmax of ``logits``, where these are among the outputs.
+    """Check that ``probabilities`` [batch, classes] are the softmax of ``logits``, if they are among the outputs.
 
-    They are judged so, not by how far they are from the reference's: the surer a network, the more its probabilities amplify
-    any rounding of the logits, which have a tolerance of their own.
+    They are not compared with the reference's: the more confident a network, the more its probabilities amplify any
+    rounding of the logits, which have their own tolerance.
 
     Raises:
         ProofError: If a probability is off by more than ``PROBABILITY``.
     """
     if "probabilities" not in outputs:
         return
-    with np.errstate(invalid="ignore"):  # NaN, which is within no tolerance
+    with np.errstate(invalid="ignore"):  # gives NaN, which exceeds every tolerance
         logits = outputs["logits"].astype(np.float64)
         e = np.exp(logits - logits.max(axis=-1, keepdims=True))
         error = float(np.abs(outputs["probabilities"] - e / e.sum(axis=-1, keepdims=True)).max())
     if not error <= PROBABILITY:
         raise ProofError(
-            f"proof failed: {what}: probabilities differ by {_short(error)} from the softmax of the logits, expected at most "
-            f"{PROBABILITY:g}. The graph's last layers are not a plain softmax: report it with this line."
+            f"proof failed: {what}: probabilities differ by {_short(error)} from the softmax of the logits, "
+            f"expected at most {PROBABILITY:g}. The graph's last layers are not a plain softmax: report it with "
+            "this line."
         )
 
 
@@ -134,25 +136,26 @@ def require_sight(what: str, effect: float, limit: float) -> None:
     """Raise ``BlindProofError`` unless the effect of a planted fault is above ``limit``."""
     if not effect > limit:
         raise BlindProofError(
-            f"the proof is blind to {what}: it changes logits by {_short(effect)} standard deviations, expected above "
-            f"{_short(limit)}. In weights that were never trained, or whose BatchNorm statistics were never measured, signals "
-            "die out: export a trained checkpoint, or run some batches through it in training mode first."
+            f"the proof is blind to {what}: it changes logits by {_short(effect)} standard deviations, expected "
+            f"more than {_short(limit)}. Signals die out in weights that were never trained, or whose BatchNorm "
+            "statistics were never measured: export a trained network, or run some batches through it in training "
+            "mode first."
         )
 
 
 def require_bits(left: Mapping[str, NDArray[Any]], right: Mapping[str, NDArray[Any]], what: str) -> None:
-    """Raise ``ProofError`` naming the first array of ``left`` that is not the same to the last bit in ``right``."""
+    """Raise ``ProofError`` with the first array of ``left`` that is not bit-identical in ``right``."""
     for name in left:
         if not np.array_equal(left[name], right[name], equal_nan=True):
             different = int((left[name] != right[name]).sum())
             raise ProofError(
-                f"proof failed: {what} differ in {different} of {left[name].size} values of {name}, expected none. An operator "
-                "of this block depends on how many rows it gets."
+                f"proof failed: {what} differ in {different} of {left[name].size} values of {name}, expected none. "
+                "An operator of this block depends on how many rows it gets."
             )
 
 
 def relative(difference: float, spread: float) -> float:
-    """Return a difference in standard deviations; a constant, which has none, may not differ at all."""
+    """Return a difference in standard deviations; a constant, which has none, must not differ at all."""
     if difference == 0:
         return 0.0
     found = difference / spread if spread else math.inf
@@ -160,7 +163,7 @@ def relative(difference: float, spread: float) -> float:
 
 
 def rounded(values: Iterable[Any]) -> list[float]:
-    """Return ``values`` with three digits."""
+    """Return ``values`` rounded to three significant digits."""
     return [_short(float(v)) for v in values]
 
 

@@ -1,4 +1,4 @@
-"""A bundle in the making: a network's subgraphs and their graphs, one precision after the other."""
+"""Build a bundle in memory: a network's subgraphs and their graphs, one precision after another."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Key = tuple[str, Precision, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 
 
 class BundleBuilder:
-    """What ``add`` has exported so far.
+    """Collects what ``add`` has exported so far.
 
     Args:
         network: in eval mode, fp32.
         source_sha256: of the training checkpoint.
-        report: gets a line about each export.
+        report: called with a line about each export.
 
     Attributes:
         parts: the modules of each precision; fp32 comes first.
         network: as given.
-        ranges: largest activation of every block and head, by name (``block0``, ``head0``); to be set before the bundle is
-            written.
+        ranges: largest activation of every block and head, by name (``block0``, ``head0``); set it before writing the
+            bundle.
     """
 
     def __init__(self, network: VideoNetwork, source_sha256: str, report: Callable[[str], None]) -> None:
@@ -49,7 +49,7 @@ class BundleBuilder:
     def add(self, precision: Stored, fp32_only: Sequence[str] = ()) -> None:
         """Split and export in ``precision``, with the blocks and heads ``fp32_only`` left in fp32.
 
-        A second time replaces the first; a graph whose precision and ports are the same is not exported again.
+        Adding a precision again replaces it. A graph with the same precision and ports is not exported again.
 
         Raises:
             LintError: If a graph is not what it should be.
@@ -64,7 +64,7 @@ class BundleBuilder:
             self._graphs[key_of(part)] = in_half(self._graphs[whole[part.name]], part) if made else to_onnx(part)
 
     def bundle(self) -> Bundle:
-        """Return the bundle of what is there, held in memory, without a proof."""
+        """Return the bundle of everything added, held in memory, without a proof."""
         files: dict[str, bytes] = {}
         variants: dict[str, dict[str, Variant]] = {}
         for precision, parts in self.parts.items():
@@ -113,7 +113,7 @@ class BundleBuilder:
 
 
 def key_of(part: Subgraph) -> Key:
-    """Return what tells a subgraph's graph from its others: its precision and the dtypes of its ports."""
+    """Return what distinguishes the graphs of a subgraph: its precision and the dtypes of its ports."""
     return part.name, part.precision, part.inputs, part.outputs
 
 

@@ -1,4 +1,4 @@
-"""The graphs of the fp16 set, made from those in fp32, so that nothing is traced twice."""
+"""Make the graphs of the fp16 set from those in fp32, so that nothing is traced twice."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ _PORTS = {"float32": _FLOAT, "float16": _HALF}
 
 
 def may_be_rounded(subgraph: Subgraph) -> bool:
-    """Return whether ``in_half`` makes the graph that torch would.
+    """Return whether ``in_half`` gives the same graph as torch.
 
-    Of what computes in fp32 it always does: only its ports can be half precision. Otherwise all modules must be dynvid's own or
-    torch's. Another one may say in its code what stays fp32 inside (``x.float()``), and the fp32 graph does not show that.
+    It always does for what computes in fp32, since only the ports can be half precision. Otherwise all modules must
+    be dynvid's or torch's: another module may decide in its code what stays fp32 inside (``x.float()``), which the
+    fp32 graph does not show.
     """
     modules = subgraph.module.modules()
     return subgraph.precision == "fp32" or all(type(m).__module__.startswith(("dynvid.", "torch.")) for m in modules)
 
 
 def in_half(content: bytes, subgraph: Subgraph) -> bytes:
-    """Return the graph of a subgraph of the fp16 set: the same nodes, weights rounded, and a cast where precisions meet.
+    """Return the graph of an fp16 subgraph: the same nodes, rounded weights, and a cast wherever precisions meet.
 
-    A block in half precision computes so throughout, a head until it has embedded its frames. What was folded into weights was
-    folded in fp32.
+    A block in half precision computes in it throughout, a head only until it has embedded its frames. What was folded
+    into weights was folded in fp32.
 
     Args:
         content: the subgraph's graph in fp32.
@@ -88,7 +89,7 @@ def in_half(content: bytes, subgraph: Subgraph) -> bytes:
 
 
 def _precisions(nodes: Sequence[NodeProto], subgraph: Subgraph) -> Iterator[int]:
-    """Yield what each node computes in: FLOAT or FLOAT16."""
+    """Yield the precision that each node computes in: FLOAT or FLOAT16."""
     wide = {spec.name for spec in subgraph.inputs[1:]} if subgraph.kind == "head" else set()
     for node in nodes:
         if subgraph.precision == "fp32" or (node.op_type != "Shape" and wide.intersection(node.input)):
@@ -99,7 +100,7 @@ def _precisions(nodes: Sequence[NodeProto], subgraph: Subgraph) -> Iterator[int]
 
 
 def _rounded(tensor: TensorProto, name: str) -> TensorProto:
-    with np.errstate(over="ignore"):  # infinity, as of torch; measured errors then keep the block in fp32
+    with np.errstate(over="ignore"):  # gives infinity, as torch does; the measured errors then keep the block in fp32
         return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), name)
 
 

@@ -1,4 +1,4 @@
-"""One subgraph to one ONNX model: named ports, dynamic batch and frames, no paths of this machine, same bytes twice."""
+"""Export one subgraph to one ONNX model: named ports, dynamic batch and frames, no local paths, reproducible bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..graphs.lint import clean, lint
 from .subgraphs import Subgraph
 
 OPSET = 20
-# sizes of the example; never 1, which torch.export would burn in
+# sizes of the example; never 1, which torch.export would hard-code
 _EXAMPLE_BATCH, _EXAMPLE_FRAMES = 2, 3
 
 _TORCH = {"float32": torch.float32, "float16": torch.float16}
@@ -59,7 +59,7 @@ def to_onnx(subgraph: Subgraph) -> bytes:
 
 @contextlib.contextmanager
 def _one_registry() -> Iterator[None]:
-    """Let torch build its table of operators once, not for every graph; a torch that has it elsewhere builds them all."""
+    """Let torch build its operator table once instead of per graph; has no effect if this torch keeps it elsewhere."""
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
@@ -82,7 +82,7 @@ def _registry(build: Callable[..., object], *arguments: object, **options: objec
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Let no garbage be looked for meanwhile: tracing makes so many objects that the search takes a seventh of an export."""
+    """Disable garbage collection: tracing creates so many objects that it takes a seventh of an export."""
     enabled = gc.isenabled()
     gc.disable()
     try:

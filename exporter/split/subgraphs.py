@@ -1,7 +1,7 @@
-"""The subgraphs of a network: one module per unique block and per unique head, state as arguments and results.
+"""The subgraphs of a network: one module per unique block and per unique head, with state as arguments and results.
 
-Cells of a block share weights, so a grid of 8 x 5 cells has five block subgraphs. These modules exist to be
-exported and to be proved; nothing else calls them.
+Cells of a block share weights, so a grid of 8 x 5 cells has five block subgraphs. These modules are only exported and
+proved; nothing else calls them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16"}
 
 @dataclass(frozen=True)
 class Subgraph:
-    """A module ready for export, the names and shapes of its ports, and the precision that it computes in."""
+    """A module ready for export, with the names and shapes of its ports and its compute precision."""
 
     name: str
     kind: Literal["block", "head"]
@@ -40,15 +40,15 @@ class Subgraph:
 
     @property
     def place(self) -> str:
-        """``block3`` or ``head3``: what ranges, errors and ``fp32_only`` name; several heads of a block share one."""
+        """``block3`` or ``head3``, as used for ranges, errors and ``fp32_only``; all heads of a block share one."""
         return f"{self.kind}{self.block}"
 
 
 class BlockSubgraph(nn.Module):
     """One block over some frames of some videos.
 
-    ``forward(*features, *states)`` returns ``(*features, *states)``; features are [batch, frames, channels,
-    height, width], states [batch, stride, fold, height, width].
+    ``forward(*features, *states)`` returns ``(*features, *states)``. Features are [batch, frames, channels, height,
+    width], states [batch, stride, fold, height, width].
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class BlockSubgraph(nn.Module):
 class HeadSubgraph(nn.Module):
     """One head: embeds new frames, and answers from the embeddings of all frames seen.
 
-    ``embeddings`` [batch, l, width] holds the frames seen so far at its end, in permuted order, zeros before
-    them. The mean over frames is a product with ``weights`` [batch, 1, l], 1/count for frames seen and 0 for
-    the others: a Reduce would add in another order at another batch size.
+    The end of ``embeddings`` [batch, l, width] holds the frames seen so far, in permuted order; before them are
+    zeros. The mean over frames is a product with ``weights`` [batch, 1, l], which are 1/count for frames seen and 0
+    otherwise, because a Reduce would sum in a different order at another batch size.
     """
 
     def __init__(self, head: Head, classifier: nn.Linear, precision: Precision) -> None:
@@ -106,9 +106,9 @@ class HeadSubgraph(nn.Module):
 def split(network: VideoNetwork, precision: Precision, fp32_only: Sequence[str] = ()) -> list[Subgraph]:
     """Return the subgraphs that the network's route needs, each block followed by its heads.
 
-    In fp16 everything is half precision but the subgraphs ``fp32_only``, and every head's mean, linear layer and
-    softmax. A feature is half precision only where the block that writes it and the one that reads it both are.
-    BatchNorm is folded into the convolution before it, in fp32, wherever the two follow each other in a Sequential.
+    In fp16 everything is half precision except the subgraphs ``fp32_only``, and every head's mean, linear layer and
+    softmax. A feature is half precision only if both the block that writes it and the one that reads it are.
+    BatchNorm is folded in fp32 into the convolution before it, wherever the two are adjacent in a Sequential.
     """
     network = copy.deepcopy(network).eval()
     fold_batchnorm(network)
@@ -195,7 +195,7 @@ def _heads(network: VideoNetwork, block: int, feature: TensorSpec, precision: Pr
 
 
 def in_fp64(part: Subgraph) -> Subgraph:
-    """Return an fp32 subgraph whose module computes in fp64 on tensors in fp64, to measure fp32 against."""
+    """Return an fp32 subgraph whose module computes in fp64 on fp64 tensors, as a reference for fp32."""
     module = copy.deepcopy(part.module).double()
     if isinstance(module, BlockSubgraph):
         module.dtype = module.boundary = torch.float64

@@ -1,1 +1,1 @@
-"""What an engine was built from and for: its key, what a runtime asks for, the cache, the header of a plan."""
+"""What an engine was built from and for: its key, the runtime's request, the cache, and the header of a plan."""

@@ -1,6 +1,6 @@
-"""The engine cache: pure plan files, each with a sidecar that says what it is; the sidecars together are the ledger.
+"""The engine cache: plan files, each with a sidecar that describes it; the sidecars together are the ledger.
 
-A plan without its sidecar does not exist. Engines are never the product: what does not fit is built again.
+A plan without its sidecar is ignored. Engines are never the product: one that does not fit is built again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SIDECAR = re.compile(
 
 
 class Ledger(NamedTuple):
-    """The engines of a folder, by file name, and why each damaged sidecar was refused, by its name."""
+    """The engines of a folder, ordered by file name, and the error for each damaged sidecar, by its name."""
 
     engines: tuple[Engine, ...]
     damaged: dict[str, IntegrityError]
@@ -61,8 +61,8 @@ class Ledger(NamedTuple):
 class EngineCache:
     """The engines in ``folder``.
 
-    Errors name the command that builds them: of ``bundle``, the bundle's folder, or where it is None of the one
-    that ``folder`` is beside.
+    Errors name the command that builds them for ``bundle``, the bundle's folder. If that is None, the bundle is the
+    one that ``folder`` lies beside.
     """
 
     def __init__(self, folder: Path, bundle: Path | None = None) -> None:
@@ -72,7 +72,7 @@ class EngineCache:
             self.bundle = folder.with_name(folder.name.removesuffix(".engines"))
 
     def engines(self) -> Ledger:
-        """Return every engine of the folder; none where there is no folder.
+        """Return every engine in the folder; none if it does not exist.
 
         Raises:
             UntrustedEngineError: If others may write to the folder.
@@ -81,12 +81,12 @@ class EngineCache:
         return self._ledger()
 
     def find(self, wanted: EngineRequest) -> Engine:
-        """Return the engine that fits ``wanted``, the newest where several do; reads sidecars only.
+        """Return the engine that fits ``wanted``, the newest if several do; reads sidecars only.
 
         Raises:
             MissingEngineError: If there is no engine.
-            StaleEngineError: If none fits; names what the nearest one has and what is needed.
-            EngineFileError, UntrustedEngineError: If the one that could fit is damaged or open to others.
+            StaleEngineError: If none fits; the message compares the nearest one with what is needed.
+            EngineFileError, UntrustedEngineError: If the one that could fit is damaged or writable by others.
         """
         remedy = wanted.remedy(None, self.bundle, self.folder)
         engines, damaged = self._ledger(remedy, f"{wanted.subgraph}.{wanted.precision}.{wanted.flavour}.")
@@ -117,10 +117,10 @@ class EngineCache:
         )
 
     def has(self, key: EngineKey) -> Engine | None:
-        """Return the engine of ``key`` if it is whole; None if it is missing or damaged and must be built.
+        """Return the engine of ``key`` if it is intact; None if it is missing or damaged and must be built.
 
         Raises:
-            UntrustedEngineError: If others may write to the folder: building would not mend that.
+            UntrustedEngineError: If others may write to the folder, which building would not fix.
         """
         self._require_closed_folder()
         remedy = self._remedy(key)
@@ -132,25 +132,26 @@ class EngineCache:
         return engine if engine.key == key else None
 
     def read(self, engine: Engine) -> bytes:
-        """Return the plan of an engine of the ledger, after everything that can be checked without a GPU.
+        """Return the plan of an engine in the ledger, after every check that needs no GPU.
 
         Raises:
             UntrustedEngineError: If others may write to the folder or to one of its two files.
-            EngineFileError: If it is not in the ledger, its file is a link or no file, or its size, sha256 or header is
-                another.
+            EngineFileError: If it is not in the ledger, its file is a link or missing, or its size, sha256 or header
+                differ.
         """
         self._require_closed_folder()
         remedy = self._remedy(engine.key)
         if self._load(f"{engine.key.name}.json", remedy) != engine:
             raise EngineFileError(
-                f"engine {str(self.folder / engine.plan)!r} is not the one in the ledger now: look it up again. {remedy}"
+                f"engine {str(self.folder / engine.plan)!r} is no longer the one in the ledger: look it up again. "
+                f"{remedy}"
             )
         return self._plan(engine, remedy)
 
     def write(self, key: EngineKey, plan: bytes, seconds: float, dtype_census: Mapping[str, Any]) -> Engine:
-        """Return the engine of ``key`` after writing it, plan first, sidecar last; killed, it leaves none or a whole one.
+        """Write the engine of ``key``, plan first, sidecar last, so that a crash leaves it whole or absent; return it.
 
-        Where a whole one is there already, because another process was faster, that one stays and is returned.
+        If a complete one already exists, because another process was faster, that one is kept and returned.
 
         Raises:
             EngineFileError: If the header of ``plan`` contradicts the key.
@@ -173,13 +174,13 @@ class EngineCache:
                 return whole or self._load(f"{key.name}.json", self._remedy(key))
         except OSError as error:
             raise ResourceError(
-                f"engine {str(self.folder / engine.plan)!r} could not be written ({error.strerror}); no half of it is left. "
-                "Free some space, make the folder writable, or give another --engines."
+                f"engine {str(self.folder / engine.plan)!r} could not be written ({error.strerror}); no part of it "
+                "remains. Free some space, make the folder writable, or give another --engines."
             ) from None
 
     def _replace(self, engine: Engine, plan: bytes) -> None:
         target, sidecar = self.folder / engine.plan, self.folder / f"{engine.key.name}.json"
-        # fixed names: what a killed writer left is overwritten by the next one, which alone holds the lock
+        # fixed names: the next writer, which holds the lock, overwrites what a killed one left
         new_plan, new_sidecar = self.folder / ".new.plan", self.folder / ".new.json"
         try:
             for path, content in ((new_plan, plan), (new_sidecar, engine.to_bytes())):
@@ -195,7 +196,7 @@ class EngineCache:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Make the folder where it is missing and hold it against other writers; ends with the process at the latest."""
+        """Create the folder if missing and lock it against other writers, at most until the process ends."""
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{str(self.folder)!r} is a file, expected a folder for engines: give another --engines")
         if not self.folder.exists():
@@ -226,14 +227,14 @@ class EngineCache:
         return Ledger(tuple(engines), damaged)
 
     def _load(self, sidecar: str, remedy: str) -> Engine:
-        """Return the engine that a sidecar tells of; its plan is not looked at."""
+        """Return the engine that a sidecar describes, without reading its plan."""
         path = self.folder / sidecar
         try:
             engine = read_engine(self._read(path, None, remedy))
         except (StrictJsonError, UsageError) as error:
             raise EngineFileError(f"engine file {str(path)!r} is malformed: {error}. {remedy}") from None
         if sidecar != f"{engine.key.name}.json":
-            raise EngineFileError(f"engine file {str(path)!r} tells of another engine, {engine.plan}. {remedy}")
+            raise EngineFileError(f"engine file {str(path)!r} describes another engine, {engine.plan}. {remedy}")
         return engine
 
     def _plan(self, engine: Engine, remedy: str) -> bytes:
@@ -252,7 +253,7 @@ class EngineCache:
         return plan
 
     def _read(self, path: Path, size: int | None, remedy: str) -> bytes:
-        """Return a file that others may not change, of ``size`` bytes where that is known."""
+        """Return a file that only its owner may change, of ``size`` bytes if that is known."""
         try:
             with open_regular(path) as file:
                 status = os.fstat(file.fileno())
@@ -288,6 +289,7 @@ class EngineCache:
 def _require_closed(path: Path, status: os.stat_result) -> None:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UntrustedEngineError(
-            f"{str(path)!r} may be written by group or others (mode {stat.S_IMODE(status.st_mode):04o}), and an engine is "
-            f"code: expected the owner alone. Run {shlex.join(['chmod', 'go-w', str(path)])!r} if you trust what is there."
+            f"{str(path)!r} may be written by group or others (mode {stat.S_IMODE(status.st_mode):04o}), and an "
+            f"engine is code: expected the owner alone. Run {shlex.join(['chmod', 'go-w', str(path)])!r} if you "
+            "trust what is there."
         )

@@ -1,4 +1,4 @@
-"""An engine as the ledger knows it: what it was built from and for, and what came of it."""
+"""An engine as the ledger records it: what it was built from and for, and the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Range = tuple[int, int, int]
 """Least, expected and largest."""
 
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-"""The compute capabilities that TensorRT-RTX can be told to build for."""
+"""The compute capabilities that TensorRT-RTX can build for explicitly."""
 
 _VECTORS = ("avx512_vnni", "avx512f", "avx_vnni", "avx2", "avx")
 
@@ -38,13 +38,13 @@ _PATTERNS = {
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Shapes that an engine runs: batches of videos, and frames a call; ``frames`` is None where they are fixed."""
+    """Shapes that an engine supports: batches of videos, and frames per call; ``frames`` is None if they are fixed."""
 
     batch: Range
     frames: Range | None
 
     def __post_init__(self) -> None:
-        """Refuse what is not least <= expected <= largest."""
+        """Reject sizes that are not least <= expected <= largest."""
         for name, sizes in (("batch", self.batch), ("frames", self.frames)):
             if sizes is not None and not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
                 raise UsageError(f"profile with {name} {sizes}: expected 1 <= least <= expected <= largest")
@@ -64,23 +64,24 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class EngineKey:
-    """Everything that decides what a build makes: two engines with equal keys stand for each other.
+    """Everything that determines the result of a build: engines with equal keys are interchangeable.
 
-    But a CPU engine in INT8 may hold the fp32 graph instead, where that was measured to be faster.
+    One exception: a CPU engine in INT8 may hold the fp32 graph instead, where that was measured to be faster.
 
     Attributes:
-        subgraph: or the name of a fused segment.
-        precision: that it computes in; engines in bf16 are built from the fp32 graphs.
+        subgraph: name of the subgraph or fused segment.
+        precision: precision that it computes in; engines in bf16 are built from the fp32 graphs.
         onnx_sha256: of the graph that it was built from.
         bundle_sha256: of the bundle's manifest.
         fusion: version of the fused graphs; 0 for a plain subgraph.
         profiles: in the engine's order.
         flavour: what built it and runs it.
         version: of the flavour.
-        targets: compute capabilities like ``sm89``, ascending; none: Ampere and later. For ``tensorrt`` the one it was
-            built on. For ``onnxruntime`` the processor, as ``this_processor`` names it; none: made before it mattered.
+        targets: compute capabilities like ``sm89``, ascending; empty: Ampere and later. For ``tensorrt``, the one it
+            was built on. For ``onnxruntime``, the processor as ``this_processor`` names it; empty: built before the
+            processor mattered.
         platform: operating system and processor, like ``linux-x86_64``.
-        cuda: major version of CUDA that the flavour is made for; empty without CUDA.
+        cuda: major version of CUDA that the flavour is built for; empty without CUDA.
     """
 
     subgraph: str
@@ -96,7 +97,7 @@ class EngineKey:
     cuda: str
 
     def __post_init__(self) -> None:
-        """Refuse values of the wrong form."""
+        """Reject malformed values."""
         for name, pattern in _PATTERNS.items():
             if not re.fullmatch(pattern, getattr(self, name)):
                 raise UsageError(f"engine with {name} {getattr(self, name)!r}: expected the form {pattern}")
@@ -130,15 +131,15 @@ class EngineKey:
 
 @dataclass(frozen=True)
 class Engine:
-    """A line of the ledger.
+    """An entry of the ledger.
 
     Attributes:
         key: what it was built from and for.
         plan_sha256: of the plan file.
         plan_bytes: length of the plan file.
-        seconds: that the build took.
-        dtype_census: what its layers and ports compute in, as the builder counted.
-        built: when, in UTC.
+        seconds: duration of the build.
+        dtype_census: what its layers and ports compute in, as counted by the builder.
+        built: time of the build, in UTC.
     """
 
     key: EngineKey
@@ -159,11 +160,11 @@ class Engine:
 
 
 def read_engine(sidecar: bytes) -> Engine:
-    """Return the engine that a sidecar tells of.
+    """Return the engine that a sidecar describes.
 
     Raises:
         StrictJsonError: If it is malformed, changed, or of another version.
-        UsageError: If a value has the wrong form.
+        UsageError: If a value is malformed.
     """
     content, newer = unseal(sidecar, FORMAT, VERSION)
     return parse(Engine, content, ignore_unknown=newer)
@@ -190,9 +191,9 @@ def sorted_targets(targets: tuple[str, ...]) -> list[str]:
 
 
 def this_processor() -> str:
-    """Return the widest vector instructions of this x86 processor, like ``avx512_vnni``; of another one its name, like ``aarch64``.
+    """Return this x86 processor's widest vector instructions, like ``avx512_vnni``; else its name, like ``aarch64``.
 
-    What onnxruntime makes of a graph depends on these: the order of its weights in memory above all.
+    onnxruntime's result for a graph depends on these, above all the order of its weights in memory.
     """
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split())

@@ -1,7 +1,7 @@
 """The first bytes of a TensorRT plan: which TensorRT wrote it and how long it is, readable without a GPU.
 
-All numbers are little-endian. Bytes 0-3 are the tag and 4-7 the layout of the rest; 24-27 are the version, a byte a
-number. Where TensorRT-RTX wrote the plan, bytes 16-23 are its length; what stands there in TensorRT's is not known.
+All numbers are little-endian. Bytes 0-3 are the tag and 4-7 the layout of the rest; 24-27 are the version, one byte per
+number. In plans of TensorRT-RTX, bytes 16-23 are the plan's length; in TensorRT's their meaning is unknown.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _LAYOUT = 0
 
 @dataclass(frozen=True, slots=True)
 class PlanHeader:
-    """What a plan says of itself.
+    """What a plan's header says.
 
     Attributes:
         flavour: which TensorRT wrote it.
         version: of that TensorRT, four numbers, each modulo 256.
-        bytes: length of the whole plan; None where it does not say.
+        bytes: length of the whole plan; None if the header does not give it.
     """
 
     flavour: Literal["tensorrt", "tensorrt-rtx"]
@@ -40,9 +40,9 @@ def read_header(plan: bytes) -> PlanHeader | None:
 
 
 def header_fault(plan: bytes, flavour: str, version: str) -> str | None:
-    """Return what in the header of a plan contradicts its flavour, version or length; None if nothing does.
+    """Return how a plan's header contradicts its flavour, version or length; None if it does not.
 
-    Plans of other flavours than the two TensorRT have no header; of them only a TensorRT's is refused.
+    Other flavours have no such header; for them only a TensorRT plan is refused.
     """
     header = read_header(plan)
     if header is None:
@@ -55,5 +55,5 @@ def header_fault(plan: bytes, flavour: str, version: str) -> str | None:
     if header.version[: len(expected)] != expected:
         return f"it was written by {flavour} {'.'.join(map(str, header.version))}, expected {version}"
     if header.bytes not in (None, len(plan)):
-        return f"it has {len(plan)} bytes, and its header says {header.bytes}"
+        return f"it has {len(plan)} bytes, but its header says {header.bytes}"
     return None

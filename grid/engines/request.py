@@ -1,4 +1,4 @@
-"""What a runtime needs of an engine, how an engine differs from it, and the command that builds one that does not."""
+"""What a runtime needs of an engine, how a given engine differs from that, and the command that builds one."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class EngineRequest:
     """An engine that is needed here and now.
 
     Attributes:
-        subgraph: or the name of a fused segment.
-        precision: that it computes in.
-        onnx_sha256: of its graph; None where the runtime has no graph to hash: fused segments.
+        subgraph: name of the subgraph or fused segment.
+        precision: precision that it computes in.
+        onnx_sha256: of its graph; None for fused segments, since the runtime has no graph to hash.
         bundle_sha256: of the bundle's manifest.
         fusion: version of the fused graphs; 0 for a plain subgraph.
         flavour: what will run it.
         version: of the flavour as installed here.
-        device: compute capability of the GPU, like ``sm89``, or the processor, like ``avx512f``; None where any will do.
-        cuda: major version of CUDA that the driver knows; None where that is unknown.
+        device: compute capability of the GPU, like ``sm89``, or the processor, like ``avx512f``; None if any will do.
+        cuda: major version of CUDA that the driver supports; None if unknown.
         platform: of this machine.
-        batch: videos in a call.
-        frames: the numbers of frames that calls will have; none where they are fixed: fused segments.
+        batch: videos per call.
+        frames: the numbers of frames that calls will have; empty for fused segments, where they are fixed.
     """
 
     subgraph: str
@@ -46,7 +46,7 @@ class EngineRequest:
     frames: tuple[int, ...]
 
     def differences(self, key: EngineKey) -> dict[str, str]:
-        """Return, by field, what an engine of ``key`` has and what is needed; nothing where it fits."""
+        """Return, by field, what an engine of ``key`` has and what is needed; empty if it fits."""
         found = {}
         for name in ("subgraph", "flavour", "precision", "fusion", "version", "platform"):
             has, needs = getattr(key, name), getattr(self, name)
@@ -60,14 +60,14 @@ class EngineRequest:
             every = "any processor" if key.flavour == "onnxruntime" else f"sm{_UNTARGETED_FROM} and later"
             found["targets"] = f"{','.join(key.targets) or every}, needed {self.device}"
         if self.cuda is not None and key.cuda and int(self.cuda) < int(key.cuda):
-            found["cuda"] = f"{key.cuda}, the driver has {self.cuda}"
+            found["cuda"] = f"{key.cuda}, but the driver has {self.cuda}"
         if not any(profile.holds(self.batch, self.frames) for profile in key.profiles):
             frames = f" frames {','.join(map(str, self.frames))}" if self.frames else ""
             found["profiles"] = f"{' or '.join(map(str, key.profiles))}, needed batch {self.batch}{frames}"
         return found
 
     def remedy(self, key: EngineKey | None, bundle: Path | None, folder: Path) -> str:
-        """Return the sentence that says how to get this engine, beside one of ``key`` where that is given."""
+        """Return the sentence that says how to get this engine, beside the one of ``key`` if given."""
         if self.flavour == "tensorrt-rtx" and self.device and capability(self.device) < capability(RTX_TARGETS[0]):
             return f"tensorrt-rtx needs {RTX_TARGETS[0]} or later: use another --backend."
         targets = _targets(self.device, key) if self.flavour == "tensorrt-rtx" else ()
@@ -75,8 +75,8 @@ class EngineRequest:
         command = build_command(bundle, folder, self.flavour, self.precision, targets, batch)
         if key and "cuda" in self.differences(key):
             return (
-                f"Update the driver to one of CUDA {key.cuda}, or install the {self.flavour} made for CUDA {self.cuda} and "
-                f"run '{command}'."
+                f"Update the driver to one for CUDA {key.cuda}, or install the {self.flavour} built for CUDA "
+                f"{self.cuda} and run '{command}'."
             )
         return f"Run '{command}'."
 
@@ -94,13 +94,13 @@ def build_command(
     targets: tuple[str, ...] = (),
     max_batch: int = 1,
 ) -> str:
-    """Return the command that builds engines into ``folder``; the word BUNDLE where the bundle is not known."""
+    """Return the command that builds engines into ``folder``, with the word BUNDLE if the bundle is unknown."""
     words = ["dynvid", "build-engines", "BUNDLE" if bundle is None else str(bundle), "--backend", flavour]
     if precision != "fp32":
         words += ["--precision", precision]
     if targets and flavour == "tensorrt-rtx":
         words += ["--target", ",".join(targets)]
-    if max_batch > 1 and flavour not in ("onnxruntime", "openvino"):  # whose engines take any number of videos
+    if max_batch > 1 and flavour not in ("onnxruntime", "openvino"):  # their engines take any number of videos
         words += ["--max-batch", str(max_batch)]
     if bundle is None or engines_folder(bundle) != Path(os.path.abspath(folder)):
         words += ["--engines", str(folder)]
@@ -108,14 +108,14 @@ def build_command(
 
 
 def _runs_on(key: EngineKey, device: str) -> bool:
-    """Return whether an engine is for a GPU, as far as that can be told before TensorRT loads it."""
+    """Return whether an engine is for a device, as far as can be told before loading it."""
     if key.flavour == "tensorrt-rtx" and not key.targets:
         return capability(device) >= _UNTARGETED_FROM
     return device in key.targets or (not key.targets and key.flavour != "onnxruntime")
 
 
 def _targets(device: str | None, key: EngineKey | None) -> tuple[str, ...]:
-    """Return what to build for: the targets of ``key`` and the device; none where untargeted engines do."""
+    """Return the targets to build for: those of ``key`` and the device; empty if untargeted engines suffice."""
     old = key.targets if key and key.flavour == "tensorrt-rtx" else ()
     if device is None:
         return old

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all: strict JSON, sealed records."""
+"""Files written atomically: strict JSON, sealed records."""

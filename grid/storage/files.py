@@ -1,4 +1,4 @@
-"""Files that are read whole and never through a link, and that are on the disk once they are written."""
+"""Read files without following links, and write files that are synced to disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def open_regular(path: Path) -> BinaryIO:
     """Return a regular file, open for reading.
 
     Raises:
-        OSError: If it is not there, is a link, a folder, a pipe or a device, or cannot be read.
+        OSError: If it is missing, is a link, a folder, a pipe or a device, or cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -42,10 +42,10 @@ def read_file(path: Path) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a new file that its owner alone may change, down to the disk.
+    """Write a new file, which only its owner may change, and sync it to disk.
 
     Raises:
-        OSError: If something is there already, or it cannot be written.
+        OSError: If the path exists, or cannot be written.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     with open(descriptor, "wb") as file:
@@ -56,12 +56,12 @@ def write_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path, what: str, remedy: str) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of ``path`` once it is whole and on the disk; else nothing is left of it.
+    """Open a file that replaces ``path`` once it is complete and synced to disk; on failure nothing of it remains.
 
     Args:
-        path: of the file; its folder is made.
-        what: it is, for the error.
-        remedy: what to do where it cannot be written.
+        path: of the file; its folder is created.
+        what: what the file is, for the error.
+        remedy: what to do if it cannot be written.
 
     Raises:
         ResourceError: If it cannot be written.
@@ -79,12 +79,12 @@ def whole_file(path: Path, what: str, remedy: str) -> Iterator[IO[bytes]]:
             f"{what} {str(path)!r} cannot be written ({error.strerror or error}): free some space, or {remedy}"
         ) from None
     finally:
-        with suppress(OSError):  # what failed is being told already
+        with suppress(OSError):  # the failure is already being reported
             temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Write the names in a folder down to the disk."""
+    """Sync the names in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

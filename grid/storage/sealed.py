@@ -1,4 +1,4 @@
-"""Sealed JSON: canonical JSON with a format, a version and the sha256 of its own other contents."""
+"""Sealed JSON: canonical JSON with a format, a version and the sha256 of the rest of its contents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class SealError(StrictJsonError):
 
 
 class VersionError(StrictJsonError):
-    """The major version is another one."""
+    """The major version is not supported."""
 
 
 def seal(content: dict[str, Any], format_name: str, version: tuple[int, int]) -> bytes:
@@ -25,7 +25,7 @@ def unseal(text: bytes, format_name: str, version: tuple[int, int]) -> tuple[dic
     """Return the content of sealed JSON, and whether a newer minor version than ``version`` wrote it.
 
     Raises:
-        StrictJsonError: If it is no JSON, or of another format.
+        StrictJsonError: If it is not JSON, or has another format.
         VersionError: If its major version is not that of ``version``.
         SealError: If a byte has changed since it was sealed.
     """
@@ -36,7 +36,7 @@ def unseal(text: bytes, format_name: str, version: tuple[int, int]) -> tuple[dic
     if not (isinstance(found, list) and len(found) == 2 and all(type(number) is int for number in found)):
         raise StrictJsonError(f"version {found!r}, expected two numbers")
     if found[0] != version[0]:
-        raise VersionError(f"it has version {found[0]}.{found[1]}, this dynvid reads {version[0]}.x")
+        raise VersionError(f"it has version {found[0]}.{found[1]}, but this dynvid reads {version[0]}.x")
     content.pop("sha256", None)
     if _sealed(content) != text:
         raise SealError("it has changed since it was written (its sha256 does not fit)")

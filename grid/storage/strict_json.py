@@ -1,4 +1,4 @@
-"""JSON read strictly into dataclasses: every key known, every value of its declared type, nothing twice."""
+"""JSON read strictly into dataclasses: known keys only, declared types only, no duplicates."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _MAX_BYTES = 64 * 2**20
 
 
 class StrictJsonError(ValueError):
-    """Text is not the JSON that was expected; the message says where."""
+    """Text is not the expected JSON; the message says where."""
 
 
 def loads(text: bytes) -> Any:
     """Return the value of UTF-8 JSON ``text``.
 
     Raises:
-        StrictJsonError: For anything that is not JSON: duplicate keys, NaN, wrong encoding, absurd depth or size.
+        StrictJsonError: If it is not strict JSON: duplicate keys, NaN, wrong encoding, or too deep or too large.
     """
     if len(text) > _MAX_BYTES:
         raise StrictJsonError(f"{len(text)} bytes, expected at most {_MAX_BYTES}")
@@ -33,7 +33,7 @@ def loads(text: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """Return ``value`` as canonical JSON: sorted keys, one space of indentation, a newline at the end."""
+    """Return ``value`` as canonical JSON: sorted keys, one space of indentation, and a final newline."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
@@ -41,7 +41,7 @@ def parse(kind: type[T], value: Any, *, ignore_unknown: bool = False) -> T:
     """Return ``value``, as ``loads`` gives it, as an instance of the dataclass ``kind``.
 
     Raises:
-        StrictJsonError: Naming the place and what was expected there.
+        StrictJsonError: With the place and what was expected there.
     """
     return _parse(kind, value, kind.__name__.lower(), ignore_unknown)  # type: ignore[no-any-return]
 
@@ -81,7 +81,7 @@ def _parse(kind: Any, value: Any, place: str, lax: bool) -> Any:
         try:
             value = float(value)
         except OverflowError:
-            raise StrictJsonError(f"{place}: a number beyond every float") from None
+            raise StrictJsonError(f"{place}: the number is too large for a float") from None
     return _require(value, kind, place)
 
 
@@ -103,7 +103,7 @@ def _parse_dataclass(kind: Any, value: Any, place: str, lax: bool) -> Any:
 
 
 def _require(value: Any, kind: type, place: str) -> Any:
-    if type(value) is not kind:  # bool is no int here
+    if type(value) is not kind:  # a bool is not an int here
         raise StrictJsonError(f"{place}: {str(value)[:60]!r}, expected {kind.__name__}")
     if type(value) is float and not math.isfinite(value):
         raise StrictJsonError(f"{place}: {value}, expected a finite number")
@@ -113,7 +113,7 @@ def _require(value: Any, kind: type, place: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key occurs twice in one object")
     return result
 
 

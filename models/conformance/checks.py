@@ -1,6 +1,6 @@
 """The checks of the conformance kit: what the split and its proof rely on, one small function each.
 
-The first line of each says why. Each yields a line a fault: where, what was expected, what to do.
+The first line of each docstring says why. Each check yields one line per fault: where, what was expected, what to do.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..network import Features, HeadConfig
 from ..shift import WholeShift
 from .subject import OFF, Subject, Watch, call, chain, cut, gap, join, unlike
 
-MATTERS = 1e-6  # an effect: at least this share of a tensor's largest value
+MATTERS = 1e-6  # least effect, as a share of a tensor's largest value
 
 
 def builds(subject: Subject) -> Iterator[str]:
-    """Everything starts from a name and a configuration: the registry must make the network that they describe."""
+    """Everything starts from a name and a configuration: the registry must return the network that they describe."""
     blocks, heads = len(subject.untrained.blocks), subject.untrained.head_blocks
     if not isinstance(heads, tuple) or list(heads) != sorted(set(heads) & set(range(blocks))):
         yield f"head_blocks is {heads!r}: expected a tuple of blocks of 0..{blocks - 1}, ascending"
@@ -55,22 +55,22 @@ def features(subject: Subject) -> Iterator[str]:
 
 
 def finite(subject: Subject) -> Iterator[str]:
-    """NaN or infinity never answers with a class."""
+    """NaN or infinity never names a class."""
     for block, out in enumerate(subject.rough[1:]):
         if bad := [i for i, x in enumerate(out) if not x.isfinite().all()]:
             yield f"block {block}: features {bad} hold NaN or infinity for finite frames"
 
 
 def repeatable(subject: Subject) -> Iterator[str]:
-    """In eval mode nothing may be random (dropout, noise), else no split can agree with the whole."""
+    """In eval mode nothing may be random (dropout, noise), or no split can agree with the whole."""
     for block, videos in enumerate(subject.rough[:-1]):
         first, again = (call(subject.untrained.blocks[block], videos, WholeShift(OFF, block, 3)) for _ in "12")
         if not all(map(torch.equal, first, again)):
-            yield f"block {block} gives two answers for one input in eval mode: let it be random in training only"
+            yield f"block {block} gives two answers for one input in eval mode: use randomness in training only"
 
 
 def stateless(subject: Subject) -> Iterator[str]:
-    """A block is called for many videos in turn: what one leaves on the module would reach the next."""
+    """A block is called for many videos in turn: anything that one leaves on the module would reach the next."""
     others = chain(subject.untrained, subject.frames(4, 3)[2:].float(), OFF)
     for block, module in enumerate(subject.untrained.blocks):
         module = copy.deepcopy(module)
@@ -80,21 +80,21 @@ def stateless(subject: Subject) -> Iterator[str]:
             for each in (subject.rough, others, subject.rough)
         ]
         if not all(map(torch.equal, calls[0], calls[2])):
-            yield f"block {block} answers otherwise after another video: only shift may carry anything on"
+            yield f"block {block} answers differently after another video: only shift may carry anything on"
         after = module.state_dict()
         if changed := [name for name, value in before.items() if not torch.equal(value, after[name])]:
             yield f"block {block} changes {', '.join(changed)} in eval mode: update buffers in training only"
 
 
 def heads(subject: Subject) -> Iterator[str]:
-    """A head embeds each frame once, by itself, as [batch * frames, width]; the subgraph's ports say that width."""
+    """A head embeds each frame once, by itself, as [batch * frames, width]; the subgraph's ports state that width."""
     own = subject.config.head
     for block in subject.backbone.head_blocks:
         rows = subject.rough[block + 1][-1].flatten(0, 1).double()
         for head in (own, HeadConfig("conv", 12), HeadConfig("linear")):
             try:
                 embed, width = subject.backbone.embedding(block, head)
-            except NetworkError:  # a style that this network does not have, said plainly
+            except NetworkError:  # a style that this network explicitly does not support
                 if head == own:
                     raise
                 continue
@@ -112,7 +112,7 @@ def heads(subject: Subject) -> Iterator[str]:
 
 
 def shift_points(subject: Subject) -> Iterator[str]:
-    """A shifted layer's name is its state's port: unique in a block, and the same for any number of frames."""
+    """A shifted layer's name becomes its state's port: unique in a block, and the same for any number of frames."""
     sizes = ((1, 1), (2, 3), (1, subject.num_frames))
     found: list[list[list[str]]] = [[] for _ in sizes]  # names by size and block
     for size, (batch, frames) in enumerate(sizes):
@@ -124,7 +124,10 @@ def shift_points(subject: Subject) -> Iterator[str]:
             if bad := [c for c in watch.calls if len(c[1]) != 4 or c[1][0] != batch * frames]:
                 yield f"block {block} shifts {bad[0]}: expected [{batch * frames}, C, H, W], all frames of its input"
         if found[size] != found[0]:
-            yield f"shift points of {batch} x {frames} frames: {found[size]}, of 1 x 1: {found[0]}; name layers, not calls"
+            yield (
+                f"shift points of {batch} x {frames} frames: {found[size]}, of 1 x 1: {found[0]}; "
+                "name layers, not calls"
+            )
     for block, points in enumerate(found[0]):
         if twice := sorted({p for p in points if points.count(p) > 1}):
             yield f"block {block} uses shift points {twice} more than once: give every shifted layer its own name"
@@ -142,7 +145,7 @@ def initialises(subject: Subject) -> Iterator[str]:
 
 
 def dtype(subject: Subject) -> Iterator[str]:
-    """Exports are made in half precision too, so features keep the type that came in (nothing says .float())."""
+    """Exports are also made in half precision, so features must keep the dtype of the input (no .float())."""
     for kind, device in ((torch.float64, "cpu"), (torch.float16, "meta")):
         network = copy.deepcopy(subject.untrained).to(device, kind)
         for block, out in enumerate(chain(network, subject.frames(1, 2).to(device, kind), subject.config.shift)[1:]):
@@ -151,7 +154,7 @@ def dtype(subject: Subject) -> Iterator[str]:
 
 
 def inputs_kept(subject: Subject) -> Iterator[str]:
-    """A block's input is also its head's, and other spans read it again: in-place operations would change it."""
+    """A block's input is also its head's, and other spans read it again, so in-place operations would change it."""
     for block, module in enumerate(subject.network.blocks):
         rows = tuple(x.flatten(0, 1).clone() for x in subject.videos[block])
         copy.deepcopy(module)(rows, WholeShift(subject.config.shift, block, subject.num_frames))
@@ -161,7 +164,7 @@ def inputs_kept(subject: Subject) -> Iterator[str]:
 
 
 def shift_online(subject: Subject) -> Iterator[str]:
-    """The split runs a video in pieces: one frame a call, ragged pieces and one call must equal the whole."""
+    """The split runs a video in pieces: one frame per call, ragged pieces and one call must equal the whole."""
     total = subject.num_frames
     for block, videos in enumerate(subject.videos[:-1]):
         ends: list[dict[str, Tensor]] = []
@@ -178,7 +181,7 @@ def shift_online(subject: Subject) -> Iterator[str]:
 
 
 def shift_matters(subject: Subject) -> Iterator[str]:
-    """A state that changes nothing is carried for nothing, and its loss would never be noticed."""
+    """A state that changes nothing is carried in vain, and its loss would never be noticed."""
     half = subject.num_frames // 2
     for block, videos in enumerate(subject.videos[:-1]):
         _, states = subject.stateful(block, tuple(x[:, :half] for x in videos), None)
@@ -192,7 +195,7 @@ def shift_matters(subject: Subject) -> Iterator[str]:
 
 
 def causal(subject: Subject) -> Iterator[str]:
-    """An answer after n input sets cannot know later frames: a block may look back, through shift, never ahead."""
+    """An answer after n input sets cannot know later frames: a block may look back, through shift, but never ahead."""
     for block, videos in enumerate(subject.videos[:-1]):
         for t in (1, subject.num_frames // 2, subject.num_frames - 1):
             changed = tuple(torch.cat([x[:, :t], x[:, t:].flip(0) + x.std()], dim=1) for x in videos)
@@ -202,7 +205,7 @@ def causal(subject: Subject) -> Iterator[str]:
 
 
 def frames_apart(subject: Subject) -> Iterator[str]:
-    """Frames reach each other through shift alone: with shift off, a frame among others equals that frame alone."""
+    """Frames affect each other only through shift: with shift off, a frame among others equals that frame alone."""
     for block, (module, videos) in enumerate(zip(subject.network.blocks, subject.videos, strict=False)):
         together = call(module, videos, WholeShift(OFF, block, subject.num_frames))
         alone = [call(module, frame, WholeShift(OFF, block, 1)) for frame in cut(videos, 1, 1)]
@@ -247,7 +250,7 @@ def route(subject: Subject) -> Iterator[str]:
 
 
 def costs(subject: Subject) -> Iterator[str]:
-    """Budgets are spent in multiply-adds, counted on meta tensors; ``paper_macs`` is one growing number a block."""
+    """Budgets are in multiply-adds, counted on meta tensors; ``paper_macs`` is one increasing number per block."""
     measure_costs(subject.untrained)
     paper = subject.untrained.paper_macs(subject.config.preprocessing.crop, subject.config.classes)
     if paper is None:
@@ -258,7 +261,7 @@ def costs(subject: Subject) -> Iterator[str]:
 
 
 def parameters(subject: Subject) -> Iterator[str]:
-    """Training must reach every parameter: one that no answer depends on is trained, stored and shipped for nothing."""
+    """Training must reach every parameter: one that no answer depends on is trained, stored and shipped in vain."""
     network = subject.network
     rows: Features = (subject.frames(1, 2).flatten(0, 1),)
     total = torch.zeros((), dtype=torch.float64)
@@ -276,7 +279,7 @@ def parameters(subject: Subject) -> Iterator[str]:
 
 
 def reload(subject: Subject) -> Iterator[str]:
-    """A training checkpoint holds the configuration as JSON and the state_dict: that must be the whole network."""
+    """A training checkpoint holds the configuration as JSON and the state_dict, which must be the whole network."""
     config = from_json(json.loads(json.dumps(to_json(subject.config))))
     other = subject.build(config, subject.seed + 1).double()
     other.load_state_dict(subject.network.state_dict())
@@ -286,10 +289,20 @@ def reload(subject: Subject) -> Iterator[str]:
 
 
 Check = Callable[[Subject], Iterator[str]]
-# what every later check builds upon
+# every later check builds on these
 FOUNDATIONS: tuple[Check, ...] = (
     builds, features, finite, repeatable, stateless, heads, shift_points, initialises, dtype,
 )  # fmt: skip
 CHECKS: tuple[Check, ...] = (
-    *FOUNDATIONS, inputs_kept, shift_online, shift_matters, causal, frames_apart, videos_apart, route, costs, parameters, reload,
-)  # fmt: skip
+    *FOUNDATIONS,
+    inputs_kept,
+    shift_online,
+    shift_matters,
+    causal,
+    frames_apart,
+    videos_apart,
+    route,
+    costs,
+    parameters,
+    reload,
+)

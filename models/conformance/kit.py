@@ -1,8 +1,8 @@
-"""Whether a registered network keeps the protocol of ``models.network``: all that the split and its proof rely on.
+"""Check whether a network follows the protocol of ``models.network``, on which the split and its proof rely.
 
-Run it on a new network before anything else: ``require_conformance(config)``, or
-``dynvid conformance NETWORK``. The checks are in ``conformance_checks``. They use the network's own
-configuration with untrained weights, mostly in float64, so that a coupling of one part in a billion shows.
+Run it on a new network first: ``require_conformance(config)``, or ``dynvid conformance NETWORK``. The checks are in
+``checks``. They use the network's own configuration with untrained weights, mostly in float64, so that a coupling of
+one part in a billion shows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .subject import Subject
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found: why it is made, and a line for each fault."""
+    """The result of one check: why it is made, and a line for each fault."""
 
     check: str
     why: str
@@ -36,9 +36,9 @@ class Finding:
 
 
 def check(config: NetworkConfig, seed: int = 0) -> list[Finding]:
-    """Return the finding of every check on the network that ``config`` describes, with weights from ``seed``.
+    """Return the findings of every check on the network that ``config`` describes, with weights from ``seed``.
 
-    The first checks are foundations: after one that fails, the others are not run.
+    The first checks are foundations: if one fails, the later checks are not run.
     """
     findings: list[Finding] = []
     subject, fallen = Subject(config, seed), ""
@@ -61,19 +61,19 @@ def _faults(step: Check, subject: Subject) -> Iterator[str]:
         yield from step(subject)
     except DynvidError as error:
         yield str(error)
-    except Exception as error:  # of any kind: it comes from the network, and telling is what this kit is for
+    except Exception as error:  # any kind: it comes from the network, and this kit must report it
         yield f"{_place(error)}: {type(error).__name__}: {error}"
 
 
 def _place(error: Exception) -> str:
-    """Return file and line of the innermost frame outside torch."""
+    """Return the file and line of the innermost frame outside torch."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not Path(f.filename).is_relative_to(Path(torch.__file__).parent)]
     return f"{own[-1].filename}:{own[-1].lineno}"
 
 
 def require_conformance(config: NetworkConfig, seed: int = 0) -> None:
-    """Do nothing if every check passes.
+    """Raise an error unless every check passes.
 
     Raises:
         NetworkError: With every fault found.
@@ -87,10 +87,10 @@ def require_conformance(config: NetworkConfig, seed: int = 0) -> None:
 
 
 def read_config(network: str, crop: int, more: str) -> NetworkConfig:
-    """Return the configuration of a registered network or of ``module:function``, which is registered.
+    """Return the configuration of a registered network, or of ``module:function``, which it registers.
 
     Args:
-        network: a registered name, or where the function lies that returns the ``Backbone``.
+        network: a registered name, or the place of a function that returns the ``Backbone``.
         crop: height and width of the frames in pixels.
         more: a JSON object with further keys of the network configuration.
 

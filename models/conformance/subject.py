@@ -1,4 +1,4 @@
-"""The network under test of the conformance kit, and the ways in which its checks run and compare it."""
+"""The network under test of the conformance kit, and the ways in which checks run and compare it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..network import Backbone, Features, NetworkConfig, VideoNetwork, initialis
 from ..registry import build, build_backbone
 from ..shift import Shift, ShiftConfig, StatefulShift, WholeShift
 
-AGREES = 1e-9  # float64: two ways to compute one value may differ by this share of the tensor's largest value
+AGREES = 1e-9  # float64: two ways to compute a value may differ by this share of the tensor's largest value
 OFF = ShiftConfig(enabled=False)
 
 
 class Subject:
-    """The network under test, and what the checks look at. A video is [batch, frames, channels, height, width]."""
+    """The network under test, and what the checks examine. A video is [batch, frames, channels, height, width]."""
 
     def __init__(self, config: NetworkConfig, seed: int) -> None:
         self.config = config
@@ -28,23 +28,23 @@ class Subject:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The backbone alone, for more heads than the configuration has."""
+        """The backbone alone, to test more heads than the configuration has."""
         return build_backbone(self.config.network, self.config.options)
 
     def build(self, config: NetworkConfig, seed: int) -> VideoNetwork:
-        """Return the network with PyTorch's weights, in eval mode."""
+        """Return the network with PyTorch's initial weights, in eval mode."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build(config).eval()
 
     @cached_property
     def untrained(self) -> VideoNetwork:
-        """The network as it is built, float32."""
+        """The network as built, float32."""
         return self.build(self.config, self.seed)
 
     @cached_property
     def network(self) -> VideoNetwork:
-        """The network with weights through which signal survives, float64."""
+        """The network with weights that preserve the signal, float64."""
         return initialise(copy.deepcopy(self.untrained), self.seed).double()
 
     def frames(self, batch: int, frames: int) -> Tensor:
@@ -64,19 +64,19 @@ class Subject:
         return chain(self.network, self.frames(2, self.num_frames), self.config.shift)
 
     def whole(self, block: int, videos: Features) -> Features:
-        """Return what a block makes of whole videos."""
+        """Return a block's output for whole videos."""
         return call(self.network.blocks[block], videos, WholeShift(self.config.shift, block, videos[0].shape[1]))
 
     def stateful(
         self, block: int, videos: Features, states: dict[str, Tensor] | None
     ) -> tuple[Features, dict[str, Tensor]]:
-        """Return what a block makes of the next frames of some videos, and its new states."""
+        """Return a block's output for the next frames of some videos, and its new states."""
         shift = StatefulShift(self.config.shift, block, videos[0].shape[1], states)
         return call(self.network.blocks[block], videos, shift), shift.states_out
 
 
 class Watch(Shift):
-    """Shifts nothing, and notes the name and the shape of every call."""
+    """Shifts nothing; records the name and shape of every call."""
 
     def __init__(self, block: int, frames: int) -> None:
         super().__init__(OFF, block, frames)
@@ -112,12 +112,12 @@ def cut(videos: Features, sizes: int | Sequence[int], dim: int) -> list[Features
 
 
 def join(pieces: Sequence[Features], dim: int) -> Features:
-    """Return what ``cut`` took apart."""
+    """Reverse ``cut``."""
     return tuple(torch.cat(parts, dim) for parts in zip(*pieces, strict=True))
 
 
 def gap(left: Tensor, right: Tensor) -> float:
-    """Return the largest difference as a share of the largest value; infinite where shapes differ or NaN is."""
+    """Return the largest difference as a share of the largest value; infinite if shapes differ or a value is NaN."""
     if left.shape != right.shape:
         return float("inf")
     difference = float((left - right).abs().max() / right.abs().max().clamp_min(1e-30))
@@ -125,9 +125,9 @@ def gap(left: Tensor, right: Tensor) -> float:
 
 
 def unlike(what: str, got: Features, expected: Features) -> Iterator[str]:
-    """Yield a line for each feature that is not what was expected."""
+    """Yield a line for each feature that differs from what was expected."""
     if len(got) != len(expected):
-        yield f"{what}: {len(got)} features instead of {len(expected)}"
+        yield f"{what}: {len(got)} features, expected {len(expected)}"
     for i, (left, right) in enumerate(zip(got, expected, strict=False)):
         if not (error := gap(left, right)) <= AGREES:
             yield f"{what}: feature {i} differs by {error:.2g} of its largest value, expected at most {AGREES:g}"

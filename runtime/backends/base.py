@@ -1,4 +1,4 @@
-"""What a backend must do: load subgraphs, hold tensors, and prepare calls on fixed tensors."""
+"""The backend interface: load subgraphs, hold tensors, and prepare calls on fixed tensors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Call = Callable[[], None]
 
 
 class EngineHost(NamedTuple):
-    """What the engines of a backend must be for, as ``EngineRequest`` asks for it.
+    """What the engines of a backend must have been built for, as in ``EngineRequest``.
 
     Attributes:
-        flavour: what runs them; ``version`` of it.
-        device: compute capability of the GPU, or the processor; None where any will do.
-        cuda: major version of CUDA that the driver knows; None without a GPU.
+        flavour: what runs them; ``version``: its version.
+        device: compute capability of the GPU, or the processor; None if any will do.
+        cuda: major version of CUDA that the driver supports; None without a GPU.
     """
 
     flavour: Flavour
@@ -37,30 +37,30 @@ class Program(Protocol):
     """A loaded subgraph."""
 
     def prepare(self, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> Call:
-        """Return a call that reads ``inputs`` and writes ``outputs``, every port of the subgraph by name.
+        """Return a call that reads ``inputs`` and writes ``outputs``, with every port of the subgraph by name.
 
-        No tensor may be both an input and an output. The call may be repeated; it raises ``BackendError`` if the
-        backend fails.
+        No tensor may be both input and output. The call may be repeated; it raises ``BackendError`` if the backend
+        fails.
         """
         ...
 
 
 class Backend(Protocol):
-    """An executor of subgraphs, with the tensors that they read and write."""
+    """Executes subgraphs, and owns the tensors that they read and write."""
 
     name: str
 
     @property
     def engine_host(self) -> EngineHost | None:
-        """What engines must be for to run here; None where only the bundle's graphs run."""
+        """What engines must be built for to run here; None if only the bundle's graphs run."""
         ...
 
     def load(self, content: bytes, ports: Ports, name: str, frames: int | None = None) -> Program:
         """Return the program of a graph with these ports.
 
-        ``content`` is what the backend runs, an ONNX model or an engine, whose hash has been checked; ``name`` is for
-        errors. Where ``frames`` is given every call is for one video and so many of its frames, so the backend may compile
-        for these shapes alone.
+        ``content`` is what the backend runs, an ONNX model or an engine whose hash has been checked. ``name`` is for
+        errors. With ``frames``, every call is for one video and this number of frames, so the backend may compile for
+        these shapes only.
         """
         ...
 
@@ -73,11 +73,11 @@ class Backend(Protocol):
         ...
 
     def rows(self, value: Value, count: int) -> Value:
-        """Return the first ``count`` rows of a tensor [batch, ...], without a copy: at the same address."""
+        """Return the first ``count`` rows of a tensor [batch, ...], without a copy, at the same address."""
         ...
 
     def row(self, value: Value, index: int) -> Value | None:
-        """Return one row [1, ...] of a tensor [batch, ...] without a copy; None where a call for each row would cost too much."""
+        """Return one row [1, ...] of a tensor [batch, ...] as a view; None if a call per row would cost too much."""
         ...
 
     def write(self, value: Value, array: NDArray[Any]) -> None:
@@ -89,15 +89,15 @@ class Backend(Protocol):
         ...
 
     def fetch(self, values: Sequence[Value]) -> list[NDArray[Any]]:
-        """Return the contents of several tensors, as ``read`` does, waiting for the device once."""
+        """Return the contents of several tensors, as ``read`` does, but wait for the device only once."""
         ...
 
     def take(self, value: Value, rows: Sequence[int], out: Value) -> None:
-        """Copy rows of ``value`` [batch, ...] to the first rows of ``out``, another tensor, where the tensors are."""
+        """Copy rows of ``value`` [batch, ...] to the first rows of ``out``, another tensor, on the device."""
         ...
 
     def put(self, value: Value, store: Value, rows: Sequence[int]) -> None:
-        """Copy the first rows of ``value`` [batch, ...] to ``rows`` of ``store``, another tensor, where the tensors are."""
+        """Copy the first rows of ``value`` [batch, ...] to ``rows`` of ``store``, another tensor, on the device."""
         ...
 
     def poison(self, store: Value, row: int) -> None:
@@ -107,29 +107,29 @@ class Backend(Protocol):
     def record(self, calls: Sequence[Call]) -> Call:
         """Return one call that makes these calls in order, as fast as the backend can.
 
-        A backend may make them once now, so record them before the first video: what they leave in states and features
-        is then overwritten before a video reads it.
+        A backend may run them once now, so record them before the first video: what this leaves in states and
+        features is then overwritten before a video reads it.
         """
         ...
 
     def close(self) -> None:
-        """Give everything back that the backend holds; neither it nor its calls may be used afterwards."""
+        """Release everything that the backend holds; neither it nor its calls may be used afterwards."""
         ...
 
 
 def require_ports(name: str, ports: Ports, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> None:
-    """Check that a call names every port of a subgraph and no other.
+    """Check that a call names exactly the ports of a subgraph.
 
     Raises:
-        BackendError: Naming the difference.
+        BackendError: With the difference.
     """
     odd = (set(inputs) ^ {s.name for s in ports.inputs}) | (set(outputs) ^ {s.name for s in ports.outputs})
     if odd:
-        raise BackendError(f"{name}: ports {', '.join(sorted(odd))} are missing or unknown: prepare every port once")
+        raise BackendError(f"{name}: ports {', '.join(sorted(odd))} are missing or unknown: give every port once")
 
 
 def in_turn(calls: Sequence[Call]) -> Call:
-    """Return a call that makes ``calls`` one after the other: what ``record`` is where nothing is gained."""
+    """Return a call that makes ``calls`` one after another: ``record`` for backends that cannot do better."""
     kept = tuple(calls)
 
     def call() -> None:

@@ -1,4 +1,4 @@
-"""Tensors in host memory, as numpy arrays: what every backend that computes there does with them alike."""
+"""Tensors in host memory, as numpy arrays: what all CPU backends share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class HostArrays:
 
     def take(self, value: NDArray[Any], rows: Sequence[int], out: NDArray[Any]) -> None:
         """Copy rows of ``value`` to the first rows of ``out``."""
-        for place, row in enumerate(rows):  # as one fancy index it would copy twice
+        for place, row in enumerate(rows):  # a single fancy index would copy twice
             out[place] = value[row]
 
     def put(self, value: NDArray[Any], store: NDArray[Any], rows: Sequence[int]) -> None:
@@ -57,18 +57,18 @@ class HostArrays:
         return in_turn(calls)
 
     def close(self) -> None:
-        """Do nothing: arrays and sessions go when nothing refers to them."""
+        """Do nothing: arrays and sessions are freed once nothing references them."""
 
 
 def pass_nan_on(inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> None:
-    """Fill with NaN what was written for the rows that hold NaN or Inf in any input, where a backend may have hidden it."""
+    """Fill outputs with NaN in rows where any input holds NaN or Inf, in case the backend has hidden it."""
     for row in poisoned_rows(inputs):
         for array in outputs:
             array[row] = np.nan
 
 
 def poisoned_rows(arrays: Sequence[NDArray[Any]]) -> list[int]:
-    """Return which rows hold NaN or Inf in any of these arrays [batch, ...]."""
+    """Return the rows that hold NaN or Inf in any of these arrays [batch, ...]."""
     with np.errstate(invalid="ignore", over="ignore"):
         sums = [array.reshape(len(array), -1).sum(axis=1, dtype=np.float32) for array in arrays]
         return np.flatnonzero(~np.isfinite(sum(sums))).tolist()

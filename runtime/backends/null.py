@@ -1,4 +1,4 @@
-"""A backend that counts calls and computes nothing, so that routes and schedules are tested without arithmetic."""
+"""A backend that counts calls and computes nothing, for testing routes and schedules without arithmetic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .host_arrays import HostArrays
 
 
 class NullBackend(HostArrays):
-    """Every output keeps what it held. ``launches`` counts calls by subgraph and frames."""
+    """Outputs keep their contents. ``launches`` counts calls by subgraph and frames."""
 
     name = "null"
     engine_host = None

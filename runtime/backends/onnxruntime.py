@@ -1,4 +1,4 @@
-"""onnxruntime on the CPU: tensors are numpy arrays, bound by address, so that no call copies."""
+"""onnxruntime on the CPU: tensors are numpy arrays bound by address, so that no call copies."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from .base import Call, EngineHost, in_turn, require_ports
 from .host_arrays import HostArrays, pass_nan_on
 from .optimised_graph import unpack
 
-_lock = threading.Lock()  # of the arena and the weights
+_lock = threading.Lock()  # guards the arena and the weights
 _arena_is_shared = False  # in this process
 _CACHE_LINE = 64  # bytes
-_weights: WeakValueDictionary[str, Any] = (
-    WeakValueDictionary()
-)  # of this process, by name, as long as a program has them
+# of this process, by name, for as long as a program uses them
+_weights: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 class OnnxRuntimeBackend(HostArrays):
     """onnxruntime's CPU execution provider.
 
-    Each session has a pool of threads of its own, which sleeps whenever the session does not run: pools that spin on cost the
-    session at work a quarter of its time, and a pool for the whole process would break every session that others make in it.
-    All sessions share one arena: graphs that run in turn use the same memory.
+    Each session has its own thread pool, which sleeps while the session does not run. Pools that keep spinning cost
+    the running session a quarter of its time, and a process-wide pool would break every session that others create in
+    the process. All sessions share one arena, so graphs that run in turn use the same memory.
 
     Args:
-        threads: that compute, the caller's among them; None: one a core.
+        threads: compute threads, including the caller's; None: one per core.
     """
 
     name = "onnxruntime"
@@ -54,22 +53,22 @@ class OnnxRuntimeBackend(HostArrays):
 
     @property
     def engine_host(self) -> EngineHost:
-        """Graphs that this version optimised, for processors like this one."""
+        """Graphs that this version optimised for processors like this one."""
         return EngineHost("onnxruntime", self._ort.__version__, this_processor(), None)
 
     def load(self, content: bytes, ports: Ports, name: str, frames: int | None = None) -> OrtProgram:
-        """Return the program of ``content``: an ONNX model, or one that is optimised and shares its weights.
+        """Return the program of ``content``: an ONNX model, or an optimised one that shares its weights.
 
         Raises:
-            BackendError: If onnxruntime refuses the model, or takes another provider than the CPU's.
+            BackendError: If onnxruntime refuses the model, or uses another provider than the CPU's.
         """
         options = session_options(self._ort, self.threads)
         options.add_session_config_entry("session.use_env_allocators", "1")
-        options.enable_mem_pattern = False  # which keeps a plan of the memory for every shape it meets
+        options.enable_mem_pattern = False  # it would keep a memory plan for every shape it meets
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
         for dimension, size in {} if frames is None else {"batch": 1, "frames": frames}.items():
-            # onnxruntime adds a residual inside a convolution only where it sees that the frames are as many
+            # onnxruntime fuses a residual into a convolution only if it knows that the frame counts match
             options.add_free_dimension_override_by_name(dimension, size)
         weights: dict[str, Any] = {}
         try:
@@ -77,11 +76,11 @@ class OnnxRuntimeBackend(HostArrays):
             if optimised is not None:
                 content = optimised.model
                 options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-                # as written: a residual's last reader is then the convolution that adds to it, and may overwrite it
+                # in file order a residual's last reader is the convolution that adds to it, so it may be overwritten
                 options.execution_order = self._ort.ExecutionOrder.PRIORITY_BASED
                 weights = {weight: self._shared(weight, optimised.weights) for weight in optimised.weights}
                 options.add_external_initializers(list(weights), list(weights.values()))
-                for weight, value in weights.items():  # without this the session would hold a copy
+                for weight, value in weights.items():  # otherwise the session would hold a copy
                     options.add_initializer(weight, value)
             session = self._ort.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"], enable_fallback=False
@@ -104,22 +103,22 @@ class OnnxRuntimeBackend(HostArrays):
 
     def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
         """Copy ``array`` into ``value``."""
-        with np.errstate(over="ignore"):  # beyond half precision: infinity, which never answers with a class
+        with np.errstate(over="ignore"):  # out of fp16 range becomes infinity, which never names a class
             np.copyto(value, array, casting="same_kind")
 
 
 class OrtProgram:
     """One subgraph as an onnxruntime session.
 
-    A graph whose shapes are all fixed is for one video, so several run one after the other. Of its ports [1, frames, ...] it may
-    leave the batch out: [frames, ...].
+    A graph with only fixed shapes is for one video, so several videos run one after another. Such a graph may omit
+    the batch axis of its ports [1, frames, ...]: [frames, ...].
 
     Args:
-        session: onnxruntime's.
-        ports: that it must have.
+        session: the onnxruntime session.
+        ports: the ports that it must have.
         name: for errors.
-        weights: that the session refers to.
-        hides_nan: it quantises, which makes a number of NaN: what was computed from NaN is NaN all the same.
+        weights: the weights that the session references.
+        hides_nan: whether it quantises, which turns NaN into a number. Outputs computed from NaN are then set to NaN.
     """
 
     def __init__(
@@ -127,14 +126,14 @@ class OrtProgram:
     ) -> None:
         self._hides_nan = hides_nan
         self._session = session
-        self._weights = weights  # the session only refers to them
+        self._weights = weights  # the session only references them
         self._ports = ports
         self._name = name
         self._shapes = {port.name: tuple(port.shape) for port in (*session.get_inputs(), *session.get_outputs())}
         self._is_for_one = all(isinstance(size, int) for shape in self._shapes.values() for size in shape)
 
     def prepare(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
-        """Return a call on these arrays; they must stay where they are, and the call keeps them alive."""
+        """Return a call on these arrays, which must not move; the call keeps them alive."""
         require_ports(self._name, self._ports, inputs, outputs)
         if self._is_for_one:
             return in_turn([self._bound(*row) for row in self._rows(inputs, outputs)])
@@ -167,10 +166,10 @@ class OrtProgram:
     def _rows(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
     ) -> Iterator[tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
-        """Yield inputs and outputs of one video at a time, [1, ...].
+        """Yield the inputs and outputs of one video at a time, [1, ...].
 
         Raises:
-            BackendError: If a tensor is not of the shape that the graph has for one video, or has another number of them.
+            BackendError: If a tensor does not have the graph's shape for one video, or the numbers of videos differ.
         """
         count = next(iter(outputs.values())).shape[0]
         for port, array in (*inputs.items(), *outputs.items()):
@@ -186,7 +185,7 @@ class OrtProgram:
 
 
 def _aligned(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a copy that begins at a cache line, as onnxruntime's own tensors do and numpy's need not."""
+    """Return a copy that begins at a cache line, as onnxruntime's own tensors do and numpy's may not."""
     memory = np.empty(array.nbytes + _CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % _CACHE_LINE
     found = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -195,31 +194,31 @@ def _aligned(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def session_options(ort: Any, threads: int) -> Any:
-    """Return options of a session that computes with so many threads, the caller's among them."""
+    """Return options of a session that computes with this many threads, including the caller's."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # when a run ends
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # stop spinning when a run ends
     if "vnni" not in this_processor():
-        # sums of products of bytes overflow there; with unsigned weights they do not, and take longer. onnxruntime 1.31 would
-        # make weights unsigned on processors with VNNI, too, and then not use it
+        # without VNNI, sums of products of bytes overflow unless weights are unsigned, which is slower. With VNNI this
+        # is not set: onnxruntime 1.31 would make weights unsigned there too, and then not use VNNI
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
 def _share_arena(ort: Any) -> None:
-    """Let sessions that ask for it allocate from one arena of this process, where none is shared yet."""
+    """Let sessions that ask for it allocate from one arena of this process; create it if there is none."""
     global _arena_is_shared
     with _lock:
         if _arena_is_shared:
             return
         memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-        with contextlib.suppress(*ort_errors()):  # somebody else in this process shared one: that serves as well
+        with contextlib.suppress(*ort_errors()):  # one that other code in this process shared will do
             ort.create_and_register_allocator(memory, None)
         _arena_is_shared = True
 
 
 def ort_errors() -> tuple[type[BaseException], ...]:
-    """Return what onnxruntime raises."""
+    """Return the exception types that onnxruntime raises."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
@@ -227,5 +226,5 @@ def ort_errors() -> tuple[type[BaseException], ...]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error, at most 300 characters of it."""
+    """Return the first line of an error, at most 300 characters."""
     return str(error).strip().split("\n")[0][:300]

@@ -1,4 +1,4 @@
-"""onnxruntime on CUDA: its CUDA provider alone, on tensors bound by address. Not yet run on hardware."""
+"""onnxruntime with only its CUDA provider, on tensors bound by address. Not yet run on hardware."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .onnxruntime import first_line, ort_errors, session_options
 PROVIDER = "CUDAExecutionProvider"
 _INSTALL = "pip uninstall onnxruntime, then pip install 'dynvid[gpu]', with cuDNN 9 and cuBLAS of the same CUDA"
 
-# onnxruntime computes shapes on the CPU on purpose; of data, its CUDA provider has every one of these operators
+# onnxruntime computes shapes on the CPU on purpose; its CUDA provider has all of these operators for data
 _SHAPE_OPERATORS = {"Shape", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze", "Cast"}
 
 
 def open_ort_cuda(gpu: int = 0, threads: int | None = None) -> OrtCudaBackend:
-    """Return the backend on one GPU; ``threads`` of the CPU compute shapes, None: one a core.
+    """Return the backend on one GPU. ``threads`` is the number of CPU threads that compute shapes; None: one per core.
 
     Raises:
-        MissingPackageError: If no onnxruntime is installed.
-        BackendError: If it is not the one for CUDA.
-        DeviceError: If there is no GPU that can be used.
+        MissingPackageError: If onnxruntime is not installed.
+        BackendError: If it is not the CUDA build.
+        DeviceError: If there is no usable GPU.
     """
     try:
         import onnxruntime
@@ -43,21 +43,22 @@ def open_ort_cuda(gpu: int = 0, threads: int | None = None) -> OrtCudaBackend:
     available = onnxruntime.get_available_providers()
     if PROVIDER not in available:
         raise BackendError(
-            f"onnxruntime {onnxruntime.__version__} has {', '.join(available)}, expected {PROVIDER} among them: {_INSTALL}"
+            f"onnxruntime {onnxruntime.__version__} has {', '.join(available)}, "
+            f"expected {PROVIDER} among them: {_INSTALL}"
         )
     return OrtCudaBackend(onnxruntime, open_device(gpu), threads)
 
 
 class OrtCudaBackend(DeviceTensors):
-    """See ``Backend``. onnxruntime computes on the device's stream and waits for nothing.
+    """See ``Backend``. onnxruntime computes on the device's stream and does not wait.
 
-    fp32 is fp32: TF32 is off, in this whole process where its environment does not say otherwise, because cuDNN asks
-    only the environment.
+    TF32 is off, so fp32 is true fp32. cuDNN reads only the environment, so this holds for the whole process, unless its
+    environment says otherwise.
 
     Args:
         ort: the module onnxruntime.
         device: the GPU; closed with the backend.
-        threads: of the CPU, for what onnxruntime does not put on the GPU on purpose; None: one a core.
+        threads: CPU threads for what onnxruntime keeps off the GPU on purpose; None: one per core.
     """
 
     name = "onnxruntime-cuda"
@@ -70,7 +71,7 @@ class OrtCudaBackend(DeviceTensors):
         self._threads = threads or len(os.sched_getaffinity(0))
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         if hasattr(ort, "preload_dlls"):
-            with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
+            with contextlib.redirect_stdout(sys.stderr):  # it prints the libraries that it does not find
                 ort.preload_dlls(directory="")
         self._programs: weakref.WeakSet[OrtCudaProgram] = weakref.WeakSet()
 
@@ -89,14 +90,15 @@ class OrtCudaBackend(DeviceTensors):
             session = self._ort.InferenceSession(content, options, providers=[(PROVIDER, given)], enable_fallback=False)
         except ort_errors() as error:
             raise BackendError(
-                f"onnxruntime {self._ort.__version__} cannot load {name} on CUDA: {first_line(error)}. Run 'dynvid doctor'."
+                f"onnxruntime {self._ort.__version__} cannot load {name} on CUDA: {first_line(error)}. "
+                "Run 'dynvid doctor'."
             ) from None
         provider = session.get_providers()[0]
         if provider != PROVIDER:
             raise BackendError(f"onnxruntime runs {name} on {provider}, expected {PROVIDER}: {_INSTALL}")
         odd = _nodes_elsewhere(session)
         if odd:
-            raise BackendError(f"onnxruntime runs {len(odd)} nodes of {name} not on CUDA: {', '.join(odd[:5])}")
+            raise BackendError(f"onnxruntime does not run {len(odd)} nodes of {name} on CUDA: {', '.join(odd[:5])}")
         program = OrtCudaProgram(self, session, self._run_options(), ports, name)
         self._programs.add(program)
         return program
@@ -106,7 +108,7 @@ class OrtCudaBackend(DeviceTensors):
         return in_turn(calls)
 
     def close(self) -> None:
-        """Give everything back, sessions before memory. Afterwards every use is an error."""
+        """Release everything, sessions before memory. Any later use is an error."""
         if self.is_open:
             self.device.synchronize()
             for program in self._programs:
@@ -160,13 +162,13 @@ class OrtCudaProgram:
         return call
 
     def release(self) -> None:
-        """Let go of the bindings, then of the session."""
+        """Release the bindings, then the session."""
         self._bindings.clear()
         self._session = None
 
 
 def _nodes_elsewhere(session: Any) -> list[str]:
-    """Return the nodes that compute data and not on CUDA, where this onnxruntime can tell."""
+    """Return the nodes that compute data off CUDA, if this onnxruntime can tell."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return []
     parts = (part for part in session.get_provider_graph_assignment_info() if part.ep_name != PROVIDER)

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: every set of shapes is compiled for itself, on numpy arrays that it reads and writes in place."""
+"""OpenVINO on the CPU: compiled separately for each set of shapes, reading and writing numpy arrays in place."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .base import Call, EngineHost, require_ports
 from .host_arrays import HostArrays, pass_nan_on
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
-"""Of the inputs, by port."""
+"""Shapes of the inputs, by port."""
 
 
 class OpenVinoBackend(HostArrays):
-    """OpenVINO's CPU plugin; what is not INT8 is computed in fp32, or in bf16 where ``precision`` says so.
+    """OpenVINO's CPU plugin. Everything but INT8 is computed in fp32, or in bf16 if ``precision`` says so.
 
-    Shapes are static: OpenVINO is slower with dynamic ones. So a program is compiled at the first ``prepare`` with new
-    shapes, each time with packed weights of its own.
+    Shapes are static, because OpenVINO is slower with dynamic ones. So the first ``prepare`` with new shapes compiles
+    the program again, each time with its own packed weights.
     """
 
     name = "openvino"
@@ -41,8 +41,8 @@ class OpenVinoBackend(HostArrays):
         self.in_bf16 = precision in IN_BF16
         if self.in_bf16 and "BF16" not in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise BackendError(
-                f"precision {precision}: {self.core.get_property('CPU', 'FULL_DEVICE_NAME')} has no bf16 arithmetic, expected "
-                f"AVX-512 BF16 or AMX. Give --precision {graphs_of(precision)}."
+                f"precision {precision}: {self.core.get_property('CPU', 'FULL_DEVICE_NAME')} has no bf16 arithmetic, "
+                f"expected AVX-512 BF16 or AMX. Give --precision {graphs_of(precision)}."
             )
         self.threads = threads or len(os.sched_getaffinity(0))
         self.settings: Mapping[str, Any] = {
@@ -55,7 +55,7 @@ class OpenVinoBackend(HostArrays):
 
     @property
     def engine_host(self) -> EngineHost:
-        """Fused graphs of this version, on any processor; bf16 is arithmetic on the same graphs."""
+        """Fused graphs of this version, for any processor; bf16 uses the same graphs."""
         return EngineHost("openvino", self.version, None, None)
 
     def load(self, content: bytes, ports: Ports, name: str, frames: int | None = None) -> OpenVinoProgram:
@@ -72,24 +72,25 @@ class OpenVinoBackend(HostArrays):
             ) from None
         if any(_is_signed(node) for node in model.get_ops()):
             raise BackendError(
-                f"openvino {self.version} computes {name} wrongly: its activations are signed INT8. Run 'dynvid build-engines "
-                f"BUNDLE --backend openvino --precision {'int8-bf16' if self.in_bf16 else 'int8'}', whose engines have them unsigned."
+                f"openvino {self.version} computes {name} wrongly: its activations are signed INT8. "
+                "Build engines, which have unsigned ones: 'dynvid build-engines "
+                f"BUNDLE --backend openvino --precision {'int8-bf16' if self.in_bf16 else 'int8'}'."
             )
         if "vnni" not in this_processor() and any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
             raise BackendError(
-                f"openvino {self.version} would compute {name} wrongly: products of bytes overflow on this processor, which has no "
-                "VNNI. Use --backend onnxruntime."
+                f"openvino {self.version} would compute {name} wrongly: products of bytes overflow on this processor, "
+                "which has no VNNI. Use --backend onnxruntime."
             )
         return OpenVinoProgram(self, model, ports, name)
 
     def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:
         """Copy ``array`` into ``value``."""
-        with np.errstate(over="ignore"):  # beyond half precision: infinity, which never answers with a class
+        with np.errstate(over="ignore"):  # out of fp16 range becomes infinity, which never names a class
             np.copyto(value, array, casting="same_kind")
 
 
 class OpenVinoProgram:
-    """One subgraph, compiled once for each set of shapes that it is prepared with."""
+    """One subgraph, compiled once for each set of shapes."""
 
     def __init__(self, backend: OpenVinoBackend, model: Any, ports: Ports, name: str) -> None:
         self._backend = backend
@@ -99,7 +100,7 @@ class OpenVinoProgram:
         self._compiled: dict[Shapes, Compiled] = {}
 
     def prepare(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
-        """Return a call on these arrays; they must stay where they are, and the call keeps them alive.
+        """Return a call on these arrays, which must not move; the call keeps them alive.
 
         Raises:
             BackendError: If OpenVINO cannot compile the model for these shapes.
@@ -127,7 +128,7 @@ class OpenVinoProgram:
 
 
 class Compiled:
-    """A program for one set of shapes: one request, bound to the tensors of whichever call comes next."""
+    """A program compiled for one set of shapes: one request, bound to the tensors of the current call."""
 
     def __init__(self, tensor: Any, request: Any, what: str) -> None:
         self._tensor, self._request, self._what = tensor, request, what
@@ -147,19 +148,19 @@ class Compiled:
                 self._request.infer()
             except RuntimeError as error:
                 raise BackendError(f"openvino failed in {self._what}: {reason(error)}. Run 'dynvid verify'.") from None
-            pass_nan_on(read, written)  # OpenVINO's ReLU makes 0 of NaN
+            pass_nan_on(read, written)  # OpenVINO's ReLU turns NaN into 0
 
         return call
 
 
 def _is_signed(node: Any) -> bool:
-    """Return whether a node of OpenVINO's graph makes signed bytes of activations."""
+    """Return whether a node of OpenVINO's graph converts activations to signed bytes."""
     converts = node.get_type_name() == "Convert" and str(node.get_output_element_type(0).get_type_name()) == "i8"
     return converts and node.input_value(0).get_node().get_type_name() != "Constant"
 
 
 def reason(error: BaseException) -> str:
-    """Return the line of an OpenVINO error that says why, at most 300 characters of it."""
+    """Return the line of an OpenVINO error that gives the reason, at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("Exception from ", "Check "))]
     return (said or lines or [""])[0][:300]

@@ -1,8 +1,9 @@
-"""A graph as onnxruntime optimised it for a kind of processor, apart from its weights, which all programs of a process share.
+"""A graph that onnxruntime optimised for a kind of processor, stored apart from its weights, which a process shares.
 
-It is kept as numpy's ``.npz``: the ONNX model under ``graph``, and each weight under the sha256 of what it holds, which is its
-name in the model, too. So segments that run the same block name the same weights. ``blocked`` holds the names of the ports that
-carry features in onnxruntime's blocked layout, and ``block`` how many channels a block has.
+The format is numpy's ``.npz``: the ONNX model under ``graph``, and each weight under the sha256 of its contents,
+which is also its name in the model. So segments that run the same block name the same weights. ``blocked`` holds the
+names of the ports that carry features in onnxruntime's blocked layout, and ``block`` the number of channels in a
+block.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _ZIP = b"PK\x03\x04"
 
 
 class OptimisedGraph(NamedTuple):
-    """An ONNX model and the weights that it names, read one by one from where they are kept.
+    """An ONNX model and the weights that it names, loaded on demand.
 
     Attributes:
         model: ONNX.
         weights: by name.
-        blocked: ports [batch, frames, channels, height, width] that lie in memory as
+        blocked: ports [batch, frames, channels, height, width] whose memory layout is
             [batch, frames, channels / block, height, width, block].
-        block: channels of a block.
+        block: channels per block.
     """
 
     model: bytes
@@ -39,7 +40,7 @@ class OptimisedGraph(NamedTuple):
     block: int
 
     def plain(self, port: str, value: NDArray[Any]) -> NDArray[Any]:
-        """Return what a port [batch, frames, channels, height, width] carries, in the plain layout."""
+        """Return the value of a port [batch, frames, channels, height, width] in the plain layout."""
         if port not in self.blocked:
             return value
         batch, frames, channels, height, width = value.shape
@@ -53,7 +54,7 @@ def weight_name(value: NDArray[Any]) -> str:
 
 
 def pack(graph: OptimisedGraph) -> bytes:
-    """Return an optimised graph as one sequence of bytes; equal ones as equal bytes."""
+    """Serialise an optimised graph; equal graphs give equal bytes."""
     packed = io.BytesIO()
     arrays: dict[str, Any] = {
         _GRAPH: np.frombuffer(graph.model, np.uint8),
@@ -66,10 +67,10 @@ def pack(graph: OptimisedGraph) -> bytes:
 
 
 def unpack(content: bytes) -> OptimisedGraph | None:
-    """Return the optimised graph that ``pack`` made these bytes of; None where they are another thing, like an ONNX model.
+    """Return the optimised graph that ``pack`` serialised; None for other content, such as an ONNX model.
 
     Raises:
-        ValueError: If they are cut short or damaged.
+        ValueError: If the content is truncated or damaged.
     """
     if not content.startswith(_ZIP):
         return None
@@ -83,7 +84,7 @@ def unpack(content: bytes) -> OptimisedGraph | None:
 
 
 class _Weights(Mapping[str, NDArray[Any]]):
-    """The weights of an archive; each is read when it is asked for."""
+    """The weights of an archive, each read on access."""
 
     def __init__(self, archive: Any) -> None:
         self._archive = archive

@@ -1,4 +1,4 @@
-"""The backends by name: which there are, and how one is opened."""
+"""The backends by name, and how to open one."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from .base import Backend
 
 NAMES = ("onnxruntime", "openvino", "null", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 ON_CPU = ("onnxruntime", "openvino")
-"""Those that compute on the processor."""
+"""Backends that compute on the CPU."""
 
 
 def open_backend(
     name: str, threads: int | None = None, gpu: int = 0, cuda_graphs: bool = True, precision: Precision = "fp32"
 ) -> Backend:
-    """Return the backend called ``name``; never another one.
+    """Return the backend called ``name``, never a substitute.
 
     Args:
         name: one of ``NAMES``.
-        threads: CPU threads to compute with; None: one a core.
-        gpu: which GPU, where the backend uses one.
-        cuda_graphs: whether recorded calls become CUDA graphs, where backend and CUDA binding can do that.
-        precision: that it is to compute in; bf16 is a matter of the backend, all else of the graphs.
+        threads: CPU threads to compute with; None: one per core.
+        gpu: index of the GPU, if the backend uses one.
+        cuda_graphs: whether recorded calls become CUDA graphs, if the backend and the CUDA binding support it.
+        precision: precision to compute in. Only bf16 is a property of the backend; all others are properties of the
+            graphs.
 
     Raises:
-        UsageError: If the name is unknown, or the backend has no such precision.
+        UsageError: If the name is unknown, or the backend does not support the precision.
         MissingPackageError, BackendError, DeviceError: If it cannot run here.
     """
     require_precision(name, precision)
     most = 4 * len(os.sched_getaffinity(0))
     if threads is not None and not 1 <= threads <= most:
-        raise UsageError(f"{threads} threads: expected 1 to {most}, four a core of this machine")
+        raise UsageError(f"{threads} threads: expected 1 to {most}, four per core of this machine")
     if name == "onnxruntime":
         from .onnxruntime import OnnxRuntimeBackend
 
@@ -59,13 +60,13 @@ def open_backend(
 
 
 def require_precision(name: str, precision: Precision) -> None:
-    """Check that the backend called ``name`` can compute in ``precision``.
+    """Check that the backend called ``name`` supports ``precision``.
 
     Raises:
         UsageError: If not.
     """
     if precision in IN_BF16 and name != "openvino":
         raise UsageError(
-            f"precision {precision} on backend {name!r}: expected openvino, which alone computes in bf16. Give --backend openvino, "
-            f"or --precision {graphs_of(precision)}."
+            f"precision {precision} on backend {name!r}: expected openvino, since only it computes in bf16. "
+            f"Give --backend openvino, or --precision {graphs_of(precision)}."
         )

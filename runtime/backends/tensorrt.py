@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: engines on a GPU, their tensors bound by address. Not yet run on hardware."""
+"""TensorRT and TensorRT-RTX: engines on a GPU, with tensors bound by address. Not yet run on hardware."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def open_tensorrt(flavour: str, gpu: int = 0, cuda_graphs: bool = True) -> TensorRTBackend:
-    """Return the backend of one TensorRT on one GPU.
+    """Return the backend of one TensorRT flavour on one GPU.
 
     Raises:
         MissingPackageError: If that TensorRT is not installed.
         BackendError: If it does not load.
-        DeviceError: If there is no GPU that can be used.
+        DeviceError: If there is no usable GPU.
     """
     return TensorRTBackend(open_api(flavour), open_device(gpu), cuda_graphs)
 
 
 class TensorRTBackend(DeviceTensors):
-    """See ``Backend``. Everything runs on the device's stream, one call after the other.
+    """See ``Backend``. Everything runs on the device's stream, one call after another.
 
-    So all contexts share one block of scratch memory, the largest that any of them needs. Blocks that became too small
-    stay with the contexts that have them: a CUDA graph keeps the addresses that it was captured with.
+    So all contexts share one block of scratch memory, as large as the largest need. Blocks that became too small stay
+    with the contexts that use them, because a CUDA graph keeps the addresses that it was captured with.
 
     Args:
         api: the TensorRT.
         device: the GPU; closed with the backend.
-        cuda_graphs: whether recorded calls become CUDA graphs, where the device can do that.
+        cuda_graphs: whether recorded calls become CUDA graphs, if the device supports it.
     """
 
     def __init__(self, api: Api, device: Device, cuda_graphs: bool = True) -> None:
@@ -69,9 +69,9 @@ class TensorRTBackend(DeviceTensors):
         return program
 
     def record(self, calls: Sequence[Call]) -> Call:
-        """Return one call that makes these calls in order: a CUDA graph, if the backend has them.
+        """Return one call that makes these calls in order, as a CUDA graph if the backend supports it.
 
-        The calls are made once before they are captured: in its first run TensorRT does what a capture may not hold.
+        The calls run once before they are captured, because TensorRT's first run does work that cannot be captured.
 
         Raises:
             BackendError: If the calls fail, or cannot be captured.
@@ -89,14 +89,14 @@ class TensorRTBackend(DeviceTensors):
                 "backend without CUDA graphs."
             ) from None
 
-        def call(kept: Call = work) -> None:  # the tensors and contexts that the graph works on
+        def call(kept: Call = work) -> None:  # keeps the graph's tensors and contexts alive
             self.require_usable()
             self.device.launch(graph)
 
         return call
 
     def close(self) -> None:
-        """Give everything back, contexts before engines before memory. Afterwards every use is an error."""
+        """Release everything, contexts before engines before memory. Any later use is an error."""
         if self.is_open:
             self.device.synchronize()
             for program in self._programs:
@@ -109,7 +109,7 @@ class TensorRTBackend(DeviceTensors):
         self._scratch_bytes = max(self._scratch_bytes, scratch_bytes)
 
     def scratch(self) -> DeviceTensor:
-        """Return memory that is enough for every context so far."""
+        """Return memory that is large enough for every context so far."""
         if self._scratch is None or self._scratch.num_bytes < self._scratch_bytes:
             self._scratch = self.zeros((-(-self._scratch_bytes // 4),), "float32")
         return self._scratch
@@ -123,7 +123,8 @@ class TensorRTBackend(DeviceTensors):
         if found != declared:
             odd = sorted({f"{tensor} {dtype}" for tensor, _, dtype in found ^ declared})
             raise BackendError(
-                f"engine of {name}: its tensors are not those of the bundle ({', '.join(odd)}). Run 'dynvid build-engines'."
+                f"engine of {name}: its tensors are not those of the bundle ({', '.join(odd)}). "
+                "Run 'dynvid build-engines'."
             )
 
 
@@ -131,9 +132,9 @@ class Context:
     """An execution context with one profile and one set of shapes, so that a graph captured from it stays valid.
 
     Attributes:
-        handle: TensorRT's context; None when the backend is closed.
+        handle: TensorRT's context; None once the backend is closed.
         scratch: the memory that it was given; None before its first run.
-        bound: the call whose tensors its addresses are; it keeps none of them alive.
+        bound: the call whose tensors it is bound to; it keeps none of them alive.
     """
 
     def __init__(self, handle: Any) -> None:
@@ -156,7 +157,8 @@ class TensorRTProgram:
         """Return a call on these tensors, which it keeps alive.
 
         Raises:
-            BackendError: If the tensors do not fit the ports or any profile, or one is written that another one shares.
+            BackendError: If the tensors fit neither the ports nor any profile, or an output shares memory with
+                another tensor.
         """
         backend = self._backend
         backend.require_usable()
@@ -170,7 +172,7 @@ class TensorRTProgram:
         tensors = {**inputs, **outputs}
         copies_in, copies_out = [], []
         for port, tensor in list(tensors.items()):
-            if tensor.address % ALIGNMENT_BYTES:  # frames in the middle of a feature
+            if tensor.address % ALIGNMENT_BYTES:  # frames from the middle of a feature
                 tensors[port] = backend.zeros(tensor.shape, tensor.dtype)
                 if port in inputs:
                     copies_in.append((tensors[port], tensor))
@@ -190,7 +192,7 @@ class TensorRTProgram:
         return call
 
     def release(self) -> None:
-        """Let go of the contexts, then of the engine."""
+        """Release the contexts, then the engine."""
         for context in self._contexts.values():
             context.handle = None
         self._engine = None
@@ -212,7 +214,7 @@ class TensorRTProgram:
             raise self._refused(f"failed on {shapes}")
 
     def _context(self, shapes: Shapes) -> Context:
-        """Return the context for these shapes of the inputs."""
+        """Return the context for these input shapes."""
         profile = self._profile(shapes)
         key = (profile, *shapes.items())
         if key in self._contexts:
@@ -231,14 +233,14 @@ class TensorRTProgram:
             raise self._refused(f"finds no shapes for {shapes}") from None
         if missing:
             raise BackendError(
-                f"{self._name}: shapes of {', '.join(missing)} are not known after every input's was set"
+                f"{self._name}: shapes of {', '.join(missing)} are unknown although every input's was set"
             )
         backend.reserve_scratch(backend.api.scratch_bytes(self._engine, profile))
         self._contexts[key] = Context(handle)
         return self._contexts[key]
 
     def _profile(self, shapes: Shapes) -> int:
-        """Return the first profile that holds these shapes; engines have those for fewer videos first."""
+        """Return the first profile that admits these shapes; engines list profiles for fewer videos first."""
         misfits = []
         for profile in range(self._engine.num_optimization_profiles):
             misfit = self._misfit(profile, shapes)
@@ -246,8 +248,8 @@ class TensorRTProgram:
                 return profile
             misfits.append(misfit)
         raise BackendError(
-            f"engine of {self._name} has no profile for this call: {'; '.join(misfits)}. Run 'dynvid build-engines' with "
-            "the --max-batch that is needed."
+            f"engine of {self._name} has no profile for this call: {'; '.join(misfits)}. "
+            "Run 'dynvid build-engines' with a larger --max-batch."
         )
 
     def _misfit(self, profile: int, shapes: Shapes) -> str | None:
@@ -260,7 +262,7 @@ class TensorRTProgram:
         return None
 
     def _require_apart(self, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor]) -> None:
-        """Check dtypes, and that nothing is written that is read or written under another name."""
+        """Check dtypes, and that no output shares memory with another tensor."""
         tensors = {**inputs, **outputs}
         for spec in (*self._ports.inputs, *self._ports.outputs):
             if tensors[spec.name].dtype != spec.dtype:

@@ -1,6 +1,6 @@
-"""TensorRT 10 and 11 and TensorRT-RTX behind one seam: the only module that imports them and knows them apart.
+"""One interface to TensorRT 10 and 11 and TensorRT-RTX: the only module that imports them and knows their differences.
 
-What a version has is asked of its module by attribute, so a name that it lacks is never touched.
+Features are detected as attributes of the module, so a name that a version lacks is never used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NEWEST_CUDA = 20
 
 
 def open_api(flavour: str) -> Api:
-    """Return the TensorRT of this environment; needs no GPU.
+    """Return the installed TensorRT; needs no GPU.
 
     Args:
         flavour: ``tensorrt`` or ``tensorrt-rtx``.
@@ -29,7 +29,7 @@ def open_api(flavour: str) -> Api:
     Raises:
         UsageError: If the flavour is unknown.
         MissingPackageError: If its package is not installed.
-        BackendError: If its libraries do not load, or it is of a version that dynvid does not know.
+        BackendError: If its libraries do not load, or dynvid does not know its version.
     """
     if flavour not in _MODULES:
         raise UsageError(f"TensorRT flavour {flavour!r}: expected one of {', '.join(_MODULES)}")
@@ -41,7 +41,7 @@ def open_api(flavour: str) -> Api:
         ) from None
     except (ImportError, OSError) as error:
         raise BackendError(
-            f"backend {flavour!r}: its libraries do not load ({first_line(str(error))}). Install it again: pip install "
+            f"backend {flavour!r}: its libraries do not load ({first_line(str(error))}). Reinstall it: pip install "
             f"--force-reinstall {flavour}"
         ) from None
     majors = _MAJORS[flavour]
@@ -55,23 +55,23 @@ def open_api(flavour: str) -> Api:
 
 
 class ErrorLines:
-    """The errors that TensorRT logged, in order: it returns None or False, and says why only here."""
+    """The errors that TensorRT logged, in order. Its calls return None or False; only the log says why."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
 
     def add(self, line: str) -> None:
-        """Keep a line; threads may call this at once."""
+        """Keep a line; safe to call from several threads."""
         self._lines.append(first_line(line))
 
     def clear(self) -> None:
-        """Forget all lines, before the next thing is tried."""
+        """Forget all lines, before the next attempt."""
         self._lines.clear()
 
     def reason(self) -> str:
         """Return the first two errors.
 
-        Without a driver a line about it follows every other error: it counts only where it comes first.
+        Without a driver, a line about it follows every other error; it counts only if it comes first.
         """
         lines = list(dict.fromkeys(self._lines))
         told = [n for n, line in enumerate(lines) if n == 0 or "CUDA driver version is insufficient" not in line]
@@ -84,10 +84,10 @@ class Api:
     Attributes:
         flavour: which of the two.
         version: its full version, such as ``1.7.1.116``.
-        cuda: major version of the CUDA that it was made for, such as ``13``; empty where its package does not tell.
+        cuda: major version of the CUDA that it was built for, such as ``13``; empty if its package does not tell.
         trt: the module.
         logger: for its builders, parsers and runtimes.
-        errors: what ``logger`` has heard.
+        errors: what ``logger`` received.
     """
 
     def __init__(self, flavour: ApiFlavour, trt: Any) -> None:
@@ -103,7 +103,7 @@ class Api:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The compute capabilities that engines can be built for on any machine, ascending; none: the present GPU's."""
+        """The compute capabilities that engines can be built for here, ascending; empty: only the present GPU's."""
         if not hasattr(self.trt, "ComputeCapability"):
             return ()
         members = (re.fullmatch(r"SM(\d+)", name) for name in dir(self.trt.ComputeCapability))
@@ -117,28 +117,29 @@ class Api:
         """Return a builder.
 
         Raises:
-            BackendError: If it cannot start: ``tensorrt`` needs a GPU for that.
+            BackendError: If it cannot start; ``tensorrt`` needs a GPU for that.
         """
         self.errors.clear()
         try:
             return self.trt.Builder(self.logger)
-        except (TypeError, RuntimeError):  # its constructor gave a null pointer
+        except (TypeError, RuntimeError):  # its constructor returned a null pointer
             raise BackendError(
                 f"{self.flavour} {self.version} cannot start a builder: {self.errors.reason()}. Run 'dynvid doctor'."
             ) from None
 
     def create_network(self, builder: Any) -> Any:
-        """Return an empty network in which the graph's own types decide what is computed in which precision."""
+        """Return an empty network whose precisions are decided by the graph's own types."""
         flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         network = builder.create_network(0 if flag is None else 1 << int(flag))
         if flag is not None and not network.get_flag(flag):
             raise BackendError(
-                f"{self.flavour} {self.version} made a network that is not strongly typed: precisions would be its choice"
+                f"{self.flavour} {self.version} made a network that is not strongly typed, expected one that is: "
+                "it would choose the precisions itself"
             )
         return network
 
     def flag(self, name: str) -> Any | None:
-        """Return the builder flag ``name``, None where this version has none."""
+        """Return the builder flag ``name``, or None if this version lacks it."""
         return getattr(self.trt.BuilderFlag, name, None)
 
     # running
@@ -154,16 +155,17 @@ class Api:
             if self._runtime is None:
                 self._runtime = self.trt.Runtime(self.logger)
             engine = self._runtime.deserialize_cuda_engine(plan)
-        except (TypeError, RuntimeError):  # a null pointer from the constructor
+        except (TypeError, RuntimeError):  # its constructor returned a null pointer
             engine = None
         if engine is None:
             raise BackendError(
-                f"{self.flavour} {self.version} cannot load the engine of {name}: {self.errors.reason()}. Run 'dynvid doctor'."
+                f"{self.flavour} {self.version} cannot load the engine of {name}: {self.errors.reason()}. "
+                "Run 'dynvid doctor'."
             )
         return engine
 
     def create_context(self, engine: Any, name: str) -> Any:
-        """Return an execution context whose scratch memory the caller gives it.
+        """Return an execution context whose scratch memory the caller provides.
 
         Raises:
             BackendError: If TensorRT refuses.
@@ -173,7 +175,7 @@ class Api:
         if hasattr(self.trt, "DynamicShapesKernelSpecializationStrategy"):
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(choice)
-            # compiled before the first run rather than behind it: a CUDA graph would keep the slow kernels for ever
+            # compile before the first run, not in the background: a CUDA graph would keep the slow kernels for ever
             config.dynamic_shapes_kernel_specialization_strategy = (
                 self.trt.DynamicShapesKernelSpecializationStrategy.EAGER
             )
@@ -181,18 +183,19 @@ class Api:
         context = engine.create_execution_context(choice)
         if context is None:
             raise BackendError(
-                f"{self.flavour} {self.version} cannot make a context for {name}: {self.errors.reason()}. Run 'dynvid doctor'."
+                f"{self.flavour} {self.version} cannot create a context for {name}: {self.errors.reason()}. "
+                "Run 'dynvid doctor'."
             )
         return context
 
     def scratch_bytes(self, engine: Any, profile: int) -> int:
-        """Return the scratch memory that a context needs at most under one profile."""
+        """Return the most scratch memory that a context needs under one profile."""
         if hasattr(engine, "get_device_memory_size_for_profile_v2"):
             return int(engine.get_device_memory_size_for_profile_v2(profile))
         return int(engine.get_device_memory_size_for_profile(profile))
 
     def set_scratch(self, context: Any, address: int, scratch_bytes: int) -> None:
-        """Give a context its scratch memory, at a multiple of 256."""
+        """Give a context its scratch memory, at an address that is a multiple of 256."""
         if hasattr(context, "set_device_memory"):
             context.set_device_memory(address, scratch_bytes)
         else:
@@ -205,7 +208,7 @@ class Api:
 
 
 def first_line(text: str) -> str:
-    """Return the first line of a message, at most 400 characters of it."""
+    """Return the first line of a message, at most 400 characters."""
     return text.strip().split("\n")[0][:400]
 
 
@@ -224,7 +227,7 @@ def _logger(trt: Any, errors: ErrorLines) -> Any:
 
 
 def _cuda_of(flavour: str) -> str:
-    """Return what the name of the installed wheel says: its libraries carry CUDA inside them."""
+    """Return the CUDA version in the name of the installed wheel, whose libraries bundle CUDA."""
     for major in range(_NEWEST_CUDA, 10, -1):
         try:
             version(f"{flavour}-cu{major}")

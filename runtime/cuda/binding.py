@@ -1,4 +1,4 @@
-"""Which CUDA binding is behind a GPU: the first of those that are installed and work."""
+"""Choose the CUDA binding for a GPU: the first one that is installed and works."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ def open_device(index: int = 0, binding: str = "auto") -> Device:
     """Return a GPU.
 
     Args:
-        index: which one, from 0.
+        index: index of the GPU, from 0.
         binding: the CUDA package to use; ``auto``: the first of ``BINDINGS`` that works.
 
     Raises:
         UsageError: If there is no such binding.
-        DeviceError: If no GPU can be used, with what each binding says and how to get it.
+        DeviceError: If no GPU can be used; the message has each binding's reason and how to install it.
     """
     if binding not in ("auto", *BINDINGS):
         raise UsageError(f"CUDA binding {binding!r}: expected auto or one of {', '.join(BINDINGS)}")
@@ -26,7 +26,7 @@ def open_device(index: int = 0, binding: str = "auto") -> Device:
                 return _open(name, index)
             except DeviceError as error:
                 reasons.append(f"{name}: {error}")
-    raise DeviceError(f"GPU {index} cannot be used. {'; '.join(reasons)}. Without one use --backend onnxruntime.")
+    raise DeviceError(f"GPU {index} cannot be used. {'; '.join(reasons)}. Without a GPU, use --backend onnxruntime.")
 
 
 def _open(binding: Binding, index: int) -> Device:

@@ -17,7 +17,7 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default strea
 
 
 class CudaPythonDevice:
-    """See ``Device``. It retains the GPU's primary context, which TensorRT and PyTorch use too.
+    """See ``Device``. It retains the GPU's primary context, which TensorRT and PyTorch also use.
 
     Raises:
         DeviceError: If there is no driver, no such GPU, or cuda-python is not installed.

@@ -1,7 +1,6 @@
-"""A GPU's memory and one stream of its own, behind a small protocol; which CUDA binding is behind it is chosen here.
+"""The protocol for one GPU: its memory and one stream of its own, independent of the CUDA binding.
 
-Everything that is called asynchronous waits for its turn on the stream and returns at once. A device belongs to the
-thread that opened it.
+Asynchronous operations are queued on the stream and return at once. A device belongs to the thread that opened it.
 """
 
 from __future__ import annotations
@@ -14,32 +13,32 @@ from numpy.typing import NDArray
 
 Binding = Literal["pycuda", "cuda-python"]
 BINDINGS: tuple[Binding, ...] = ("pycuda", "cuda-python")
-"""In the order in which they are tried."""
+"""In the order in which ``open_device`` tries them."""
 
 ALIGNMENT_BYTES = 256
-"""Addresses from ``allocate`` are multiples of this; TensorRT demands it of every tensor."""
+"""Addresses from ``allocate`` are multiples of this, as TensorRT requires of every tensor."""
 
 INSTALL = {
-    "pycuda": "pip install pycuda (it is compiled: nvcc on PATH)",
+    "pycuda": "pip install pycuda (compiles from source: needs nvcc on PATH)",
     "cuda-python": "pip install cuda-python",
 }
 
 Event = Any
-"""A point of the stream."""
+"""A point in the stream."""
 
 Graph = Any
-"""Captured work that is launched as one; it lives as long as it is referred to."""
+"""Captured work that is launched as a unit; it lives as long as it is referenced."""
 
 
 class Device(Protocol):
-    """One GPU with one stream, never the default one.
+    """One GPU with one stream, never the default stream.
 
     Attributes:
-        binding: the package behind it.
-        index: of the GPU, from 0.
-        name: of the GPU.
+        binding: the CUDA package in use.
+        index: index of the GPU, from 0.
+        name: name of the GPU.
         compute_capability: like ``sm90``.
-        cuda_version: the newest CUDA that the driver runs, (major, minor).
+        cuda_version: the newest CUDA that the driver supports, (major, minor).
         supports_graphs: whether ``capture`` works.
         stream: CUDA's handle of the stream.
     """
@@ -56,24 +55,24 @@ class Device(Protocol):
         """Return the address of new memory, a multiple of ``ALIGNMENT_BYTES``.
 
         Raises:
-            ResourceError: If there is not that much.
+            ResourceError: If not enough memory is free.
         """
         ...
 
     def free(self, address: int) -> None:
-        """Give memory back; wait for work that may use it first."""
+        """Free memory; wait first for work that may use it."""
         ...
 
     def pin(self, num_bytes: int) -> NDArray[np.uint8]:
-        """Return page-locked host memory, which copies need to be asynchronous; valid until it is unpinned.
+        """Return page-locked host memory, which asynchronous copies need; valid until it is unpinned.
 
         Raises:
-            ResourceError: If there is not that much.
+            ResourceError: If not enough memory is free.
         """
         ...
 
     def unpin(self, array: NDArray[np.uint8]) -> None:
-        """Give page-locked memory back."""
+        """Free page-locked memory."""
         ...
 
     def copy_in(self, address: int, array: NDArray[np.uint8]) -> None:
@@ -85,7 +84,7 @@ class Device(Protocol):
         ...
 
     def copy(self, to: int, source: int, num_bytes: int) -> None:
-        """Copy within the device, asynchronously; the ranges may not overlap."""
+        """Copy within the device, asynchronously; the ranges must not overlap."""
         ...
 
     def fill(self, address: int, byte: int, num_bytes: int) -> None:
@@ -97,11 +96,11 @@ class Device(Protocol):
         ...
 
     def record(self, event: Event) -> None:
-        """Put an event at the end of the stream as it is now."""
+        """Record an event at the current end of the stream."""
         ...
 
     def wait(self, event: Event) -> None:
-        """Wait on the host until the stream has passed an event; at once where it was never recorded."""
+        """Wait on the host until the stream has passed an event; return at once if it was never recorded."""
         ...
 
     def elapsed_ms(self, start: Event, stop: Event) -> float:
@@ -109,7 +108,7 @@ class Device(Protocol):
         ...
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        """Return what ``work`` put on the stream, as a graph; nothing of it has run.
+        """Return the work that ``work`` puts on the stream, as a graph; none of it runs.
 
         Raises:
             DeviceError: If ``supports_graphs`` is false, or the work cannot be captured.
@@ -129,9 +128,9 @@ class Device(Protocol):
         ...
 
     def free_bytes(self) -> tuple[int, int]:
-        """Return the bytes of device memory that are free, and all of them."""
+        """Return the free and the total bytes of device memory."""
         ...
 
     def close(self) -> None:
-        """Give everything back. Afterwards only ``close`` may be called."""
+        """Release everything. Afterwards only ``close`` may be called."""
         ...

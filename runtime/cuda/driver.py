@@ -1,4 +1,4 @@
-"""CUDA's driver API through the package cuda-python, results checked, and streams as graphs. Not yet run on hardware."""
+"""CUDA's driver API through cuda-python, with checked results, and stream capture. Not yet run on hardware."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class CudaDriver:
             raise DeviceError(f"it is not installed ({error}): {INSTALL['cuda-python']}") from None
 
     def __call__(self, function: str, *arguments: Any) -> Any:
-        """Return what a function gives back besides its result code: nothing, a value, or several.
+        """Return a function's results without the result code: None, one value, or several.
 
         Raises:
             ResourceError: If memory has run out.
-            DeviceError: If the function failed, or the driver lacks it or is not there.
+            DeviceError: If the function fails, or the driver lacks it or is missing.
         """
         try:
             code, *values = getattr(self._functions, function)(*arguments)
@@ -52,7 +52,7 @@ class CudaDriver:
 
 
 class CapturedGraph:
-    """A stream's work that is launched as one; destroyed when nothing refers to it any more."""
+    """A stream's work that is launched as a unit; destroyed once nothing references it."""
 
     def __init__(self, executable: Any) -> None:
         self.executable = executable
@@ -70,13 +70,13 @@ class StreamCapture:
         self._driver = driver
         self._stream = driver.constant("CUstream")(stream)
         self._living: dict[int, Any] = {}
-        self._dead: deque[int] = deque()  # filled by whatever thread collects garbage, emptied by the device's own
+        self._dead: deque[int] = deque()  # filled by any thread that collects garbage, emptied by the device's own
 
     def capture(self, work: Callable[[], None]) -> CapturedGraph:
-        """Return what ``work`` put on the stream; nothing of it has run.
+        """Return the work that ``work`` puts on the stream; none of it runs.
 
         Raises:
-            DeviceError: If the work cannot be captured: it waits for the stream, or allocates.
+            DeviceError: If the work cannot be captured, because it waits for the stream or allocates.
         """
         self._bury()
         mode = self._driver.constant("CUstreamCaptureMode").CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -110,7 +110,7 @@ class StreamCapture:
         self._living.clear()
 
     def _abandon(self) -> None:
-        """End a capture whose work failed: that error is the one to show."""
+        """End a capture whose work failed, and keep that error as the one to show."""
         try:
             self._driver("cuGraphDestroy", self._driver("cuStreamEndCapture", self._stream))
         except DeviceError:

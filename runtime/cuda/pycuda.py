@@ -1,6 +1,6 @@
 """A GPU through pycuda. Not yet run on hardware.
 
-pycuda has no CUDA graphs; where cuda-python is installed beside it, that captures pycuda's stream.
+pycuda has no CUDA graphs. If cuda-python is installed too, that captures pycuda's stream.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default strea
 
 
 class PycudaDevice:
-    """See ``Device``. It retains the GPU's primary context, which TensorRT and PyTorch use too.
+    """See ``Device``. It retains the GPU's primary context, which TensorRT and PyTorch also use.
 
     Raises:
         DeviceError: If there is no driver, no such GPU, or pycuda is not installed.
@@ -168,9 +168,9 @@ class PycudaDevice:
 
 
 class _Entered:
-    """The context that a thread works in, left when the thread ends.
+    """A thread's current context, popped when the thread ends.
 
-    pycuda keeps a stack of contexts a thread, and aborts the process if a thread ends while its stack is not empty.
+    pycuda keeps a context stack per thread, and aborts the process if a thread ends with a non-empty stack.
     """
 
     def __init__(self, index: int, context: Any) -> None:
@@ -186,17 +186,17 @@ _thread = threading.local()
 
 
 def _enter(device: Any, index: int) -> None:
-    """Make the primary context of a GPU the current one, until this thread ends."""
+    """Make the primary context of a GPU the current one until this thread ends."""
     if not hasattr(_thread, "entered"):
         context = device.retain_primary_context()
         context.push()
         _thread.entered = _Entered(index, context)
     elif _thread.entered.index != index:
-        raise DeviceError(f"this thread uses GPU {_thread.entered.index}, expected that one: use another thread")
+        raise DeviceError(f"this thread uses GPU {_thread.entered.index}, expected that GPU: use another thread")
 
 
 def _capture_of(stream: int) -> StreamCapture | None:
-    """Return what captures a stream, None where cuda-python is not installed."""
+    """Return a capture for a stream, or None if cuda-python is not installed."""
     try:
         return StreamCapture(CudaDriver(), stream)
     except DeviceError:

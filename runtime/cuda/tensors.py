@@ -1,4 +1,4 @@
-"""Tensors in a GPU's memory, and what every backend does with them alike."""
+"""Tensors in a GPU's memory, with the operations that all GPU backends share."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ...grid.errors import BackendError
 from ...grid.tensors import DType
 from .device import ALIGNMENT_BYTES, Device
 
-_NAN_BYTE = 0xFF  # in every byte of a float, of any width
+_NAN_BYTE = 0xFF  # NaN in floats of any width, if set in every byte
 
 
 class Memory:
-    """A block of device memory; given back when no tensor refers to it any more."""
+    """A block of device memory; freed once no tensor references it."""
 
     def __init__(self, address: int) -> None:
         self.address = address
@@ -39,7 +39,7 @@ class DeviceTensor:
 
     @property
     def num_bytes(self) -> int:
-        """Its size."""
+        """Its size in bytes."""
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     def overlaps(self, other: DeviceTensor) -> bool:
@@ -50,8 +50,8 @@ class DeviceTensor:
 class DeviceTensors:
     """Part of a backend: its tensors on one GPU, moved on the device's stream.
 
-    One thread owns it, the one that makes it. Host arrays pass through page-locked memory: one block for those that go
-    in, which is filled again as soon as the copy before has passed, and one for those that come out.
+    The thread that creates it owns it. Host arrays pass through page-locked memory: one block for inputs, which is
+    reused as soon as the previous copy is done, and one block for outputs.
     """
 
     name = "device"
@@ -60,14 +60,14 @@ class DeviceTensors:
         self.device = device
         self.thread = threading.get_ident()
         self.is_open = True
-        self._given_back: deque[int] = deque()  # by whatever thread collects garbage; freed by this one
+        self._given_back: deque[int] = deque()  # by any thread that collects garbage; freed by the owner
         self._staged = device.event()
         self._in, self._out = device.pin(ALIGNMENT_BYTES), device.pin(ALIGNMENT_BYTES)
         self._at_exit = functools.partial(_close, weakref.ref(self))
         atexit.register(self._at_exit)
 
     def require_usable(self) -> None:
-        """Check that the device is open, and this thread is its owner.
+        """Check that the device is open and this thread owns it.
 
         Raises:
             BackendError: If not.
@@ -76,7 +76,7 @@ class DeviceTensors:
             raise BackendError(f"backend {self.name!r} is closed: open another one")
         if threading.get_ident() != self.thread:
             raise BackendError(
-                f"backend {self.name!r} belongs to thread {self.thread}, this is thread {threading.get_ident()}: "
+                f"backend {self.name!r} belongs to thread {self.thread}, but this is thread {threading.get_ident()}: "
                 "one thread owns a GPU, open another backend in this one"
             )
 
@@ -84,7 +84,7 @@ class DeviceTensors:
         """Return a new tensor of zeros.
 
         Raises:
-            ResourceError: If the GPU has no memory left.
+            ResourceError: If the GPU has no free memory.
         """
         self.require_usable()
         if self._given_back:
@@ -101,7 +101,7 @@ class DeviceTensors:
         """Return frames ``[start, stop)`` of a tensor [1, frames, ...], without a copy.
 
         Raises:
-            BackendError: If it holds several videos, whose frames do not lie side by side.
+            BackendError: If it holds several videos, whose frames are not contiguous.
         """
         batch, count, *rest = value.shape
         if batch != 1 or not 0 <= start < stop <= count:
@@ -114,7 +114,7 @@ class DeviceTensors:
     def write(self, value: DeviceTensor, array: NDArray[Any]) -> None:
         """Copy a host array of the same shape into a tensor, converting to its dtype.
 
-        The array may change as soon as this returns, and the tensor has it before the next call reads it.
+        The array may be changed as soon as this returns; the tensor is filled before the next call reads it.
 
         Raises:
             BackendError: If the shapes differ.
@@ -125,7 +125,7 @@ class DeviceTensors:
         self.device.wait(self._staged)
         self._in = self._grown(self._in, value.num_bytes)
         staged = self._in[: value.num_bytes]
-        with np.errstate(over="ignore"):  # beyond half precision: infinity, which never answers with a class
+        with np.errstate(over="ignore"):  # out of fp16 range becomes infinity, which never names a class
             np.copyto(staged.view(value.dtype).reshape(value.shape), array, casting="same_kind")
         self.device.copy_in(value.address, staged)
         self.device.record(self._staged)
@@ -135,7 +135,7 @@ class DeviceTensors:
         return self.fetch([value])[0]
 
     def fetch(self, values: Sequence[DeviceTensor]) -> list[NDArray[Any]]:
-        """Return the contents of tensors on the host, waiting for the GPU once."""
+        """Return the contents of several tensors on the host, waiting for the GPU once."""
         self.require_usable()
         places, end = [], 0
         for value in values:
@@ -151,13 +151,13 @@ class DeviceTensors:
         ]
 
     def row(self, value: DeviceTensor, index: int) -> None:
-        """Return None: every prepared call holds a CUDA graph, or addresses that TensorRT sets anew for each call."""
+        """Return None: a prepared call holds a CUDA graph, or addresses that TensorRT sets again for each call."""
 
     def rows(self, value: DeviceTensor, count: int) -> DeviceTensor:
         """Return the first ``count`` rows of a tensor [batch, ...], without a copy.
 
         Raises:
-            BackendError: If it has fewer.
+            BackendError: If it has fewer rows.
         """
         if not 0 < count <= value.shape[0]:
             raise BackendError(f"{count} rows of a tensor {list(value.shape)}: expected rows that it has")
@@ -167,7 +167,7 @@ class DeviceTensors:
         """Copy rows of ``value`` to the first rows of ``out``, on the device.
 
         Raises:
-            BackendError: If the tensors do not fit one another, or share memory.
+            BackendError: If the tensors do not match, or share memory.
         """
         row_bytes = self._row_bytes(value, rows, out)
         for place, row in enumerate(rows):
@@ -189,14 +189,14 @@ class DeviceTensors:
         self.device.fill(store.address + row * row_bytes, _NAN_BYTE, row_bytes)
 
     def close(self) -> None:
-        """Give everything back; happens at exit where nobody did it. Afterwards every use is an error."""
+        """Release everything; runs at exit if nobody called it. Any later use is an error."""
         if self.is_open:
             self.is_open = False
             atexit.unregister(self._at_exit)
             self.device.close()
 
     def _row_bytes(self, value: DeviceTensor, rows: Sequence[int], packed: DeviceTensor | None) -> int:
-        """Return the size of a row, after checking that ``value`` has ``rows`` and the first of ``packed`` match them."""
+        """Return the size of a row; check that ``value`` has ``rows`` and that rows of ``packed`` match them."""
         self.require_usable()
         fits = all(0 <= row < value.shape[0] for row in rows)
         if packed is not None:
@@ -205,13 +205,13 @@ class DeviceTensors:
         if not fits:
             other = "" if packed is None else f" do not fit another one {packed.dtype} {list(packed.shape)}"
             raise BackendError(
-                f"rows {list(rows)} of a tensor {value.dtype} {list(value.shape)}{other}: expected rows that it has, and other "
-                "memory"
+                f"rows {list(rows)} of a tensor {value.dtype} {list(value.shape)}{other}: expected rows that it has, "
+                "and separate memory"
             )
         return value.num_bytes // value.shape[0]
 
     def _grown(self, pinned: NDArray[np.uint8], num_bytes: int) -> NDArray[np.uint8]:
-        """Return page-locked memory of at least that size; ``pinned`` itself where it is long enough."""
+        """Return page-locked memory of at least that size: ``pinned`` itself if it is large enough."""
         if pinned.nbytes >= num_bytes:
             return pinned
         larger = self.device.pin(num_bytes)

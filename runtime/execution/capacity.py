@@ -1,4 +1,4 @@
-"""How large an executor is: what the limits of a stream and its engines allow."""
+"""Size an executor by the limits of a stream and of its engines."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from .executor import Executor
 from .state_store import bytes_per_video
 
 ENGINES_ONLY = ("tensorrt", "tensorrt-rtx")
-"""Backends that cannot run the bundle's own graphs."""
+"""Backends that run only engines, not the bundle's own graphs."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What streams may use.
+    """Limits on the resources of streams.
 
     Attributes:
-        batch: most videos in one call; None: the most that the engines are at their best for, and one for cells.
-        in_flight_mb: of memory for videos in flight, in 10^6 bytes, of all streams; None: as much as keeps batches full.
-        decoders: threads of a stream that read frames; None: 1.
-        streams: that share the videos; None: 1.
+        batch: most videos in one call; None: the largest batch that the engines are optimised for, one for cells.
+        in_flight_mb: memory for the videos in flight of all streams, in 10^6 bytes; None: as much as keeps batches
+            full.
+        decoders: threads per stream that read frames; None: 1.
+        streams: number of streams that share the videos; None: 1.
     """
 
     batch: int | None = None
@@ -52,25 +53,26 @@ def open_executor(
     gpu: int = 0,
     kind: type[Executor] = Executor,
 ) -> Executor:
-    """Return the executor of a bundle, as large as ``limits`` and the engines allow: the one way to run it.
+    """Return a bundle's executor, as large as ``limits`` and the engines allow. This is the only way to run a bundle.
 
-    It runs fused segments where one was ever built for this backend and precision, or ``engines`` is given, else cells.
+    It runs fused segments if one was ever built for this backend and precision, or if ``engines`` is given; otherwise
+    cells.
 
     Args:
         bundle: the bundle.
-        backend: what computes: an open one, a name, or auto as ``fitting_backend`` finds it.
-        precision: to compute in.
+        backend: an open backend, a name, or ``auto`` for the result of ``fitting_backend``.
+        precision: precision to compute in.
         engines: the folder of the engines; None: ``BUNDLE.engines``.
-        limits: of one of so many streams.
+        limits: the limits; the executor is for one of ``limits.streams``.
         full: run the static network instead of the bundle's route.
-        threads: of a backend that is opened here; None: one a core.
-        gpu: likewise.
-        kind: of executor; a subclass may watch it.
+        threads: threads of a backend that is opened here; None: one per core.
+        gpu: GPU of a backend that is opened here.
+        kind: class of the executor; a subclass may observe it.
 
     Raises:
-        UsageError: If the backend is unknown, does not compute in ``precision``, runs no engines, or runs cells for one video a call
-            only, or the memory allowed holds no video.
-        IntegrityError: If an engine is missing, stale or damaged; with the command that builds it.
+        UsageError: If the backend is unknown, does not support ``precision``, runs no engines, or runs cells for only
+            one video per call, or if not even one video fits in the allowed memory.
+        IntegrityError: If an engine is missing, stale or damaged; the message has the command that builds it.
         BackendError, ResourceError: As ``Executor``.
         EnvironmentFaultError: If the backend cannot run here.
     """
@@ -89,8 +91,8 @@ def open_executor(
         segments = fused_segments(bundle.manifest, precision, route)
     batch = limits.batch or (1 if found is None else found.best_batch(segments[0]))
     if found is None and batch > 1 and backend.name not in ON_CPU:
-        raise UsageError(f"--batch {batch}: backend {backend.name!r} runs cells for one video a call, leave it out")
-    # with fewer, batches may stay short; with more, they get no fuller, but for the videos whose frames are being decoded
+        raise UsageError(f"--batch {batch}: backend {backend.name!r} runs cells for one video per call, leave it out")
+    # fewer slots may keep batches short; more would not fill them further, except for videos that are being decoded
     slots = slots_for(len(segments), batch, limits.decoders or 1)
     if limits.in_flight_mb is not None:
         slots = min(slots, slots_within(limits.in_flight_mb, bytes_per_video(segments) * (limits.streams or 1)))
@@ -101,16 +103,16 @@ def open_executor(
 
 
 def batch_sizes(batch: int, padded: bool) -> Sequence[int]:
-    """Return the numbers of rows that calls have: every one, or on a GPU, which prepares each, powers of two and the last."""
+    """Return the batch sizes of calls: every size, or powers of two and the last on a GPU, which prepares each size."""
     if not padded:
         return range(1, batch + 1)
     return [*(1 << power for power in range((batch - 1).bit_length())), batch]
 
 
 def cost_by_macs(executor: Executor) -> Cost:
-    """Return t_k(n) in proportion to multiply-adds, from calls of segment 1 with one video: enough where time is work.
+    """Return t_k(n) in proportion to multiply-adds, from timing segment 1 with one video: enough where time is work.
 
-    So a few videos of a big network are not kept waiting for the measurement of every segment.
+    Measuring every segment would keep a few videos of a large network waiting.
     """
     costs, route = executor.bundle.manifest.costs, executor.route
     spent = [0, *(costs.checkpoint(route, k) for k in range(1, len(route.cells) + 1))]

@@ -1,8 +1,8 @@
-"""Composed programs: a segment as the bundle's own cells, span by span, behind the ports of the fused segment.
+"""Composed programs: a segment run as the bundle's own cells, span by span, with the ports of the fused segment.
 
-What the spans of one call hand to one another lies in buffers that all segments and all videos share, for calls are made one
-after the other. What outlives the call goes through the segment's ports, as in a fused graph. A program is for one video a call;
-rows of several are computed in turn.
+Spans of one call exchange data through buffers that all segments and videos share, because calls run one after another.
+Data that outlives the call goes through the segment's ports, as in a fused graph. A program handles one video per call;
+several rows are computed in turn.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Cells:
     """How the bundle's cells are loaded.
 
     Attributes:
-        load: returns what the backend runs for a subgraph; None: its graph.
-        specialised: let the backend compile a block for one number of frames, where all its spans on the route have that; such
-            a block may round otherwise than one for any number.
+        load: returns what the backend runs for a subgraph; None: its own graph.
+        specialised: let the backend compile a block for a fixed number of frames, if all its spans on the route have
+            the same number. Such a block may round differently from one for any number.
     """
 
     load: Callable[[Subgraph], bytes] | None = None
@@ -39,7 +39,7 @@ class Cells:
 
 
 CELLS = Cells()
-"""The bundle's own graphs, as fast as the backend makes them."""
+"""The bundle's own graphs, specialised for speed."""
 
 
 def compose(
@@ -50,15 +50,15 @@ def compose(
     segments: Sequence[FusedSegment],
     cells: Cells = CELLS,
 ) -> list[ComposedProgram]:
-    """Return the program of each segment, made of the bundle's cells.
+    """Return the program of each segment, composed of the bundle's cells.
 
     Args:
         bundle: the bundle.
-        backend: what computes.
+        backend: the backend.
         precision: of the subgraphs.
-        route: of the segments.
-        segments: whose ports the programs have.
-        cells: how they are loaded.
+        route: the route of the segments.
+        segments: the programs have the ports of these.
+        cells: how the cells are loaded.
 
     Raises:
         HashError, BackendError: If a subgraph has changed or does not load.
@@ -76,10 +76,10 @@ class ComposedProgram:
         self._taps: dict[str, Value] = {}
 
     def prepare(self, inputs: Values, outputs: Values) -> Call:
-        """Return a call on these tensors [rows, ...], by port, which computes their rows in turn.
+        """Return a call on these tensors [rows, ...], by port, that computes their rows in turn.
 
         Raises:
-            BackendError: If the backend has no rows of tensors, and there are several.
+            BackendError: If there are several rows and the backend has no views of single rows.
         """
         rows = next(iter(outputs.values())).shape[0]
         if rows == 1:
@@ -89,16 +89,16 @@ class ComposedProgram:
             own = [{port: self._cells.backend.row(v, row) for port, v in ports.items()} for ports in (inputs, outputs)]
             if any(value is None for ports in own for value in ports.values()):
                 raise BackendError(
-                    f"backend {self._cells.backend.name!r} runs cells for one video a call, expected no {rows}: build engines, "
-                    "or leave --batch out"
+                    f"backend {self._cells.backend.name!r} runs cells for one video per call, not for {rows}: "
+                    "build engines, or leave --batch out"
                 )
             calls.append(self._cells.call(self._segment, own[0], own[1], self._taps))
         return in_turn(calls)
 
     def tap(self, port: str) -> Value | None:
-        """Return what a cell's output ``port`` holds after the call that was prepared last; None where no such cell runs.
+        """Return what a cell's output ``port`` holds after the call that was prepared last; None if no such cell runs.
 
-        Of features [1, frames, ...] only the new frames. Other segments and calls write there, too.
+        Of features [1, frames, ...] it returns only the new frames. Other segments and calls write to the same tensor.
         """
         return self._taps.get(port)
 
@@ -118,9 +118,9 @@ class _LoadedCells:
     _weights: dict[int, Value] = field(default_factory=dict)  # by frames seen
 
     def call(self, segment: FusedSegment, inputs: Values, outputs: Values, taps: dict[str, Value]) -> Call:
-        """Return the calls of one segment for one video, in order; fill ``taps`` with what they write inside, by port."""
+        """Return the calls of one segment for one video, in order; fill ``taps`` with its inner outputs, by port."""
         k, size, calls = segment.index, self.bundle.manifest.grid.frames_per_set, list[Call]()
-        before: dict[str, Value] = {}  # features of the block before, as many sets as it has for the next one
+        before: dict[str, Value] = {}  # features of the previous block: all sets that it has for the next one
         base = self.route.progress(k - 1, 0)  # the first of these sets
         if segment.start < segment.stop:
             before = {block_of(self.bundle.manifest, 0).variant(self.precision).inputs[0].name: inputs["frames"]}
@@ -131,7 +131,7 @@ class _LoadedCells:
             for port, value in waiting.items():
                 front = self.backend.frames(own[port], 0, value.shape[1])
                 calls.append(self._copy(value, front))
-            states: dict[str, Value] = {}  # the last span's, by the port that reads them
+            states: dict[str, Value] = {}  # of the last span, by the port that reads them
             reads = {spec.name for spec in subgraph.variant(self.precision).inputs}
             before = {name: value for name, value in before.items() if name in reads}
             for place, span in enumerate(spans):
@@ -152,16 +152,16 @@ class _LoadedCells:
     def _features(
         self, segment: FusedSegment, block: Subgraph, inputs: Values, outputs: Values
     ) -> tuple[dict[str, Value], int, dict[str, Value]]:
-        """Return the tensors of a block's features, the first input set in them, and what is to be copied to their front.
+        """Return the tensors of a block's features, the first input set in them, and what to copy to their front.
 
-        They hold the sets that waited for the next block, which came with ``inputs``, and those computed now. Where the next
-        block has not begun they go to ``outputs``, else no later segment reads them.
+        They hold the sets that waited for the next block, which came with ``inputs``, and those computed now. They go
+        to ``outputs`` if the next block has not begun; otherwise no later segment reads them.
         """
         k, size = segment.index, self.bundle.manifest.grid.frames_per_set
         found: dict[str, Value] = {}
         waiting: dict[str, Value] = {}
         start, stop = self.route.progress(k - 1, block.block), self.route.progress(k, block.block)
-        shown = None  # the feature that a segment without a head gives out
+        shown = None  # the feature that a segment without a head outputs
         if "features" in outputs and block.block == max(self.route.head_blocks):
             shown = head_at(self.bundle.manifest, self.route, k).variant(self.precision).inputs[0].name
         for spec in features_of(block, self.precision):
@@ -191,7 +191,7 @@ class _LoadedCells:
         outputs: Values,
         is_last: bool,
     ) -> tuple[dict[str, Value], dict[str, Value]]:
-        """Return the states that a span reads, and the tensors that it writes them to, both by the port that reads them."""
+        """Return the states that a span reads and the tensors that it writes them to, both by the reading port."""
         read: dict[str, Value] = {}
         written: dict[str, Value] = {}
         specs = {spec.name: spec for spec in block.variant(self.precision).inputs}
@@ -205,7 +205,7 @@ class _LoadedCells:
                 read[state.input] = states[state.input] if states else inputs[f"in.{name}"]
             port = f"out.{name}"
             is_handed_on = is_last and port in outputs
-            turn = f"{name}.{span.start}"  # of two spans in one call each writes a tensor of its own
+            turn = f"{name}.{span.start}"  # two spans in one call write to separate tensors
             written[state.input] = outputs[port] if is_handed_on else self._shared(turn, shape, spec.dtype)
         return read, written
 
@@ -260,7 +260,7 @@ class _LoadedCells:
         return self._programs[subgraph.name]
 
     def _most_sets(self, block: int) -> int:
-        """Return the most input sets of a block's features that any segment holds."""
+        """Return the largest number of input sets of a block's features that any segment holds."""
         after = min(block + 1, max(self.route.head_blocks))
         return max(
             self.route.progress(k, block) - self.route.progress(k - 1, after)
@@ -275,20 +275,20 @@ class _LoadedCells:
         return lambda: self.backend.take(value, [0], to)
 
     def _shared(self, name: str, shape: tuple[int, ...], dtype: DType) -> Value:
-        """Return the buffer of this name and shape, whatever it holds."""
+        """Return the buffer of this name and shape, with arbitrary contents."""
         if (name, shape) not in self._scratch:
             self._scratch[name, shape] = self.backend.zeros(shape, dtype)
         return self._scratch[name, shape]
 
     def _nothing(self, name: str, shape: tuple[int, ...], dtype: DType) -> Value:
-        """Return zeros, which nobody writes."""
+        """Return zeros that are never written to."""
         if (name, shape) not in self._zeros:
             self._zeros[name, shape] = self.backend.zeros(shape, dtype)
         return self._zeros[name, shape]
 
 
 def frame_weights(seen: int, num_frames: int) -> NDArray[np.float32]:
-    """Return [1, 1, l]: 1/seen for the last ``seen`` places, where a head's state holds the frames seen; else 0."""
+    """Return [1, 1, l]: 1/seen in the last ``seen`` places, where a head's state holds the frames seen; 0 elsewhere."""
     weights = np.zeros((1, 1, num_frames), np.float32)
     weights[..., num_frames - seen :] = 1.0 / seen
     return weights

@@ -1,4 +1,4 @@
-"""The engines of a bundle for the backend and the machine that are here."""
+"""Find the engines of a bundle for this backend and machine."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ...grid.route import Route
 from ...grid.segments import FUSION, FusedSegment, fused_segments
 from ..backends.base import Backend, EngineHost
 
-_ON_CPU = ["onnxruntime", "openvino"]  # names of backends, engines and packages alike
-_GPUS = ("/dev/nvidia0", "/dev/dxg")  # on Linux, and on Windows' subsystem for it
+_ON_CPU = ["onnxruntime", "openvino"]  # these name backends, engines and packages
+_GPUS = ("/dev/nvidia0", "/dev/dxg")  # on Linux, and in WSL
 
 
 @dataclass(frozen=True)
 class Engines:
-    """Looks engines up; an executor's ``load``.
+    """Looks up engines; serves as the executor's ``programs``.
 
     Attributes:
-        bundle: whose engines.
-        cache: where they are.
+        bundle: the bundle.
+        cache: where its engines are.
         host: what will run them.
         precision: of their graphs.
-        batch: videos in a call.
-        route: along which subgraphs are called.
+        batch: videos per call.
+        route: the route along which subgraphs are called.
     """
 
     bundle: Bundle
@@ -40,7 +40,7 @@ class Engines:
     route: Route
 
     def begun(self, parts: Sequence[FusedSegment]) -> bool:
-        """Return whether an engine of any of these was ever built for this flavour and precision, fit or not, whole or not.
+        """Return whether an engine of any of these was ever built for this flavour and precision, usable or not.
 
         Raises:
             IntegrityError: If the folder cannot be read, or others may write to it.
@@ -51,7 +51,7 @@ class Engines:
         return any(name.startswith(starts) for name in names)
 
     def best_batch(self, part: FusedSegment) -> int:
-        """Return the largest batch that the engine of a fused segment is at its best for.
+        """Return the largest batch that a fused segment's engine is optimised for.
 
         Raises:
             IntegrityError: As ``plan``.
@@ -59,16 +59,16 @@ class Engines:
         return max(profile.batch[1] for profile in self.find(part).key.profiles)
 
     def plan(self, part: Subgraph | FusedSegment) -> bytes:
-        """Return the plan of a subgraph or a fused segment, after every check that needs no GPU.
+        """Return the plan of a subgraph or fused segment, after every check that needs no GPU.
 
         Raises:
-            MissingEngineError, StaleEngineError: If none fits; with the command that builds it.
+            MissingEngineError, StaleEngineError: If none fits; the message has the command that builds it.
             EngineFileError, UntrustedEngineError: If it is damaged, or others may write to it.
         """
         return self.cache.read(self.find(part))
 
     def find(self, part: Subgraph | FusedSegment) -> Engine:
-        """Return the cache's entry for a subgraph or a fused segment.
+        """Return the cache entry of a subgraph or fused segment.
 
         Raises:
             IntegrityError: As ``plan``.
@@ -107,21 +107,21 @@ class Engines:
 
 
 def fitting_backend(bundle: Bundle, precision: Precision, folder: Path | None = None) -> str:
-    """Return the name of the backend that engines of this bundle were built for, or that can run its cells.
+    """Return the name of the backend that this bundle's engines were built for, or that can run its cells.
 
-    In bf16 OpenVINO. Else in this order: TensorRT, where there is a GPU; then OpenVINO in INT8 and onnxruntime in fp32 and fp16;
-    then the other one. Without any engine onnxruntime, or OpenVINO where only that is installed. Whether the engines fit is not
-    looked at.
+    In bf16: OpenVINO. Otherwise the first with engines: TensorRT, if there is a GPU; then OpenVINO in INT8, or
+    onnxruntime in fp32 and fp16; then the other of the two. Without any engine: onnxruntime, or OpenVINO if only that
+    is installed. Whether the engines fit is not checked.
 
     Args:
         bundle: the bundle.
-        precision: that is computed in.
+        precision: precision to compute in.
         folder: of the engines; None: ``BUNDLE.engines``.
 
     Raises:
         UsageError: If the bundle has no graphs of ``precision``.
         IntegrityError: If the folder cannot be read, or others may write to it.
-        MissingPackageError: If nothing is installed that could run cells.
+        MissingPackageError: If no backend that can run cells is installed.
     """
     bundle.require(precision)
     if precision in IN_BF16:
@@ -153,11 +153,11 @@ def open_engines(
 
     Args:
         bundle: the bundle.
-        backend: what will run them.
+        backend: the backend that will run them.
         folder: where they are; None: ``BUNDLE.engines``.
         precision: of their graphs.
-        batch: videos in a call.
-        route: along which subgraphs are called; None: the bundle's own.
+        batch: videos per call.
+        route: the route along which subgraphs are called; None: the bundle's own.
 
     Raises:
         UsageError: If the backend runs no engines.

@@ -1,10 +1,11 @@
-"""The executor: one segment of a route at a time, for whichever videos come together there.
+"""The executor runs one segment of a route at a time, for any group of videos that have reached it.
 
-What runs a segment is a program: fused, one graph or engine a segment, or composed of the bundle's cells.
+A segment is run by a program: fused (one graph or engine per segment) or composed of the bundle's cells.
 
-A call works on buffers of its own: before it the rows of its videos are copied there from the state store, after it what it
-wrote is copied back. So videos can be batched anew at every checkpoint. A call for one video works on its row of the store
-itself, where the backend can prepare a call for each row. A call that fails leaves the state of its videos as it was.
+A call works on its own buffers. Before it, the rows of its videos are copied there from the state store; after it,
+the outputs are copied back. So videos can be rebatched at every checkpoint. A call for one video works on its row of
+the store directly, if the backend can prepare a call for each row. A call that fails leaves its videos' state
+unchanged.
 """
 
 from __future__ import annotations
@@ -39,26 +40,27 @@ _TIMED_CALLS = 3
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """The call of one segment for one number of rows, and the parts of the buffers that it works on."""
+    """The call of one segment for one number of rows, and its views of the buffers."""
 
     rows: int
     call: Call
     frames: Value | None
-    inputs: Mapping[Key, Value]  # to copy to before it; empty where it works on the store
-    outputs: Mapping[Key, Value]  # and from after it
+    inputs: Mapping[Key, Value]  # to copy to before the call; empty if it works on the store
+    outputs: Mapping[Key, Value]  # to copy from after the call
     answers: tuple[Value, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointResult:
-    """What videos that walk a route together got at one checkpoint.
+    """The results of videos that walk a route together, at one checkpoint.
 
     Attributes:
         index: of the checkpoint and its segment, 1-based.
         slots: of the videos.
-        frames: that were read for the segment, of each video [frames, 3, crop, crop] in permuted order; none where it needs none.
+        frames: frames read for the segment, of each video [frames, 3, crop, crop] in permuted order; empty if it
+            needs none.
         logits: [videos, classes], and ``probabilities``; without heads [videos, 0].
-        compute_ms: of the segment, from when its frames are written to when its answers are on the host.
+        compute_ms: compute time of the segment, from when its frames are written until its answers are on the host.
     """
 
     index: int
@@ -74,26 +76,27 @@ class Executor:
 
     Args:
         bundle: the bundle.
-        backend: what computes.
+        backend: the backend.
         precision: of the segments.
-        programs: what the backend runs: a function that returns a segment's ONNX model or engine, or the bundle's cells.
+        programs: what the backend runs: a function that returns a segment's ONNX model or engine, or the bundle's
+            cells.
         slots: most videos in flight.
-        buckets: of each segment, ascending numbers of rows that calls have; a batch between two is padded to the larger. None: one
-            video a call.
+        buckets: of each segment, the ascending numbers of rows of its calls; other batch sizes are padded to the next
+            larger one. None: one video per call.
         route: over the bundle's blocks and heads; None: the bundle's own.
         heads: False: no segment answers; for measuring.
 
     Attributes:
         bundle, backend, precision, buckets: as given.
-        route: that is run.
+        route: the route that is run.
         segments: of the route, in order.
-        is_fused: whether a segment is one graph or engine, not cells.
+        is_fused: whether each segment is one graph or engine instead of cells.
         store: the state store.
-        frames_s, copies_s, calls_s: seconds on the host so far; writing frames, copying from and to the store, and making
-            calls until their answers are on the host. On a GPU copies wait for their turn and count as calls.
+        frames_s, copies_s, calls_s: seconds on the host so far for writing frames, for copies from and to the store,
+            and for calls until their answers are on the host. On a GPU, copies are queued and count as calls.
 
     Raises:
-        UsageError: If the bundle has no subgraphs of ``precision``, or ``slots`` or ``buckets`` are not usable.
+        UsageError: If the bundle has no subgraphs of ``precision``, or ``slots`` or ``buckets`` are invalid.
         BackendError: If a segment does not load.
         ResourceError: If the backend has no memory for the tensors.
     """
@@ -119,7 +122,9 @@ class Executor:
         self.is_fused = not isinstance(programs, Cells)
         self.buckets = tuple(map(tuple, [[1]] * len(self.segments) if buckets is None else buckets))
         if len(self.buckets) != len(self.segments):
-            raise UsageError(f"buckets of {len(self.buckets)} segments: expected {len(self.segments)}, one list each")
+            raise UsageError(
+                f"buckets of {len(self.buckets)} segments: expected {len(self.segments)} lists, one per segment"
+            )
         for index, sizes in enumerate(self.buckets, 1):
             if not sizes or sizes[0] < 1 or any(b <= a for a, b in pairwise(sizes)):
                 raise UsageError(f"buckets {list(sizes)} of segment {index}: expected ascending numbers, at least 1")
@@ -139,12 +144,12 @@ class Executor:
         self._on_row: dict[tuple[int, int], _Prepared | None] = {}
 
     def walk(self, sources: Sequence[FrameSource]) -> Generator[CheckpointResult]:
-        """Run videos together along the route; yield what they got at each checkpoint.
+        """Run videos together along the route; yield their results at each checkpoint.
 
-        Frames are read segment by segment. Whoever wants no more closes the generator; then the videos' slots are free again.
+        Frames are read segment by segment. Close the generator to stop early; the videos' slots are then free again.
 
         Raises:
-            SlotError: If there are not slots enough.
+            SlotError: If there are not enough slots.
             VideoError: If a frame that is needed cannot be decoded.
             BackendError: If a call fails.
         """
@@ -154,7 +159,7 @@ class Executor:
             for _ in sources:
                 slot = self.store.slots.acquire()
                 if slot is None:
-                    raise SlotError(f"{len(sources)} videos: expected at most {self.store.slots.count}, one a slot")
+                    raise SlotError(f"{len(sources)} videos: expected at most {self.store.slots.count}, one per slot")
                 slots.append(slot)
             for index, segment in enumerate(self.segments, 1):
                 samples = order[segment.start : segment.stop]
@@ -170,10 +175,11 @@ class Executor:
     def tap(self, index: int, port: str) -> NDArray[np.generic] | None:
         """Return what a cell wrote to ``port`` when segment ``index`` (1-based) last ran, for one video: [1, ...].
 
-        Of features those of the segment's new frames, [1, frames, ...]; None where the segment does not run that cell.
+        Of features it returns only those of the segment's new frames, [1, frames, ...]. None if the segment does not
+        run that cell.
 
         Raises:
-            UsageError: If segments are fused: of them only the ports can be seen.
+            UsageError: If segments are fused: only their ports can be seen.
         """
         program = self._programs[index - 1]
         if not isinstance(program, ComposedProgram):
@@ -186,13 +192,14 @@ class Executor:
 
         Args:
             index: of the segment, 1-based.
-            slots: of the videos, each of which has run the segments before.
-            frames: the segment's new ones of each video, [frames, 3, crop, crop] in permuted order; None where it reads none.
+            slots: of the videos, which have run all earlier segments.
+            frames: the segment's new frames of each video, [frames, 3, crop, crop] in permuted order; None if it
+                reads none.
 
         Raises:
             SlotError: If a slot is not held, or given twice.
-            UsageError: If there are more videos than the largest bucket holds, or none, or the frames do not fit.
-            BackendError: If the call fails; the videos' state is as it was.
+            UsageError: If there are no videos or more than the largest bucket holds, or the frames do not fit.
+            BackendError: If the call fails; the videos' state is then unchanged.
         """
         rows = self.store.rows(slots)
         prepared = self._prepare_for(index, rows)
@@ -215,12 +222,12 @@ class Executor:
         return answers[0], answers[1]
 
     def time_call(self, index: int, rows: int) -> float:
-        """Return the seconds of one call of segment ``index`` with ``rows`` rows, one of its buckets; a median of three."""
+        """Return the median seconds of three calls of segment ``index`` with ``rows`` rows, one of its buckets."""
         self.time_once(index, rows)
         return statistics.median(self.time_once(index, rows) for _ in range(_TIMED_CALLS))
 
     def time_once(self, index: int, rows: int) -> float:
-        """Return the seconds of one call, until its answers are on the host; its frames and states are those before."""
+        """Return the seconds of one call, until its answers are on the host; it reuses the last frames and states."""
         prepared = self._prepare(index, rows)
         started = time.perf_counter()
         prepared.call()
@@ -228,7 +235,7 @@ class Executor:
         return time.perf_counter() - started
 
     def measured_cost(self) -> Cost:
-        """Return t_k(n), measured at the least and the largest bucket of each segment and on a straight line between."""
+        """Return t_k(n), measured at the smallest and the largest bucket of each segment and linear in between."""
         ends = [
             (sizes[0], self.time_call(k, sizes[0]), sizes[-1], self.time_call(k, sizes[-1]))
             for k, sizes in enumerate(self.buckets, 1)
@@ -260,7 +267,7 @@ class Executor:
             self.backend.write(prepared.frames, staged)
 
     def _prepare_for(self, index: int, rows: Sequence[int]) -> _Prepared:
-        """Return the call of a segment for these rows: on the store itself for one row, where that can be, else on buffers."""
+        """Return the call of a segment for these rows: for one row on the store itself if possible, else on buffers."""
         size = self._bucket(index, len(rows))
         if size > 1:
             return self._prepare(index, size)
@@ -281,7 +288,7 @@ class Executor:
         return _Prepared(1, call, inputs.get("frames"), {}, {}, _answers(outputs))
 
     def _prepare(self, index: int, rows: int) -> _Prepared:
-        """Return the call of a segment for so many rows, prepared once."""
+        """Return the call of a segment for this number of rows, prepared once."""
         if (index, rows) not in self._prepared:
             segment = self.segments[index - 1]
             inputs = {s.name: self.backend.rows(self._inputs[kind_of(s)], rows) for s in segment.inputs}
@@ -299,7 +306,7 @@ class Executor:
         return self._prepared[index, rows]
 
     def _buffers(self, ports: Sequence[Sequence[TensorSpec]]) -> dict[Kind, Value]:
-        """Return a tensor for each kind of port, with rows for the largest bucket of a segment that has it."""
+        """Return a tensor for each kind of port, with enough rows for the largest bucket of any segment that has it."""
         rows: dict[Kind, int] = {}
         for specs, sizes in zip(ports, self.buckets, strict=True):
             for spec in specs:
@@ -308,14 +315,14 @@ class Executor:
 
 
 def _answers(outputs: Mapping[str, Value]) -> tuple[Value, ...]:
-    """Return what a call answers, or without a head something to wait for, where there is anything."""
+    """Return the outputs to wait for: the answers, or without a head the features, if there are any."""
     return tuple(outputs[port] for port in ("logits", "probabilities", "features") if port in outputs)
 
 
 def _load(backend: Backend, load: Callable[[FusedSegment], bytes], segments: Sequence[FusedSegment]) -> list[Program]:
     """Return the program of each segment, in order.
 
-    The last one is loaded first: it runs the most blocks. So the most memory is needed at once while there is the least of
-    others, where a backend shares weights.
+    Load the last segment first, since it runs the most blocks: its memory peak comes while nothing else is loaded. This
+    matters if a backend shares weights.
     """
     return [backend.load(load(segment), segment, segment.name) for segment in reversed(segments)][::-1]

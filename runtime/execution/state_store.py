@@ -1,7 +1,6 @@
-"""The state store: what segments hand on to later ones, of every video in flight, one row a video.
+"""The state store: what segments hand on to later ones, for every video in flight, one row per video.
 
-A row that nobody holds is filled with NaN: whoever read it would answer with a numeric error, never with the class of
-another video.
+A free row is filled with NaN, so that reading one gives a numeric error, never the class of another video.
 """
 
 from __future__ import annotations
@@ -17,30 +16,32 @@ from ..backends.base import Backend, Value
 from ..scheduling.slots import Slot, SlotError, Slots
 
 Kind = tuple[str, tuple[int, ...], DType]
-"""What is handed on: its name, the shape of one video's, its dtype. A feature has another shape where more of it waits."""
+"""What is handed on: its name, its shape for one video, its dtype. The shape of a feature depends on how much waits."""
 
 Held = NDArray[np.generic]
 
 Key = tuple[str, tuple[int, ...], DType, int]
-"""A kind and its place, 0 or 1: a segment that reads and writes the same kind writes to the other place. So no call reads
-what it writes, and one that fails can be made again."""
+"""A kind and its place, 0 or 1. A segment that reads and writes the same kind writes to the other place.
+
+So no call reads what it writes, and a failed call can be repeated.
+"""
 
 
 class StateStore:
     """Rows of tensors [slots, ...] and the ledger of who holds them.
 
     Args:
-        backend: whose tensors.
+        backend: the backend of the tensors.
         segments: of the route.
-        count: rows, at least 1: the most videos in flight.
+        count: number of rows, at least 1: the most videos in flight.
 
     Attributes:
         slots: the ledger; a row becomes NaN when its slot is released.
         arrays: [slots, ...] by key.
-        reads, writes: of each segment, the keys of its ports by name.
+        reads, writes: for each segment, the keys of its ports by name.
 
     Raises:
-        UsageError: If there would be no row.
+        UsageError: If ``count`` is below 1.
         ResourceError: If the backend has no memory for them.
     """
 
@@ -49,7 +50,7 @@ class StateStore:
         self.slots = Slots(count, lambda slot: self._poison(slot.index))
         self.reads, self.writes = ports(segments)
         self.arrays: dict[Key, Value] = {key: backend.zeros((count, *key[1]), key[2]) for key in keys(segments)}
-        self._written: list[set[Key]] = [set(self.arrays) for _ in range(count)]  # what of a row is not NaN
+        self._written: list[set[Key]] = [set(self.arrays) for _ in range(count)]  # the keys whose row is not NaN
         for row in range(count):
             self._poison(row)
 
@@ -65,14 +66,14 @@ class StateStore:
         return rows
 
     def gather(self, rows: Sequence[int], buffers: Mapping[Key, Value]) -> None:
-        """Copy ``rows`` to the first rows of ``buffers``, [at least rows, ...]; a row may be there twice."""
+        """Copy ``rows`` to the first rows of ``buffers``, [at least rows, ...]; a row may occur twice."""
         for key, buffer in buffers.items():
             self._backend.take(self.arrays[key], rows, buffer)
 
     def row(self, index: int, row: int) -> tuple[dict[str, Value], dict[str, Value]] | None:
         """Return what segment ``index`` (1-based) reads and writes of one row, by port, [1, ...], without copies.
 
-        None where the backend has calls on buffers of their own only. What is written there is NaN again after a release.
+        None if the backend only has calls on separate buffers. What is written there is NaN again after a release.
         """
         found = [
             {port: self._backend.row(self.arrays[key], row) for port, key in ports.items()}
@@ -81,7 +82,7 @@ class StateStore:
         return None if any(value is None for values in found for value in values.values()) else (found[0], found[1])
 
     def writing(self, keys: Iterable[Key], rows: Sequence[int]) -> None:
-        """Note that ``rows`` of these will hold something: to be said before a call writes there."""
+        """Note that these keys of ``rows`` will be written; must come before the call that writes them."""
         for row in rows:
             self._written[row].update(keys)
 
@@ -97,21 +98,21 @@ class StateStore:
         return {port: self._backend.read(self.arrays[key])[rows] for port, key in self.writes[index - 1].items()}
 
     def holds(self, name: str) -> bool:
-        """Return whether segments hand a state or feature of this name on."""
+        """Return whether segments hand on a state or feature of this name."""
         return any(key[0] == name for key in self.arrays)
 
     def copy(self) -> dict[Key, Held]:
-        """Return what is held for all videos, on the host."""
+        """Return a copy on the host of everything held for all videos."""
         return {key: self._backend.read(value).copy() for key, value in self.arrays.items()}
 
     def restore(self, held: Mapping[Key, Held]) -> None:
-        """Hold what ``copy`` returned; for rows that are held now."""
+        """Write back what ``copy`` returned; only for rows that are currently held."""
         for key, values in held.items():
             self._backend.write(self.arrays[key], values)
         self.writing(held, range(self.slots.count))
 
     def zero(self, name: str) -> None:
-        """Fill what is handed on under a name with zeros, of every video: a proof must notice."""
+        """Fill everything handed on under a name with zeros, for every video; a proof must notice this."""
         for key, value in self.arrays.items():
             if key[0] == name:
                 self._backend.write(value, np.zeros(value.shape, key[2]))
@@ -123,13 +124,13 @@ class StateStore:
 
 
 def kind_of(spec: TensorSpec) -> Kind:
-    """Return what a port carries: ``in.NAME`` and ``out.NAME`` the same."""
+    """Return the kind that a port carries, the same for ``in.NAME`` and ``out.NAME``."""
     return spec.name.removeprefix("in.").removeprefix("out."), spec.concrete(1, 1)[1:], spec.dtype
 
 
 def ports(segments: Sequence[FusedSegment]) -> tuple[list[dict[str, Key]], list[dict[str, Key]]]:
-    """Return, for each segment, the keys that its ``in.`` and its ``out.`` ports have, by name."""
-    held: dict[Kind, int] = {}  # the place where a kind is now
+    """Return, for each segment, the keys of its ``in.`` and of its ``out.`` ports, by name."""
+    held: dict[Kind, int] = {}  # the current place of each kind
     reads, writes = [], []
     for segment in segments:
         read = {s.name: kind_of(s) for s in segment.inputs if s.name.startswith("in.")}
@@ -141,10 +142,10 @@ def ports(segments: Sequence[FusedSegment]) -> tuple[list[dict[str, Key]], list[
 
 
 def keys(segments: Sequence[FusedSegment]) -> Iterator[Key]:
-    """Yield what the segments hand on, each once."""
+    """Yield the keys that the segments hand on, each once."""
     yield from dict.fromkeys(key for written in ports(segments)[1] for key in written.values())
 
 
 def bytes_per_video(segments: Sequence[FusedSegment]) -> int:
-    """Return the size of a row: what one video in flight needs of a backend's memory, known before anything runs."""
+    """Return the size of a row: the backend memory per video in flight, known before anything runs."""
     return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for _, shape, dtype, _ in keys(segments))

@@ -1,1 +1,1 @@
-"""Which videos run which segment next. Integers only: no arrays, no clock."""
+"""Decide which videos run which segment next. Works on integers only: no arrays and no clock."""

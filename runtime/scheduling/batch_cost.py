@@ -1,4 +1,4 @@
-"""What one call of a segment costs by the number of videos in it, and how many of those waiting to take."""
+"""Cost of one call of a segment by batch size, and the best batch size for a given queue length."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from itertools import pairwise
 from ...grid.errors import UsageError
 
 Cost = Callable[[int, int], float]
-"""t_k(n): seconds of one call of segment k (1-based) with n rows, n one of the segment's buckets."""
+"""t_k(n): seconds of one call of segment k (1-based) with n rows, where n is one of the segment's buckets."""
 
 MEANWHILE = 8
-"""Videos that wait in the end for each one that waits now, since new ones come: found by simulation at 0.4 to 0.9 load."""
+"""Videos that will have waited per video waiting now, because more arrive. From simulation at 0.4 to 0.9 load."""
 
-_SAME = 1 + 1e-9  # two quotients on one straight line differ by rounding
+_SAME = 1 + 1e-9  # quotients that are equal in theory differ by rounding
 
 
 class CallTimes:
     """The calls of one segment.
 
-    Lists are indexed by a number of videos, 0 to ``largest``.
+    Lists are indexed by a number of videos, from 0 to ``largest``.
 
     Attributes:
         largest: the most videos that one call takes.
-        full: the bucket of least time per video, the largest of equals: the batch worth waiting for.
-        rows: the bucket that so many videos are padded to.
-        seconds: of a call with so many videos.
-        cheapest_batch: how many of so many waiting to take, at most ``full``, for the least time per video.
-        efficiency: time per video of a full batch over that of the cheapest call; 1 from ``full`` on.
+        full: the bucket with the least time per video, the largest of equals: the batch size worth waiting for.
+        rows: the bucket that n videos are padded to.
+        seconds: the duration of a call with n videos.
+        cheapest_batch: how many of n waiting videos to take, at most ``full``, for the least time per video.
+        efficiency: time per video of a full batch divided by that of the cheapest call; 1 from ``full`` on.
 
     Raises:
-        UsageError: If the buckets do not ascend from at least 1, or a time is not above 0.
+        UsageError: If the buckets are not ascending and at least 1, or a time is not above 0.
     """
 
     def __init__(self, segment: int, cost: Cost, buckets: Sequence[int]) -> None:
@@ -58,15 +58,15 @@ class CallTimes:
         self._shortest_wait: dict[int, int] = {}
 
     def shortest_wait(self, waiting: int) -> int:
-        """Return the batch, at most ``full``, after which ``waiting`` videos, and who comes meanwhile, have waited least."""
+        """Return the batch size, at most ``full``, that minimises the wait of ``waiting`` and later videos."""
         if waiting not in self._shortest_wait:
-            # calls of n end at t(n), 2 t(n) ..: on average at t(n) (waiting / n + 1) / 2
+            # calls of n videos end at t(n), 2 t(n), ...: on average at t(n) (waiting / n + 1) / 2
             ends = [math.inf] + [self.seconds[n] * (MEANWHILE * waiting / n + 1) for n in range(1, self.full + 1)]
             self._shortest_wait[waiting] = _cheapest(ends)
         return self._shortest_wait[waiting]
 
 
 def _cheapest(prices: Sequence[float]) -> int:
-    """Return the place of the lowest price, the last of equals."""
+    """Return the index of the lowest price, the last of equals."""
     least = min(prices) * _SAME
     return max(n for n, price in enumerate(prices) if price <= least)

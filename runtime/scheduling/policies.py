@@ -1,4 +1,4 @@
-"""Which queue to serve next, and with how many videos: one function a mode of the scheduler."""
+"""Which queue to serve next, and with how many videos: one function per scheduler mode."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from .slots import Slots
 Mode = Literal["throughput", "latency", "deadline", "static"]
 
 CLOSE = 0.95
-"""Launches this near to the best efficiency are as good as it; the deepest goes first: it returns answers and frees slots."""
+"""Launches with at least this share of the best efficiency tie. The deepest goes first: it answers and frees slots."""
 
 
 @dataclass
 class SchedulerView:
-    """What a policy looks at; only the scheduler changes it. Lists have one entry a segment.
+    """The state that a policy sees; only the scheduler changes it. Lists have one entry per segment.
 
     Attributes:
-        queues: of the segments.
-        times: of their calls.
-        slots: the ledger.
+        queues: the segments' queues.
+        times: the times of their calls.
+        slots: the slot ledger.
         patience_s: see ``Scheduler``.
-        in_flight: launches, and when each should be back.
-        running: launches in flight.
-        reached: videos that joined the queue, since the start.
-        open: whether more may be offered.
-        last_offer, gap_s: when, and the mean time between offers.
+        in_flight: each launch in flight and when it should be back.
+        running: number of launches in flight.
+        reached: number of videos that have joined the queue since the start.
+        open: whether more videos may be offered.
+        last_offer, gap_s: time of the last offer, and the mean time between offers.
     """
 
     queues: list[Queue]
@@ -51,7 +51,7 @@ class SchedulerView:
 
     @property
     def admits(self) -> bool:
-        """Whether a video may still join segment 1 as things stand."""
+        """Whether a video may still join segment 1."""
         return self.open and self.slots.free > 0
 
     @property
@@ -60,18 +60,18 @@ class SchedulerView:
         return sum(map(len, self.queues))
 
     def free_at(self, now: float) -> float:
-        """Return when the device should have run what is in flight."""
+        """Return when the device should have finished what is in flight."""
         return max([now, *self.in_flight.values()])
 
     def arrived(self, now: float) -> None:
-        """Note an offer."""
+        """Record the time of an offer."""
         gap = now - self.last_offer
         self.gap_s = gap if self.gap_s == math.inf else self.gap_s + (gap - self.gap_s) / 16
         self.last_offer = now
 
 
 Choice = tuple[int, int] | Wait
-"""A queue, counted from 0, and how many videos to take from it; or how long to wait."""
+"""Either a queue, counted from 0, and how many videos to take from it, or how long to wait."""
 
 Policy = Callable[[SchedulerView, float], Choice]
 
@@ -95,7 +95,7 @@ def most_efficient(s: SchedulerView, now: float) -> Choice:
     if due is not None:
         return due, min(len(s.queues[due]), s.times[due].full)
     best = max(found)[0]
-    # without a free slot more videos wait outside, or none come: then time counts most
+    # without a free slot, more videos wait outside or none will come: then only efficiency counts
     enough = best * CLOSE if s.admits else best
     place = next(place for efficiency, place in reversed(found) if efficiency >= enough)
     if best < 1:
@@ -107,12 +107,12 @@ def most_efficient(s: SchedulerView, now: float) -> Choice:
 
 
 def _worth_waiting(s: SchedulerView, place: int, now: float) -> float:
-    """Return until when a partial batch should wait for company; not after ``now`` if it should run."""
+    """Return until when a partial batch should wait to fill up; a time not after ``now`` if it should run."""
     queue, seconds = s.queues[place], s.times[place].seconds
     due = queue[0].queued + s.patience_s
-    if s.in_flight:  # the device is busy: waiting costs it nothing
+    if s.in_flight:  # the device is busy, so waiting costs nothing
         return due
-    share = s.reached[place] / s.reached[0]  # of the videos come so deep
+    share = s.reached[place] / s.reached[0]  # share of the videos that get this far
     saved_s = share * (seconds[len(queue)] + seconds[1] - seconds[len(queue) + 1])
     return min(due, s.last_offer + saved_s) if s.gap_s < saved_s else now
 
@@ -126,7 +126,7 @@ def deepest(s: SchedulerView, now: float) -> Choice:
 
 
 def most_urgent(s: SchedulerView, now: float) -> Choice:
-    """Return the choice of mode ``deadline`` at ``now``, for queues without videos that are too late."""
+    """Return the choice of mode ``deadline`` at ``now``; the queues hold no videos that are too late."""
     heads = [(queue[0].deadline, -place) for place, queue in enumerate(s.queues) if queue]
     if not heads:
         return Wait(None)

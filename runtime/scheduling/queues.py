@@ -1,4 +1,4 @@
-"""What the scheduler hands out and takes back: tickets of videos in flight, launches, waits, and videos that ended."""
+"""What the scheduler hands out and takes back: tickets of videos in flight, launches, waits, and ended videos."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ class Ticket:
     """A video in flight; only the scheduler changes it.
 
     Attributes:
-        video: whose.
+        video: the video.
         slot: the row of its state.
-        segment: that it runs or waits for, 1-based.
-        arrived, deadline, queued: seconds; when it was offered, must be answered (inf: never), joined its queue.
+        segment: the segment that it runs or waits for, 1-based.
+        arrived, deadline, queued: seconds; when it was offered, when its answer is due (inf: never), when it joined
+            its queue.
         waited: seconds in queues so far.
         place: where it is.
     """
@@ -44,20 +45,21 @@ class Launch:
 
 
 class Wait(NamedTuple):
-    """Nothing to run before ``until`` (None: ever), an offer, an update or the end of the stream."""
+    """Nothing to run until ``until`` (None: indefinitely), the next offer or update, or the end of the stream."""
 
     until: float | None
 
 
 class Ended(NamedTuple):
-    """A video that ended; its slot is free.
+    """A video that has ended; its slot is free.
 
     Attributes:
-        video: which.
-        status: ``exited``: its checkpoint answered; ``cut``: it answers from the last checkpoint passed, because its
-            deadline leaves no time for the next; ``late``: it had passed none by then; ``failed``: it failed alone.
-        checkpoint: the last one passed, 0 for none.
-        arrived, at: seconds; offered, ended.
+        video: the video.
+        status: ``exited``: its checkpoint answered. ``cut``: it answers from the last checkpoint passed, because its
+            deadline leaves no time for the next. ``late``: the deadline came before it passed any. ``failed``: it
+            failed alone.
+        checkpoint: the last checkpoint passed, 0 for none.
+        arrived, at: seconds; when it was offered, when it ended.
         waited: seconds in queues.
     """
 
@@ -70,7 +72,7 @@ class Ended(NamedTuple):
 
 
 class UrgentFirst:
-    """A queue by deadline; of equal deadlines the first come leaves first."""
+    """A queue ordered by deadline; among equal deadlines, first in, first out."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Ticket]] = []
@@ -82,11 +84,11 @@ class UrgentFirst:
         heappush(self._heap, (ticket.deadline, self._joined, ticket))
 
     def popleft(self) -> Ticket:
-        """Take the most urgent ticket out."""
+        """Remove and return the most urgent ticket."""
         return heappop(self._heap)[2]
 
     def remove(self, ticket: Ticket) -> None:
-        """Take ``ticket`` out."""
+        """Remove ``ticket``."""
         self._heap = [entry for entry in self._heap if entry[2] is not ticket]
         heapify(self._heap)
 
@@ -98,4 +100,4 @@ class UrgentFirst:
 
 
 Queue = deque[Ticket] | UrgentFirst
-"""Tickets that wait for one segment; ``queue[0]`` is the next to leave."""
+"""The tickets waiting for one segment; ``queue[0]`` leaves next."""

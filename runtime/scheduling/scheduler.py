@@ -1,13 +1,13 @@
 """The scheduler: which videos run which segment next. It holds no arrays, no clock and no executor.
 
-StreamLoop it from one thread, with the seconds of any clock that does not go back::
+Drive it from one thread, with times in seconds from any monotonic clock::
 
     scheduler.offer(video, now)                  # False: no slot is free, offer it again later
-    step = scheduler.next(now)                   # a Launch; a Wait; or None: the stream ended and so did every video
+    step = scheduler.next(now)                   # a Launch, a Wait, or None: the stream and all its videos have ended
     scheduler.update(step, now, exited={...})    # how a launch went; returns the videos that ended
 
-A video waits in the queue of its segment, runs in a batch with whoever waits beside it, and then leaves or joins the next
-queue: survivors of different batches are batched anew at every checkpoint. Only segment 1 admits.
+A video waits in the queue of its segment, runs in a batch with others from that queue, and then leaves or joins the
+next queue. Survivors of different batches are thus rebatched at every checkpoint. Only segment 1 admits videos.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from .slots import Slots
 
 
 class ScheduleError(RuntimeError):
-    """The scheduler is driven against its rules: a fault of the program, not of its user."""
+    """The caller broke the scheduler's rules: a programming error, not a user error."""
 
 
 class Stats:
     """Counts since the start.
 
     Attributes:
-        offered, refused, cancelled, retried: videos; refused for want of a slot, retried alone.
-        ended: videos by status.
-        fills: [segment - 1][n], launches of n videos.
-        waited_s: [segment - 1], in its queue, all videos together.
-        longest_wait_s: [segment - 1], of one video in its queue.
+        offered, refused, cancelled, retried: numbers of videos; refused for lack of a slot, retried alone.
+        ended: numbers of videos by status.
+        fills: [segment - 1][n]: number of launches of n videos.
+        waited_s: [segment - 1]: seconds in its queue, all videos together.
+        longest_wait_s: [segment - 1]: longest wait of one video in its queue.
     """
 
     def __init__(self, times: Sequence[CallTimes]) -> None:
@@ -48,39 +48,40 @@ class Stats:
 
 
 class Scheduler:
-    """One queue a segment, and the choice among them.
+    """One queue per segment, and the choice among them.
 
     Modes:
-        throughput: the launch of the best efficiency, that is time per video of a full batch over its own; of those within
-            ``CLOSE`` of it the deepest, so a full deepest queue goes first. A queue that no video can join any more counts
-            as full: at the end of the stream the shallowest is flushed first, and survivors merge. Nothing runs as long
-            as the next video is expected sooner than the seconds that its company would save.
-        latency: never waits; the deepest queue first, in batches for the least mean time.
-        deadline: as latency, but the earliest deadline first. A video that cannot finish its next segment in time answers
-            from the last checkpoint it passed; one that passed none ends as ``late`` and computes nothing: its answer
-            would come too late, and cost others theirs.
-        static: a route of one segment; full batches, but at the end of the stream and after ``patience_s``.
+        throughput: runs the launch with the best efficiency: time per video of a full batch divided by its own. Among
+            launches within ``CLOSE`` of the best, the deepest runs, so a full deepest queue goes first. A queue that
+            no more videos can join counts as full, so at the end of the stream the shallowest is flushed first and
+            survivors merge. Nothing runs while the next video is expected sooner than the seconds that batching it
+            would save.
+        latency: never waits; serves the deepest queue first, in batches that give the least mean time.
+        deadline: like latency, but the earliest deadline first. A video that cannot finish its next segment in time
+            answers from the last checkpoint it passed. If it passed none, it ends as ``late`` without computing: its
+            answer would come too late and delay others past their deadlines.
+        static: a route of one segment; runs full batches only, except at the end of the stream and after
+            ``patience_s``.
 
-    A launch of several videos that fails is run again, each video alone; a video that fails alone ends as ``failed``.
+    If a launch of several videos fails, each video is retried alone. A video that fails alone ends as ``failed``.
 
     Args:
         cost: t_k(n), seconds.
         buckets: of each segment, ascending batch sizes; the last is the most that one call takes.
-        slots: one a video in flight. Fewer than segments x (full batch - 1) + 1 may keep batches short.
+        slots: one per video in flight. With fewer than segments x (full batch - 1) + 1, batches may stay short.
         mode: see above.
-        patience_s: what waited this long in a queue behind segment 1 goes first, the longest waiting before all. So a
-            video waits in such a queue at most this long, plus the launches in flight, those of failed videos, and one
-            for each full batch, or rest of one, that waits behind segment 1. None: twice the seconds of a full batch
-            through the whole route.
-        max_launches: in flight at once. In throughput mode a further one goes out only when full or due.
+        patience_s: after this long in a queue behind segment 1, a video goes first, the longest wait before all.
+            Worst wait behind segment 1: patience_s, plus launches in flight, retries, and one launch per full or
+            partial batch waiting behind segment 1. None: twice the seconds of a full batch through the whole route.
+        max_launches: launches in flight at once. In throughput mode another one goes out only when full or due.
 
     Attributes:
         stats: counts.
         mode: see above.
-        slots: the ledger.
+        slots: the slot ledger.
 
     Raises:
-        UsageError: If an argument is not usable.
+        UsageError: If an argument is invalid.
     """
 
     def __init__(
@@ -100,8 +101,8 @@ class Scheduler:
         times = tuple(CallTimes(k, cost, sizes) for k, sizes in enumerate(buckets, 1))
         if mode == "static" and (len(buckets) > 1 or slots.count < times[0].full):
             raise UsageError(
-                f"mode 'static' with {len(buckets)} segments and {slots.count} slots: expected one segment and at least "
-                f"{times[0].full} slots, a full batch"
+                f"mode 'static' with {len(buckets)} segments and {slots.count} slots: "
+                f"expected one segment and at least {times[0].full} slots, a full batch"
             )
         if patience_s is not None and not patience_s >= 0:
             raise UsageError(f"a patience of {patience_s} s: expected at least 0")
@@ -117,16 +118,16 @@ class Scheduler:
         self._ended: list[Ended] = []
 
     def offer(self, video: Hashable, now: float, deadline: float | None = None) -> bool:
-        """Admit ``video`` to segment 1; False where no slot is free.
+        """Admit ``video`` to segment 1; return False if no slot is free.
 
         Args:
             video: a name that no other video in flight has.
             now: seconds.
-            deadline: seconds, of the same clock; only in mode ``deadline``. None: none.
+            deadline: seconds, on the same clock; only in mode ``deadline``. None: no deadline.
 
         Raises:
-            ScheduleError: If the video is in flight already, or the stream has ended.
-            UsageError: If another mode is given a deadline.
+            ScheduleError: If the video is already in flight, or the stream has ended.
+            UsageError: If a deadline is given in another mode.
         """
         if video in self._tickets or not self._standing.open:
             fault = "while it is in flight" if video in self._tickets else "after the end of the stream"
@@ -145,11 +146,11 @@ class Scheduler:
         return True
 
     def flush(self) -> None:
-        """End the stream: nothing more will be offered."""
+        """End the stream: no more videos will be offered."""
         self._standing.open = False
 
     def next(self, now: float) -> Launch | Wait | None:
-        """Return what to run now, or how long to wait, or None once the stream and every video have ended."""
+        """Return what to run now, or how long to wait, or None once the stream and all its videos have ended."""
         if len(self._standing.in_flight) >= self._max_launches:
             return Wait(None)
         if self._retries:
@@ -165,16 +166,16 @@ class Scheduler:
     def update(
         self, launch: Launch, now: float, exited: Collection[Hashable] = (), failed: Collection[Hashable] = ()
     ) -> list[Ended]:
-        """Take a launch back and return the videos that ended since the last time anything was returned.
+        """Take a launch back; return the videos that ended and have not been returned yet.
 
         Args:
-            launch: in flight.
+            launch: a launch in flight.
             now: seconds.
-            exited: its videos that have their answer, a numeric error included; at the last segment all have.
-            failed: its videos whose state is as it was before the launch.
+            exited: its videos that have their answer, including numeric errors; at the last segment all have.
+            failed: its videos whose state is the same as before the launch.
 
         Raises:
-            ScheduleError: If the launch is not in flight, or other videos are named than it holds.
+            ScheduleError: If the launch is not in flight, or a named video is not part of it.
         """
         held = {ticket.video for ticket in launch.tickets}
         if launch not in self._standing.in_flight or not held.issuperset(exited) or not held.issuperset(failed):
@@ -204,15 +205,15 @@ class Scheduler:
         return self.take_ended()
 
     def take_ended(self) -> list[Ended]:
-        """Return the videos that ended and were not returned yet: ``next`` ends some in mode ``deadline``."""
+        """Return the videos that ended and were not returned yet; in mode ``deadline``, ``next`` also ends videos."""
         ended, self._ended = self._ended, []
         return ended
 
     def cancel(self, video: Hashable) -> bool:
-        """Drop a video: no result will be returned. Its slot is free now, or when the launch that it is in comes back.
+        """Drop a video without a result. Its slot becomes free now, or when its current launch comes back.
 
         Returns:
-            False where it is not in flight: unknown, ended or cancelled before.
+            False if it is not in flight: unknown, ended, or already cancelled.
         """
         ticket = self._tickets.get(video)
         if ticket is None or ticket.place == "cancelled":
@@ -239,11 +240,11 @@ class Scheduler:
         self._standing.in_flight[launch] = self._standing.free_at(now) + self._standing.times[place].seconds[videos]
         self._standing.running[place] += 1
         if self.mode == "deadline" and len(self._standing.in_flight) == self._max_launches:
-            self._cut(now)  # what this launch leaves no time for can answer now, and would be late after it
+            self._cut(now)  # a video that this launch leaves no time for can answer now; after it, it would be late
         return launch
 
     def _cut(self, now: float) -> None:
-        """End the videos that cannot finish their next segment in time, even alone."""
+        """End the videos that could not finish their next segment in time, even alone."""
         start = self._standing.free_at(now)
         for place, queue in enumerate(self._standing.queues):
             while queue and start + self._standing.times[place].seconds[1] > queue[0].deadline:

@@ -1,4 +1,4 @@
-"""The slot ledger: which video holds which row of the state arrays. It knows rows by number and holds no arrays."""
+"""The slot ledger: which video holds which row of the state arrays. It knows row numbers and holds no arrays."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ...grid.errors import UsageError
 
 
 class SlotError(RuntimeError):
-    """A slot is used or released by who does not hold it: a fault of the program, not of its user."""
+    """A slot was used or released by a caller that does not hold it: a programming error, not a user error."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slot:
-    """The right to one row, from ``Slots.acquire`` until ``release``; good only as the very object that was given out.
+    """The right to one row, from ``Slots.acquire`` until ``release``. Slots are compared by identity.
 
     Attributes:
         index: the row, zero-based.
-        generation: how often the row was given out, this time included.
+        generation: how many times the row has been handed out, this time included.
     """
 
     index: int
@@ -30,11 +30,11 @@ class Slots:
     """A fixed number of rows, each free or held under one generation.
 
     Args:
-        count: rows, at least 1.
+        count: number of rows, at least 1.
         on_release: called with each slot that becomes free, so that its row can be filled with NaN.
 
     Raises:
-        UsageError: If there would be no row.
+        UsageError: If ``count`` is below 1.
     """
 
     def __init__(self, count: int, on_release: Callable[[Slot], None] | None = None) -> None:
@@ -48,11 +48,11 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """The number of rows that nobody holds."""
+        """The number of free rows."""
         return len(self._free)
 
     def acquire(self) -> Slot | None:
-        """Return a free row under a new generation, or None where all are held."""
+        """Return a free row under a new generation, or None if all are held."""
         if not self._free:
             return None
         index = self._free.pop()
@@ -64,7 +64,7 @@ class Slots:
         """Return the row of ``slot``.
 
         Raises:
-            SlotError: If it is not held: released already, given out anew since, or of another ledger.
+            SlotError: If it is not held: already released, handed out again since, or from another ledger.
         """
         index = slot.index
         if not 0 <= index < self.count:
@@ -75,7 +75,7 @@ class Slots:
         return index
 
     def release(self, slot: Slot) -> None:
-        """Make the row of ``slot`` free.
+        """Free the row of ``slot``.
 
         Raises:
             SlotError: As ``check``.
@@ -88,26 +88,27 @@ class Slots:
 
 
 def slots_for(segments: int, batch: int, decoders: int) -> int:
-    """Return how many videos in flight keep the batches of every segment full, and each decoder busy.
+    """Return how many videos in flight keep the batches of every segment full and each decoder busy.
 
-    More would only make the calls of a video find its memory cold.
+    With more, a video's calls would only find its memory cold.
     """
     return segments * (batch - 1) + 1 + decoders
 
 
 def slots_within(budget_mb: float, bytes_per_video: int) -> int:
-    """Return how many videos in flight a budget holds.
+    """Return how many videos in flight fit in a memory budget.
 
     Args:
         budget_mb: in 10^6 bytes.
         bytes_per_video: states, features and answers of one video.
 
     Raises:
-        UsageError: If not even one, or it is no number.
+        UsageError: If not even one fits, or the budget is not finite.
     """
     if not bytes_per_video <= budget_mb * 1e6 < math.inf:
         least = math.ceil(bytes_per_video / 1e3) / 1e3
         raise UsageError(
-            f"{budget_mb:g} MB for videos in flight: expected a number from {least:g}, what one in each stream needs"
+            f"{budget_mb:g} MB for videos in flight: expected a finite number from {least:g}, "
+            "the need of one video per stream"
         )
     return int(budget_mb * 1e6 // bytes_per_video)

@@ -1,1 +1,1 @@
-"""Many videos at once: admitted, run and answered in a loop, in one stream or several."""
+"""Classify many videos at once: one or several streams, each a loop that admits, runs and answers videos."""

@@ -1,4 +1,4 @@
-"""What takes videos in and answers them, many at once: one stream, or several as one."""
+"""Base class of what classifies many videos at once: one stream, or several as one."""
 
 from __future__ import annotations
 
@@ -18,44 +18,46 @@ Video = TypeVar("Video", bound=Path | FrameSource)
 
 
 class StreamBase(Closing):
-    """Videos go in one by one, from any thread, and answers come out as they are ready; a context manager."""
+    """Videos are submitted from any thread, and answers come as they are ready; a context manager."""
 
     @property
     @abstractmethod
     def most(self) -> int:
-        """Videos to have in it at once, so that nothing waits for want of one."""
+        """How many videos to keep in it so that it never runs short."""
 
     @property
     @abstractmethod
     def fault(self) -> BaseException | None:
-        """What ended it before it was closed; None."""
+        """The exception that ended it before it was closed; None if there was none."""
 
     @abstractmethod
     def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
-        """Return the future answer for one video; for any thread, and for ``asyncio.wrap_future``.
+        """Return a future for the answer to one video, usable from any thread and with ``asyncio.wrap_future``.
 
-        Cancelling it works until it is done, and frees the video's slot once no launch holds it. Its exception is what
-        reading the video, or its last launch alone, raised, or ``DeadlineError`` where it passed no checkpoint in time.
+        It can be cancelled until it is done, which frees the video's slot once no launch holds it. Its exception is
+        what reading the video raised, or its last launch alone, or ``DeadlineError`` if it passed no checkpoint in
+        time.
 
         Args:
-            video: a file, or its frames by temporal sample number; they are read in another thread and not closed.
-            deadline_s: from now; only in mode ``deadline``.
-            trace: run it to the end of the route; the answer is that of the checkpoint that decides, with the logits of all.
+            video: a file, or its frames by temporal sample number, which another thread reads and nobody closes.
+            deadline_s: seconds from now; only in mode ``deadline``.
+            trace: run the video to the end of the route. The answer is still the deciding checkpoint's, with the
+                logits of all.
 
         Raises:
-            UsageError: If it is closed, or another mode is given a deadline.
+            UsageError: If it is closed, or a deadline is given in another mode.
         """
 
     @abstractmethod
     def flush(self) -> None:
-        """Say that no more videos come for now: once all that came are admitted, no batch is kept waiting for company.
+        """Declare that no more videos come for now: once those submitted are admitted, batches stop waiting to fill up.
 
-        What is submitted meanwhile is served after those.
+        Videos submitted meanwhile are served afterwards.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Give everything back, child processes too; waits for the launch and the parts that are under way.
+        """Release everything, including child processes; waits for the launch and the reads in progress.
 
         Videos without an answer are cancelled.
         """
@@ -63,18 +65,19 @@ class StreamBase(Closing):
     def classify(
         self, videos: Iterable[Video], deadline_s: float | None = None, trace: bool = False
     ) -> Generator[tuple[Video, Answer | DynvidError], None, None]:
-        """Yield each video with its answer as soon as it has one, or with the error why it has none.
+        """Yield each video as soon as it is done, with its answer, or with the error if it has none.
 
-        No more videos are taken from ``videos`` than are in flight or read ahead. Whoever stops iterating cancels the rest.
+        Only as many videos are taken from ``videos`` as are in flight or prefetched. If you stop iterating, the rest
+        are cancelled.
 
         Args:
             videos: files, or frames, see ``submit``.
-            deadline_s: for each, from when it is taken; only in mode ``deadline``.
+            deadline_s: for each video, seconds from when it is taken; only in mode ``deadline``.
             trace: see ``submit``.
 
         Raises:
             UsageError: As ``submit``.
-            BaseException: What ended it, or what was raised by frames that the caller gave.
+            BaseException: What ended the stream, or what the caller's own frames raised.
         """
         done: queue.SimpleQueue[Future[Answer]] = queue.SimpleQueue()
         pending: dict[Future[Answer], Video] = {}

@@ -19,21 +19,21 @@ from ..video.prefetch import Part, Prefetcher, Reading
 
 Videos = set[VideoInFlight]
 Parts = dict[VideoInFlight, Part | None]
-"""The frames of each video for one segment; None where that reads none."""
+"""The frames of each video for one segment; None if the segment reads none."""
 
 
 class StreamLoop:
-    """Serves videos; ``step`` is for the one thread that owns the executor, all else for any.
+    """Serves videos. Only the thread that owns the executor may call ``step``; other methods are for any thread.
 
     Args:
         executor: runs the launches.
-        rule: who leaves.
+        rule: decides who leaves.
         new_scheduler: returns a scheduler on the executor's slots.
-        reader: reads the frames; its lock is this one's, too.
+        reader: reads the frames; the loop uses its lock too.
 
     Attributes:
-        rule: as given; another one holds from the next launch on.
-        tally: exits and confidences of the videos answered, but numeric errors and those cut.
+        rule: as given; a new one applies from the next launch on.
+        tally: exits and confidences of the videos answered, without numeric errors and videos cut by a deadline.
         stats: the scheduler's counts.
         unanswered: videos by their readings.
         stopped: set under the lock to end ``step``.
@@ -55,11 +55,11 @@ class StreamLoop:
         self._flush_wanted = self._flushed = False
 
     def add(self, video: VideoInFlight) -> None:
-        """Take a video in, whose reading was added to the reader under the same hold of the lock."""
+        """Take a video in, under the same hold of the lock that added its reading to the reader."""
         self.unanswered[video.reading] = video
 
     def cancel(self, video: VideoInFlight) -> None:
-        """Drop a video whose future was cancelled; its slot is free once no launch holds it."""
+        """Drop a video whose future was cancelled; its slot is freed once no launch holds it."""
         with self._reader.changed:
             video.cancelled = True
             self._cancelled.append(video)
@@ -67,16 +67,16 @@ class StreamLoop:
             self._reader.changed.notify_all()
 
     def flush(self) -> None:
-        """Say that nothing more comes for now: once all that came is admitted, no batch is kept waiting for more."""
+        """Declare that no more videos come for now: once all are admitted, batches stop waiting to fill up."""
         with self._reader.changed:
             self._flush_wanted = True
             self._reader.changed.notify_all()
 
     def step(self) -> bool:
-        """Run the next launch, or wait until there may be one; return whether to go on.
+        """Run the next launch, or wait until there may be one; return whether to continue.
 
         Raises:
-            BaseException: What ended a thread of the reader, or a fault of the program.
+            BaseException: What ended a reader thread, or a programming error.
         """
         with self._reader.changed:
             self._drop_cancelled()
@@ -87,7 +87,7 @@ class StreamLoop:
             now = time.monotonic()
             step = self._scheduler.next(now)
             ended = self._scheduler.take_ended()
-            if step is None:  # what was flushed has ended: go on with what came since
+            if step is None:  # the flushed videos have ended: continue with those that came since
                 self._scheduler, self._flushed = self._new_scheduler(), False
                 self._scheduler.stats = self.stats
             elif isinstance(step, Wait) and not refused and not ended:
@@ -100,7 +100,7 @@ class StreamLoop:
         return not self.stopped
 
     def settle(self, video: VideoInFlight, outcome: Answer | BaseException | None) -> None:
-        """Give a video its outcome, once, and forget it; None where its future was cancelled."""
+        """Give a video its outcome, once, and forget it; None if its future was cancelled."""
         with self._reader.changed:
             self._reader.drop(video.reading)
             self.unanswered.pop(video.reading, None)
@@ -118,7 +118,7 @@ class StreamLoop:
             self._reader.changed.wait(seconds)
 
     def _admit(self) -> list[VideoInFlight]:
-        """Offer videos to the scheduler as long as there are slots; return those whose first frames could not be read."""
+        """Offer videos to the scheduler while there are slots; return those whose first frames could not be read."""
         refused = []
         for reading in list(self._reader.ready):
             video, part = self.unanswered[reading], reading.parts[1]
@@ -138,7 +138,7 @@ class StreamLoop:
             self.settle(video, None)
 
     def _run(self, launch: Launch) -> None:
-        """Run a launch for those of its videos that can go on, and take it back to the scheduler."""
+        """Run a launch for those of its videos that can continue, and hand it back to the scheduler."""
         index, videos = launch.segment, [cast(VideoInFlight, ticket.video) for ticket in launch.tickets]
         with self._reader.changed:
             while not self.stopped and not all(v.cancelled or self._reader.has(v.reading, index) for v in videos):
@@ -149,7 +149,7 @@ class StreamLoop:
             self._read_on(parts, index + 1, certain=False)
         unread = {video for video, part in parts.items() if isinstance(part, Exception)}
         for video in unread:
-            video.error = cast(Exception, parts.pop(video))  # its answer
+            video.error = cast(Exception, parts.pop(video))  # becomes its answer
         slots = {video: ticket.slot for video, ticket in zip(videos, launch.tickets, strict=True)}
         left, failed = self._run_videos(index, slots, cast(Parts, parts)) if parts else (Videos(), Videos())
         with self._reader.changed:
@@ -169,7 +169,7 @@ class StreamLoop:
             logits, probabilities = self._executor.run(index, [slots[v] for v in parts], frames or None)
         except (BackendError, ResourceError) as error:
             for video in parts:
-                video.error = error  # its answer, if it fails alone
+                video.error = error  # becomes its answer if it fails alone
             return Videos(), set(parts)
         verdicts = [self.rule.judge(index, z, p) for z, p in zip(logits, probabilities, strict=True)]
         milliseconds = (time.perf_counter() - started) * 1e3 / len(parts)
@@ -182,7 +182,7 @@ class StreamLoop:
         }, Videos()
 
     def _read_on(self, videos: Iterable[VideoInFlight], index: int, certain: bool) -> None:
-        """Have the frames of segment ``index`` read, if there is one."""
+        """Request the frames of segment ``index``, if there is one."""
         if index <= len(self._executor.segments):
             for video in videos:
                 self._reader.want(video.reading, index, certain)
@@ -191,7 +191,9 @@ class StreamLoop:
         for end in ended:
             video = cast(VideoInFlight, end.video)
             if end.status == "late":
-                fault = f"no checkpoint could be passed by its deadline, {end.at - end.arrived:.3f} s after its frames were there"
+                fault = (
+                    f"no checkpoint was passed by its deadline, {end.at - end.arrived:.3f} s after its frames were read"
+                )
                 self.settle(video, DeadlineError(f"video '{video}': {fault}. Give more time, or fewer videos at once."))
             elif video.error is not None:
                 self.settle(video, video.error)

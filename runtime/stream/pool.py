@@ -1,7 +1,7 @@
-"""Several streams as one: a CPU's cores are put to better use by an executor each than by one executor on all of them.
+"""Several streams as one: one executor per core uses a CPU better than one executor on all cores.
 
-A call of a few frames does not keep many threads busy, and what lies between two calls keeps one. And a video that runs to
-the end of the route holds up only those of its own stream.
+A call of a few frames cannot keep many threads busy, and between two calls only one thread works. Also, a video that
+runs to the end of the route delays only the videos of its own stream.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .stream import Stream
 
 
 class StreamPool(StreamBase):
-    """Streams of the same bundle and thresholds; each video goes to the one that has the fewest.
+    """Streams of the same bundle and thresholds; each video goes to the stream that has the fewest.
 
     Args:
         open_stream: returns a stream.
-        count: how many.
+        count: number of streams.
 
     Attributes:
         streams: as opened.
 
     Raises:
-        UsageError: If there would be none.
+        UsageError: If ``count`` is below 1.
         DynvidError: As ``open_stream``.
     """
 
@@ -45,7 +45,7 @@ class StreamPool(StreamBase):
 
     @property
     def most(self) -> int:
-        """Videos in flight or read ahead at most, in all streams."""
+        """Most videos in flight or prefetched, in all streams."""
         return sum(stream.most for stream in self.streams)
 
     @property
@@ -54,7 +54,7 @@ class StreamPool(StreamBase):
         return next((stream.fault for stream in self.streams if stream.fault is not None), None)
 
     def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
-        """Return the future answer for one video; see ``StreamBase``."""
+        """Return a future for the answer to one video; see ``StreamBase``."""
         with self._lock:
             place = min(range(len(self.streams)), key=self._held.__getitem__)
             self._held[place] += 1
@@ -72,7 +72,7 @@ class StreamPool(StreamBase):
         return future
 
     def flush(self) -> None:
-        """Say that no more videos come for now, to every stream."""
+        """Declare to every stream that no more videos come for now."""
         for stream in self.streams:
             stream.flush()
 

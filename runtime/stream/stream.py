@@ -1,8 +1,8 @@
-"""A stream classifies many videos at once: their frames are read ahead, and survivors are batched anew at every checkpoint.
+"""A stream classifies many videos at once: it prefetches their frames and rebatches survivors at every checkpoint.
 
 One thread owns the backend and drives the scheduler; others read frames. A video is answered as soon as it leaves, so
-answers come in another order than the videos. A launch waits for the frames of all its videos: a file that keeps its decoder
-busy holds others up, but no longer than the decoder's timeout.
+answers do not come in the order of the videos. A launch waits for the frames of all its videos, so a file that keeps
+its decoder busy delays others, but no longer than the decoder's timeout.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ class Stream(StreamBase):
     """Classifies videos; a context manager.
 
     Args:
-        open_executor: returns the executor. It is called in the thread that owns it from then on, for a GPU belongs to one
-            thread; its backend is closed with the stream.
-        thresholds: one a checkpoint, the last None; None: every video runs to the end of its route.
-        temperatures: one a checkpoint, as the thresholds were chosen with; None: confidences as they are.
-        mode: of the scheduler; ``static`` needs an executor of the full route.
+        open_executor: returns the executor. It is called in the thread that then owns it, because a GPU belongs to one
+            thread. The executor's backend is closed with the stream.
+        thresholds: one per checkpoint, the last None; None: every video runs to the end of its route.
+        temperatures: one per checkpoint, those that the thresholds were chosen with; None: confidences stay unscaled.
+        mode: mode of the scheduler; ``static`` needs an executor of the full route.
         cost: t_k(n), seconds; None: what ``measure`` returns.
-        patience_s: of the scheduler.
-        decoders: threads that read frames, each with a child process for video files.
-        ahead: videos that are read ahead, see ``Prefetcher``; None: as many as one call of segment 1 takes.
+        patience_s: see ``Scheduler``.
+        decoders: number of threads that read frames, each with a child process for video files.
+        ahead: how many videos to prefetch, see ``Prefetcher``; None: as many as one call of segment 1 takes.
         open_decoder: returns a decoder.
         measure: returns t_k(n) of the executor; called in its thread, before the first video.
 
     Attributes:
         executor: as opened.
-        reader: what reads the frames.
+        reader: reads the frames.
 
     Raises:
         ThresholdsError, UsageError: If the arguments do not fit the route or one another.
@@ -85,7 +85,7 @@ class Stream(StreamBase):
             def new_scheduler() -> Scheduler:
                 return Scheduler(seconds, executor.buckets, executor.store.slots, mode, patience_s=patience_s)
 
-            new_scheduler()  # its errors come before any thread starts
+            new_scheduler()  # raise its errors before any thread starts
             self.reader = Prefetcher(
                 manifest.preprocessing, manifest.grid.num_frames, samples, decoders, first, open_decoder
             )
@@ -99,7 +99,7 @@ class Stream(StreamBase):
         self._owner.start()
         try:
             opened.result()
-        except BaseException:  # Ctrl-C too: then it is still being opened
+        except BaseException:  # Ctrl-C too, while it is still being opened
             opened.add_done_callback(lambda done: None if done.exception() else self._stop())
             if opened.done():
                 self._owner.join()
@@ -108,7 +108,7 @@ class Stream(StreamBase):
 
     @property
     def most(self) -> int:
-        """Videos in flight or read ahead at most."""
+        """Most videos in flight or prefetched."""
         return self._most
 
     @property
@@ -123,11 +123,11 @@ class Stream(StreamBase):
 
     @property
     def tally(self) -> ExitHistogram:
-        """Exits and confidences of the videos answered so far, but numeric errors and those that a deadline cut short."""
+        """Exits and confidences of the videos answered so far, without numeric errors and videos cut by a deadline."""
         return self._drive.tally
 
     def judge_by(self, thresholds: Sequence[float | None] | None, temperatures: Sequence[float] | None = None) -> None:
-        """Let videos leave by other thresholds, those in flight from their next launch on.
+        """Use other thresholds, for videos in flight from their next launch on.
 
         Raises:
             ThresholdsError: If they do not fit the route.
@@ -135,13 +135,13 @@ class Stream(StreamBase):
         self._drive.rule = ExitRule(self.executor.route, thresholds, temperatures)
 
     def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
-        """Return the future answer for one video; see ``StreamBase``."""
+        """Return a future for the answer to one video; see ``StreamBase``."""
         if deadline_s is not None and self._mode != "deadline":
             raise UsageError(f"a deadline of {deadline_s} s in mode {self._mode!r}: use mode 'deadline'")
         now = time.monotonic()
         with self.reader.changed:
             if self._drive.stopped:
-                why = "closed" if self._fault is None else f"at its end ({self._fault})"
+                why = "closed" if self._fault is None else f"broken ({self._fault})"
                 raise UsageError(f"the stream is {why}: open another one") from self._fault
             found = VideoInFlight(self.reader.add(video), now, None if deadline_s is None else now + deadline_s, trace)
             self._drive.add(found)
@@ -154,11 +154,11 @@ class Stream(StreamBase):
         return found.future
 
     def flush(self) -> None:
-        """Say that no more videos come for now; see ``StreamBase``."""
+        """Declare that no more videos come for now; see ``StreamBase``."""
         self._drive.flush()
 
     def close(self) -> None:
-        """Give everything back; see ``StreamBase``."""
+        """Release everything; see ``StreamBase``."""
         self._stop()
         if threading.current_thread() is not self._owner:
             self._owner.join()
@@ -179,7 +179,7 @@ class Stream(StreamBase):
                 opened.set_result(None)
                 while self._drive.step():
                     pass
-        except BaseException as fault:  # not swallowed: the constructor, or every video without an answer, raises it
+        except BaseException as fault:  # raised by the constructor, or by every unanswered video
             if not opened.done():
                 opened.set_exception(fault)
                 return

@@ -1,1 +1,1 @@
-"""A file to frames: the LIST, the packet index, decoding in a child process, and prefetch."""
+"""From file to frames: the LIST, the packet index, decoding in a child process, and prefetching."""

@@ -1,4 +1,4 @@
-"""Videos decoded in a child process, so that one that crashes, hangs or bloats it hurts itself only."""
+"""Decode videos in a child process, so that a video that crashes, hangs or bloats it harms only itself."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from .sample_clip import AS_IT_IS, FRAMES, sample_pixels
 
 
 class Decoder(Closing):
-    """A long-lived child process that decodes video files; started when first needed, and after each death.
+    """A long-lived child process that decodes video files. It starts on first use, and again after each death.
 
-    Several videos may be open at once, and threads may share a decoder: requests take turns. A video during
-    whose request the child dies or hangs gets a ``VideoError``; the others go on in the next child.
-    Where the child ends with an exception that nobody foresaw, ``check`` tells whether it is the video's.
-    A process that was forked off starts a child of its own.
+    Several videos may be open at once. Threads may share a decoder; requests take turns. If the child dies or hangs
+    during a request, that video gets a ``VideoError`` and the others continue in the next child. If the child ends
+    with an unexpected exception, ``check`` tells whether the video is to blame. A forked process starts its own
+    child.
     """
 
     def __init__(self, *, timeout_s: float = 30.0, memory_bytes: int = 4 << 30, files_per_child: int = 1000) -> None:
         """Configure the children.
 
         Args:
-            timeout_s: Longest time that one read, or opening one video, may take.
-            memory_bytes: Address space of a child.
-            files_per_child: Videos after which a child is replaced, against leaks.
+            timeout_s: longest time for one read, or for opening one video.
+            memory_bytes: address space of a child.
+            files_per_child: number of videos after which a child is replaced, to contain leaks.
 
         Raises:
             UsageError: If one of them is not positive.
         """
         if min(timeout_s, memory_bytes, files_per_child) <= 0:
             raise UsageError(
-                f"timeout {timeout_s} s, memory {memory_bytes} bytes, {files_per_child} files a child: "
+                f"timeout {timeout_s} s, memory {memory_bytes} bytes, {files_per_child} files per child: "
                 "expected numbers above 0"
             )
         self.timeout_s, self.memory_bytes, self.files_per_child = timeout_s, memory_bytes, files_per_child
@@ -57,7 +57,7 @@ class Decoder(Closing):
 
     @property
     def pid(self) -> int | None:
-        """Process id of the child, None before the first video."""
+        """Process id of the child; None before the first video."""
         return None if self._child is None else self._child.process.pid
 
     def open(self, path: str | os.PathLike[str], preprocessing: Preprocessing, num_samples: int) -> FrameSource:
@@ -65,18 +65,18 @@ class Decoder(Closing):
 
         Raises:
             VideoError: If the video cannot be read, or opening it kills or hangs the child.
-            FramesError: If a ``.npy`` holds something else.
-            DecoderFaultError: If no child can be started, or none can decode a clip made on the spot either.
+            FramesError: If a ``.npy`` does not hold frames.
+            DecoderFaultError: If no child can be started, or none can decode even a freshly made clip.
         """
         if os.fspath(path).lower().endswith(".npy"):
             return FrameArray(path, preprocessing, num_samples)
         return _ChildVideo(self, path, preprocessing, num_samples)
 
     def check(self) -> None:
-        """Have a fresh child make a clip and decode it, and compare every pixel.
+        """Have a new child make a clip and decode it, and compare every pixel.
 
         Raises:
-            DecoderFaultError: If it cannot, or the pixels are others: no video is to blame then.
+            DecoderFaultError: If it cannot decode the clip, or the pixels differ: then no video is to blame.
         """
         expected = sample_pixels()
         found = np.empty_like(expected)
@@ -90,16 +90,14 @@ class Decoder(Closing):
                 child.call(_opening(0, file.name, AS_IT_IS, FRAMES))
                 child.call({"do": "read", "video": 0, "samples": [*range(FRAMES)]}, found)
         except ChildFailure as failure:
-            raise DecoderFaultError(
-                f"a clip made on the spot cannot be decoded: the decoder process {failure}"
-            ) from None
+            raise DecoderFaultError(f"a freshly made clip cannot be decoded: the decoder process {failure}") from None
         except VideoError as error:
-            raise DecoderFaultError(f"a clip made on the spot is refused: {error}") from None
+            raise DecoderFaultError(f"a freshly made clip is refused: {error}") from None
         if not np.array_equal(found, expected):
-            raise DecoderFaultError("a clip made on the spot comes out of the decoder with other pixels")
+            raise DecoderFaultError("a freshly made clip comes out of the decoder with wrong pixels")
 
     def close(self) -> None:
-        """End the child; the videos that are open cannot be read any more."""
+        """End the child; open videos cannot be read any more."""
         with self._lock:
             self._closed = True
             if self._child is not None:
@@ -108,7 +106,7 @@ class Decoder(Closing):
 
     def _living_child(self, *, recycle: bool) -> Child:
         if self._closed:
-            raise UsageError("the decoder is closed: open the video with another one")
+            raise UsageError("the decoder is closed: open the video with another decoder")
         child = self._child
         if child is not None and child.alive() and not (recycle and child.files >= self.files_per_child):
             return child
@@ -120,7 +118,7 @@ class Decoder(Closing):
 
 
 def _opening(number: int, path: str, preprocessing: Preprocessing, num_samples: int) -> dict[str, Any]:
-    """Return the request to open a video file as the child's video ``number``."""
+    """Return the request that opens a video file as the child's video ``number``."""
     return {
         "do": "open",
         "video": number,
@@ -131,7 +129,7 @@ def _opening(number: int, path: str, preprocessing: Preprocessing, num_samples: 
 
 
 class _ChildVideo(SampledFrames):
-    """A video that is open in a child."""
+    """A video that is open in a child process."""
 
     _numbers = itertools.count()
 
@@ -144,13 +142,13 @@ class _ChildVideo(SampledFrames):
         self._name, self._path = f"video '{path}'", regular_file(path)
         self._number = next(self._numbers)
         self._child: Child | None = None
-        self._earlier = 0  # frames decoded for it in children that are gone
+        self._earlier = 0  # frames that earlier children decoded for it
         self._refused = ""
         self._ask(None, recycle=True)
         self.decode_ms = (time.perf_counter() - started) * 1e3
 
     def pixels(self, samples: Sequence[int]) -> NDArray[np.uint8]:
-        """Return RGB frames [frames, crop, crop, 3] of temporal sample numbers; errors as ``read``."""
+        """Return RGB frames [frames, crop, crop, 3] with these temporal sample numbers; raises as ``read`` does."""
         self.check(samples)
         crop = self.preprocessing.crop
         pixels = np.empty((len(samples), crop, crop, 3), np.uint8)
@@ -164,7 +162,7 @@ class _ChildVideo(SampledFrames):
         with self._decoder._lock:
             child, self._child = self._child, None
             if child is not None and child.alive():
-                with contextlib.suppress(ChildFailure):  # the next video starts another child
+                with contextlib.suppress(ChildFailure):  # the next video starts a new child
                     child.call({"do": "close", "video": self._number})
 
     def _ask(
@@ -174,7 +172,7 @@ class _ChildVideo(SampledFrames):
         *,
         recycle: bool = False,
     ) -> None:
-        """Open the video where the child does not know it yet, then send a request, if there is one."""
+        """Open the video if the child does not have it open, then send the request, if any."""
         if self._refused:
             raise VideoError(f"{self._name} {self._refused}")
         with self._decoder._lock:
@@ -188,22 +186,22 @@ class _ChildVideo(SampledFrames):
                 raise self._blame(failure) from None
 
     def _blame(self, failure: ChildFailure) -> DynvidError:
-        """Return the error that a child's failure makes: the video's own, unless a made clip fares no better."""
+        """Turn a child's failure into an error: the video's own, unless a freshly made clip fails too."""
         if isinstance(failure, StartFailure):
             return DecoderFaultError(
                 f"{self._name} cannot be decoded: while it started, the decoder process {failure}. "
                 f"Expected '{sys.executable}' to load av and numpy; run 'dynvid doctor'."
             )
         reason, advice = f"cannot be decoded: the decoder process {failure}", "Leave it out, or repair it."
-        if failure.code >= 0 and failure.code != NO_MEMORY:  # an exception that nobody foresaw
+        if failure.code >= 0 and failure.code != NO_MEMORY:  # an unexpected exception
             try:
                 self._decoder.check()
             except DecoderFaultError:
                 return DecoderFaultError(
-                    f"{self._name} {reason}. No fault of the video, since a clip made on the spot cannot be decoded "
+                    f"{self._name} {reason}. The video is not to blame, since a freshly made clip cannot be decoded "
                     "either; run 'dynvid doctor'."
                 )
-            advice = "Others can be decoded here: leave this one out, and report it."
+            advice = "Other videos can be decoded here: leave this one out, and report it."
         self._refused = f"{reason}. {advice}"
         return VideoError(f"{self._name} {self._refused}")
 

@@ -1,6 +1,6 @@
-"""The child process in which videos are decoded: both ends of its pipes. ``decoder`` says why.
+"""The child process that decodes videos, and both ends of its pipes. ``decoder`` explains why it is separate.
 
-Requests and replies are JSON; after a reply to ``read`` come the RGB bytes [frames, crop, crop, 3].
+Requests and replies are JSON. The reply to ``read`` is followed by the RGB bytes [frames, crop, crop, 3].
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from .sample_clip import sample_clip
 NO_MEMORY = 12
 """Exit code of a child that ran out of memory."""
 
-_START_S = 60.0  # for Python, numpy and PyAV to load, from a cold disk
+_START_S = 60.0  # to load Python, numpy and PyAV from a cold disk
 _MAX_REPLY_BYTES = 1 << 20
 
 
 class StartFailure(ChildFailure):
-    """What a child did instead of getting ready."""
+    """What a child did instead of becoming ready."""
 
 
 class Child(ChildProcess):
     """The parent's end.
 
     Attributes:
-        files: videos that were opened in it.
+        files: number of videos that were opened in it.
     """
 
     def __init__(self, memory_bytes: int, timeout_s: float) -> None:
@@ -49,7 +49,7 @@ class Child(ChildProcess):
             f"from {__name__} import main; main()",
             str(memory_bytes),
             str(int(timeout_s) + 5),
-            OPENBLAS_NUM_THREADS="1",  # else every core reserves address space
+            OPENBLAS_NUM_THREADS="1",  # otherwise every core reserves address space
             OMP_NUM_THREADS="1",
         )
         self.files, self._call_s = 0, timeout_s
@@ -59,13 +59,13 @@ class Child(ChildProcess):
             raise StartFailure(str(failure), failure.code) from None
 
     def call(self, request: dict[str, Any], pixels: NDArray[np.uint8] | None = None) -> dict[str, Any]:
-        """Return the reply to a request, and fill ``pixels`` with the bytes that follow it.
+        """Return the reply to a request; fill ``pixels`` with the bytes that follow it.
 
         Raises:
-            VideoError: As the child found it.
-            ChildFailure: If the child died, hung, or answered nonsense; it is gone then.
+            VideoError: If the child reports one.
+            ChildFailure: If the child died, hung or sent an invalid reply. The child is gone by then.
         """
-        self.heard = b""  # over other videos
+        self.heard = b""  # stderr about other videos
         try:
             self.send(json.dumps(request).encode())
             reply: dict[str, Any] = dict(json.loads(self.receive(self._call_s, _MAX_REPLY_BYTES)))
@@ -73,7 +73,7 @@ class Child(ChildProcess):
                 self.fill(pixels.data.cast("B"))
         except (TypeError, ValueError):
             raise self.refused("gave no valid answer") from None
-        except BaseException:  # Ctrl-C too: what is still in the pipe would be taken for the next reply
+        except BaseException:  # Ctrl-C too: the rest in the pipe would be taken for the next reply
             self.stop(at_once=True)
             raise
         if "error" in reply:
@@ -82,21 +82,21 @@ class Child(ChildProcess):
 
 
 def main() -> None:
-    """Serve requests until stdin ends; arguments: address space in bytes, seconds that a request may take."""
+    """Serve requests until stdin closes; arguments: address space in bytes, seconds per request."""
     memory_bytes, alarm_s = int(sys.argv[1]), int(sys.argv[2])
     replies = open_replies()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),  # nothing is written here
+        (resource.RLIMIT_FSIZE, 0),  # the child writes no files
     ):
         hard = resource.getrlimit(limit)[1]
         resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
     send(replies, b"")  # ready
     videos: dict[int, VideoFile] = {}
     for request in requests():
-        signal.alarm(alarm_s)  # ends this process even if the parent is gone
+        signal.alarm(alarm_s)  # end this process even if the parent is gone
         try:
             reply, pixels = _answer(videos, json.loads(request))
             send(replies, json.dumps(reply).encode(), pixels)

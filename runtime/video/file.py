@@ -1,4 +1,4 @@
-"""Encoded videos: decoded lazily, seeking both ways, and frame i is exactly the i-th of linear decoding."""
+"""Encoded videos, decoded lazily with seeks both ways; frame i is exactly the i-th frame of linear decoding."""
 
 from __future__ import annotations
 
@@ -31,37 +31,36 @@ from .packet_index import Packet, index_packets
 
 __all__ = ["FrameArray", "FrameSource", "VideoFile", "normalise"]
 
-# Left out: what names other files or URLs (playlists, image patterns, sdp) and what draws text.
+# Excluded: formats that refer to other files or URLs (playlists, image patterns, sdp) or draw text.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg,ivf"
-# Of metadata that is no UTF-8 PyAV 18 makes an error unless told otherwise; 19 reads it, and knows no such option.
+# PyAV 18 raises an error on metadata that is not UTF-8 unless this is set; PyAV 19 reads it and lacks the option.
 _READ_ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-_FORWARD_FRAMES = 3  # a keyframe so near ahead is decoded up to, not sought: a seek restarts the decoder
-_FAULTS = (av.FFmpegError, MemoryError, UnicodeError)  # what PyAV raises about a file
+_FORWARD_FRAMES = 3  # decode ahead to a keyframe this near instead of seeking, which restarts the decoder
+_FAULTS = (av.FFmpegError, MemoryError, UnicodeError)  # what PyAV raises on a bad file
 
 
 class VideoFile(SampledFrames):
-    """An encoded video, decoded in this process (``Decoder`` does the same in a child process).
+    """An encoded video, decoded in this process. ``Decoder`` does the same in a child process.
 
-    One pass over the packets, decoding nothing, gives the sorted presentation times: frame i has the i-th.
-    A seek goes to the keyframe before the wanted frame, frames are told apart by their times, and wanted
-    frames that are passed by are kept. Where a seek does not hold what it promised, reading starts again
-    from the beginning, without seeking.
+    One pass over the packets, without decoding, gives the sorted presentation times; frame i has the i-th. A seek
+    goes to the keyframe before the wanted frame. Frames are identified by their times, and wanted frames that are
+    passed on the way are kept. If a seek is inexact, reading restarts from the beginning without seeking.
     """
 
     def __init__(self, path: str | os.PathLike[str], preprocessing: Preprocessing, num_samples: int) -> None:
         """Open and index the video.
 
         Raises:
-            VideoError: If the file is no video, holds no frames, or exceeds the caps.
+            VideoError: If the file is not a video, holds no frames, or exceeds the limits.
         """
         super().__init__(preprocessing, num_samples)
         started = time.perf_counter()
         self._name, self._path = f"video '{path}'", regular_file(path)
-        self._times: list[int] = []  # pts of the frames, in order; none where frames are counted
-        self._keys: list[tuple[int, int]] = []  # pts and dts of the keyframes, in order; none: no seeking
+        self._times: list[int] = []  # pts of the frames, in order; empty if frames are counted
+        self._keys: list[tuple[int, int]] = []  # pts and dts of the keyframes, in order; empty: no seeking
         self._images: dict[int, NDArray[np.uint8]] = {}  # by frame number: [crop, crop, 3]
-        self._passed: dict[int, av.VideoFrame] = {}  # by frame number: wanted, decoded, not yet asked for
-        self._wanted_times: frozenset[int] = frozenset()  # pts; if any, other frames may be skipped
+        self._passed: dict[int, av.VideoFrame] = {}  # by frame number: wanted and decoded, but not yet requested
+        self._wanted_times: frozenset[int] = frozenset()  # pts; if not empty, other frames may be skipped
         self._output: Iterator[av.VideoFrame] = iter(())
         av.logging.set_level(av.logging.PANIC)
         try:
@@ -74,19 +73,19 @@ class VideoFile(SampledFrames):
         except _FAULTS as fault:
             raise self._refusal(fault) from None
         if not self.frames_total:
-            raise VideoError(f"{self._name} holds no frame that can be decoded. Expected at least one.")
+            raise VideoError(f"{self._name} holds no frame that can be decoded. Expected at least one; repair it.")
         self._indices = self.sampled()
         self._wanted = frozenset(self._indices)
-        # H.264 says which frames no other refers to: passed by, they need no decoding.
+        # H.264 marks the frames that no other frame refers to: these can be skipped without decoding.
         if self._keys and self._stream.codec_context.codec.canonical_name == "h264":
             self._wanted_times = frozenset(self._times[index] for index in self._wanted)
         self.decode_ms = (time.perf_counter() - started) * 1e3
 
     def pixels(self, samples: Sequence[int]) -> NDArray[np.uint8]:
-        """Return RGB frames [frames, crop, crop, 3] of temporal sample numbers, in the order asked.
+        """Return RGB frames [frames, crop, crop, 3] with these temporal sample numbers, in the order requested.
 
         Raises:
-            UsageError: If no sample is asked for, or one outside [0, num_samples).
+            UsageError: If no sample is requested, or one outside [0, num_samples).
             VideoError: If a wanted frame cannot be decoded.
         """
         self.check(samples)
@@ -96,7 +95,7 @@ class VideoFile(SampledFrames):
                 if index not in self._passed:
                     self._fetch(index)
                 frame = self._passed.pop(index)
-                self._check_size(frame.height, frame.width)  # it may change on the way
+                self._check_size(frame.height, frame.width)  # the size may change within a video
                 self._images[index] = cropped(frame, self.preprocessing)
         except _FAULTS as fault:
             raise self._refusal(fault) from None
@@ -112,13 +111,13 @@ class VideoFile(SampledFrames):
     # What the file holds
 
     def _open(self) -> None:
-        """Open the container, at its first packet."""
+        """Open the container at its first packet."""
         options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
         self._container = av.open(self._path, options=options, **_READ_ANY_METADATA)
         streams = self._container.streams.video
         films = [s for s in streams if not s.disposition & av.stream.Disposition.attached_pic]
         if not films:
-            raise VideoError(f"{self._name} has no video stream. Expected one.")
+            raise VideoError(f"{self._name} has no video stream. Expected a video file.")
         self._stream = films[0]
         context = self._stream.codec_context
         if context is None:
@@ -128,22 +127,22 @@ class VideoFile(SampledFrames):
         context.options = {"max_pixels": str(MAX_PIXELS)}
 
     def _demux(self, *streams: av.VideoStream) -> Iterator[Packet]:
-        """Yield the whole packets of ``streams``, of all if none is named, as far as the file goes."""
+        """Yield the complete packets of ``streams``, or of all streams if none is named, until the file ends."""
         try:
             for packet in self._container.demux(*streams):
                 if packet.is_corrupt:
-                    self.doubt("truncated: a packet is not whole")
-                elif packet.size:  # PyAV's last packets are empty
+                    self.doubt("truncated: a packet is incomplete")
+                elif packet.size:  # PyAV ends with empty packets
                     yield packet
         except av.FFmpegError as fault:
             if isinstance(fault, MemoryError):
                 raise
             self.doubt(f"truncated: the file breaks off ({fault.strerror})")
-        except IndexError:  # PyAV's way to say so
-            raise VideoError(f"{self._name}: a new stream begins amid the file. Convert it to MP4.") from None
+        except IndexError:  # how PyAV reports a new stream
+            raise VideoError(f"{self._name}: a new stream begins within the file. Convert it to MP4.") from None
 
     def _index(self) -> None:
-        """List the times and keyframes, decoding nothing."""
+        """List the times and keyframes without decoding."""
         index = index_packets(self._container, self._stream, self._demux(), MAX_FRAMES)
         self._check_count(index.count)
         if index.lost:
@@ -165,7 +164,7 @@ class VideoFile(SampledFrames):
     # How a frame is reached
 
     def _decode(self, packets: Iterable[Packet]) -> Iterator[av.VideoFrame]:
-        """Yield the frames that come out of the decoder."""
+        """Yield the frames that the decoder returns for these packets."""
         context = self._stream.codec_context
         for packet in itertools.chain(packets, [None]):
             self.frames_decoded += packet is not None
@@ -174,7 +173,7 @@ class VideoFile(SampledFrames):
             yield from context.decode(packet)
 
     def _restart(self) -> None:
-        """Go back to the first frame, to decode everything from there on: no seeks, nothing skipped."""
+        """Go back to the first frame and decode everything from there: no seeks, no skipped frames."""
         self._container.close()
         self._open()
         self._keys, self._wanted_times = [], frozenset()
@@ -182,8 +181,8 @@ class VideoFile(SampledFrames):
         self._output = self._decode(self._demux(self._stream))
 
     def _seek(self, pts: int, dts: int) -> bool:
-        """Go to the keyframe with these times, or to one before; return whether it could be found."""
-        for time_wanted in (pts, dts):  # containers differ in the one that they search by
+        """Go to the keyframe with these times or to an earlier one; return whether one was found."""
+        for time_wanted in (pts, dts):  # containers differ in which one they search by
             self._container.seek(time_wanted, stream=self._stream)
             packets = self._demux(self._stream)
             first = next(packets, None)
@@ -194,7 +193,7 @@ class VideoFile(SampledFrames):
         return False
 
     def _fetch(self, index: int) -> None:
-        """Put frame number ``index`` among the passed ones."""
+        """Add frame number ``index`` to the passed frames."""
         if self._keys:
             key = bisect_right(self._keys, (self._times[index], math.inf)) - 1
             start = bisect_left(self._times, self._keys[key][0]) if key >= 0 else 0
@@ -209,16 +208,16 @@ class VideoFile(SampledFrames):
         if index in self._passed:
             return
         if not self._keys:
-            raise VideoError(f"{self._name}: frame {index} does not come out of the decoder. Repair the file.")
+            raise VideoError(f"{self._name}: the decoder does not return frame {index}. Repair the file.")
         self._restart()
         self._fetch(index)
 
     def _advance(self, index: int) -> None:
-        """Decode up to frame number ``index`` and keep the wanted frames; give up if a seek was not exact."""
+        """Decode up to frame number ``index`` and keep the wanted frames; stop if a seek was inexact."""
         for frame in self._output:
             number = self._number(frame)
             if number <= self._cursor:
-                continue  # of no known time, or shown before the keyframe that was sought (open GOP)
+                continue  # its time is unknown, or it is shown before the target keyframe (open GOP)
             if self._sought and not frame.key_frame:
                 return
             self._look_at(frame)
@@ -229,7 +228,7 @@ class VideoFile(SampledFrames):
                 return
 
     def _number(self, frame: av.VideoFrame) -> int:
-        """Return the number of the frame that has just come out; -1 if it has no time of the index."""
+        """Return the number of a decoded frame; -1 if its time is not in the index."""
         if not self._times:
             return self._cursor + 1
         if frame.pts is None:
@@ -241,18 +240,18 @@ class VideoFile(SampledFrames):
 
     def _look_at(self, frame: av.VideoFrame) -> None:
         if frame.is_corrupt:
-            self.doubt("corrupt: the decoder had to make up parts of frames")
+            self.doubt("corrupt: the decoder had to conceal parts of frames")
 
     def _check_size(self, height: int, width: int) -> None:
         if not fits(height, width, self.preprocessing):
             raise VideoError(
                 f"{self._name}: frames of {width} x {height} pixels. "
-                f"Expected 1 to {MAX_PIXELS} pixels, also once resized; convert it."
+                f"Expected 1 to {MAX_PIXELS} pixels, before and after resizing; convert it."
             )
 
     def _check_count(self, frames: int) -> None:
         if frames > MAX_FRAMES:
-            raise VideoError(f"{self._name} holds more than {MAX_FRAMES} frames. Expected fewer; cut it.")
+            raise VideoError(f"{self._name} holds more than {MAX_FRAMES} frames. Expected at most that; cut it.")
 
     def _refusal(self, fault: Exception) -> VideoError:
         reason = getattr(fault, "strerror", None) or type(fault).__name__

@@ -1,4 +1,4 @@
-"""Frames of one video by temporal sample number: what every source gives, and the one that reads ``.npy``."""
+"""Frames of one video by temporal sample number: the interface of every source, and the source for arrays."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class FrameSource(Protocol):
     """Preprocessed frames of one video.
 
     Attributes:
-        frames_total: Frames that the video holds.
-        frames_decoded: Frames given to the decoder so far, with those passed by and those decoded again.
-        damaged: Whether something of the video is missing or known to be wrong.
-        warnings: Every reason for doubt, in words.
-        decode_ms: Time spent so far on opening, decoding and preprocessing, in milliseconds.
+        frames_total: number of frames in the video.
+        frames_decoded: number of frames given to the decoder so far, including skipped and repeated ones.
+        damaged: whether part of the video is missing or known to be wrong.
+        warnings: every reason for doubt, in words.
+        decode_ms: time spent so far on opening, decoding and preprocessing, in milliseconds.
     """
 
     frames_total: int
@@ -40,11 +40,11 @@ class FrameSource(Protocol):
     decode_ms: float
 
     def read(self, samples: Sequence[int]) -> NDArray[np.float32]:
-        """Return preprocessed [frames, 3, crop, crop] of temporal sample numbers, in the order asked."""
+        """Return preprocessed frames [frames, 3, crop, crop] of temporal sample numbers, in the order requested."""
         ...
 
     def close(self) -> None:
-        """Let go of the video."""
+        """Release the video."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -55,7 +55,7 @@ class FrameSource(Protocol):
 
 
 def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return RGB ``pixels`` [frames, height, width, 3] normalised, [frames, 3, height, width], contiguous."""
+    """Return RGB ``pixels`` [frames, height, width, 3] normalised, as contiguous [frames, 3, height, width]."""
     scale = [1 / (255 * std) for std in preprocessing.std]
     offset = [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
     frames = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C")
@@ -68,27 +68,27 @@ def regular_file(path: str | os.PathLike[str], refusal: type[InputRefusedError] 
     """Return the absolute path of a regular file.
 
     Raises:
-        InputRefusedError: As ``refusal``, if there is none: a URL, a folder, a pipe or a device.
+        InputRefusedError: As ``refusal``, if it is missing, a URL, a folder, a pipe or a device.
     """
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as fault:
         reason = getattr(fault, "strerror", None) or str(fault)
-        raise refusal(f"'{path}': {reason}. Expected a local file; URLs are not read.") from None
+        raise refusal(f"'{path}': {reason}. Expected a local file; URLs are not supported.") from None
     if not stat.S_ISREG(mode):
         raise refusal(f"'{path}' is a folder, a pipe or a device. Expected a regular file.")
     return os.path.abspath(os.fspath(path))
 
 
 def fits(height: int, width: int, preprocessing: Preprocessing) -> bool:
-    """Return whether a frame of this size is within ``MAX_PIXELS``, before and after its resize."""
+    """Return whether a frame of this size is within ``MAX_PIXELS``, before and after resizing."""
     return min(height, width) > 0 and max(height * width, math.prod(preprocessing.resized(height, width))) <= MAX_PIXELS
 
 
 def cropped(frame: av.VideoFrame, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Return the frame rotated, resized and cropped, as RGB [crop, crop, 3].
 
-    Whole quarter turns only: any other rotation is taken to the nearest.
+    Rotations are rounded to whole quarter turns.
     """
     height, width = preprocessing.resized(frame.height, frame.width)
     rgb = frame.to_ndarray(width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
@@ -98,7 +98,7 @@ def cropped(frame: av.VideoFrame, preprocessing: Preprocessing) -> NDArray[np.ui
 
 
 class SampledFrames:
-    """What the sources share; each adds ``pixels``. See ``FrameSource`` for the attributes."""
+    """Base class of the sources; each adds ``pixels``. See ``FrameSource`` for the attributes."""
 
     def __init__(self, preprocessing: Preprocessing, num_samples: int) -> None:
         self.frames_total = 0
@@ -111,10 +111,10 @@ class SampledFrames:
         self.closed = False
 
     def read(self, samples: Sequence[int]) -> NDArray[np.float32]:
-        """Return preprocessed frames [frames, 3, crop, crop] of temporal sample numbers, in the order asked.
+        """Return preprocessed frames [frames, 3, crop, crop] of temporal sample numbers, in the order requested.
 
         Raises:
-            UsageError: If no sample is asked for, or one outside [0, num_samples).
+            UsageError: If no sample is requested, or one outside [0, num_samples).
             VideoError: If a wanted frame cannot be decoded.
         """
         started = time.perf_counter()
@@ -124,24 +124,24 @@ class SampledFrames:
             self.decode_ms += (time.perf_counter() - started) * 1e3
 
     def pixels(self, samples: Sequence[int]) -> NDArray[np.uint8]:
-        """Return RGB frames [frames, crop, crop, 3] of temporal sample numbers; errors as ``read``."""
+        """Return RGB frames [frames, crop, crop, 3] with these temporal sample numbers; raises as ``read`` does."""
         raise NotImplementedError
 
     def check(self, samples: Sequence[int]) -> None:
-        """Raise ``UsageError`` unless the source is open and every sample number is good."""
+        """Raise ``UsageError`` unless the source is open and every sample number is valid."""
         if self.closed:
             raise UsageError("the video is closed: open it again")
         if not samples or not all(0 <= sample < self.num_samples for sample in samples):
             raise UsageError(f"samples {list(samples)}: expected one or more numbers in [0, {self.num_samples})")
 
     def doubt(self, warning: str, *, damaged: bool = True) -> None:
-        """Keep a warning, once."""
+        """Record a warning, once."""
         self.damaged |= damaged
         if warning not in self.warnings:
             self.warnings.append(warning)
 
     def sampled(self) -> list[int]:
-        """Return the frame number of every sample, and warn of a video too short for different ones."""
+        """Return the frame number of every sample; warn if the video is too short for distinct frames."""
         if self.frames_total < self.num_samples:
             plural = "" if self.frames_total == 1 else "s"
             self.doubt(
@@ -151,7 +151,7 @@ class SampledFrames:
         return sample_frames(self.frames_total, self.num_samples)
 
     def close(self) -> None:
-        """Let go of the video."""
+        """Release the video."""
         self.closed = True
 
     def __enter__(self) -> Self:
@@ -164,15 +164,15 @@ class SampledFrames:
 
 
 class FrameArray(SampledFrames):
-    """An array or a ``.npy``: uint8 [L, H, W, 3] raw frames, or float32 [num_samples, 3, crop, crop] used as they are."""
+    """An array or ``.npy``: raw frames uint8 [L, H, W, 3], or float32 [num_samples, 3, crop, crop] used unchanged."""
 
     def __init__(
         self, frames: str | os.PathLike[str] | NDArray[Any], preprocessing: Preprocessing, num_samples: int
     ) -> None:
-        """Take the array, or map a file's; of a float32 one every value is looked at.
+        """Take the array, or memory-map a file. Every value of a float32 array is checked.
 
         Raises:
-            FramesError: If it is no such array, or holds NaN or infinite values.
+            FramesError: If it is not such an array, or holds NaN or infinite values.
         """
         super().__init__(preprocessing, num_samples)
         started = time.perf_counter()
@@ -187,7 +187,8 @@ class FrameArray(SampledFrames):
         if self._raw:
             if not 1 <= len(array) <= MAX_FRAMES or not fits(array.shape[1], array.shape[2], preprocessing):
                 raise FramesError(
-                    f"{found}. Expected 1 to {MAX_FRAMES} frames of 1 to {MAX_PIXELS} pixels, also once resized."
+                    f"{found}. "
+                    f"Expected 1 to {MAX_FRAMES} frames of 1 to {MAX_PIXELS} pixels, before and after resizing."
                 )
         elif array.dtype != np.float32 or array.shape != prepared_shape:
             raise FramesError(f"{found}. {wanted}")
@@ -203,7 +204,7 @@ class FrameArray(SampledFrames):
             file = regular_file(path, FramesError)
             with ONE_HEADER:
                 array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, SyntaxError, EOFError) as fault:  # SyntaxError: a hostile header
+        except (OSError, ValueError, SyntaxError, EOFError) as fault:  # SyntaxError: a malicious header
             raise FramesError(f"frames '{path}' cannot be read ({type(fault).__name__}). {wanted}") from None
         if isinstance(array, np.ndarray):
             return array
@@ -211,10 +212,10 @@ class FrameArray(SampledFrames):
         raise FramesError(f"frames '{path}' is an archive. {wanted}")
 
     def read(self, samples: Sequence[int]) -> NDArray[np.float32]:
-        """Return preprocessed frames [frames, 3, crop, crop] of temporal sample numbers, in the order asked.
+        """Return preprocessed frames [frames, 3, crop, crop] of temporal sample numbers, in the order requested.
 
         Raises:
-            UsageError: If no sample is asked for, or one outside [0, num_samples).
+            UsageError: If no sample is requested, or one outside [0, num_samples).
         """
         if self._raw:
             return super().read(samples)
@@ -226,7 +227,7 @@ class FrameArray(SampledFrames):
         return frames
 
     def pixels(self, samples: Sequence[int]) -> NDArray[np.uint8]:
-        """Return RGB frames [frames, crop, crop, 3] of temporal sample numbers; raw frames only."""
+        """Return RGB frames [frames, crop, crop, 3] with these temporal sample numbers; raw frames only."""
         self.check(samples)
         self.frames_decoded += len(samples)
         raw = [np.array(self._array[self._indices[sample]], np.uint8, order="C") for sample in samples]

@@ -1,4 +1,4 @@
-"""A LIST: a CSV file that names videos and, where they are known, their labels."""
+"""A LIST: a CSV file that names videos and, if known, their labels."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 
 from ...grid.errors import ListError
 
-_EXPECTED = "Expected a CSV in UTF-8 with a header 'video' or 'video,label', then one row a video."
+_EXPECTED = "Expected a CSV in UTF-8 with a header 'video' or 'video,label', then one row per video."
 
 
 @dataclass(frozen=True, slots=True)
 class ListedVideo:
-    """One row of a LIST: where its video is, and its label, None if it has none."""
+    """One row of a LIST: the path of the video and its label, None if it has none."""
 
     path: Path
     label: str | None = None
 
 
 def read_list(path: str | os.PathLike[str]) -> list[ListedVideo]:
-    """Return the videos of a LIST in its order, paths taken relative to the list's folder.
+    """Return the videos of a LIST in order, with paths relative to the list's folder.
 
-    The files themselves are not looked at. Columns besides ``video`` and ``label`` are allowed and ignored.
+    The video files are not opened. Columns other than ``video`` and ``label`` are ignored.
 
     Raises:
-        ListError: If the list cannot be read, has no header, no column ``video``, no rows, a malformed row,
-            or names a video twice.
+        ListError: If the list cannot be read, has no header, no column ``video``, no rows or a malformed row, or
+            names a video twice.
     """
     path = Path(path)
     try:
@@ -37,35 +37,35 @@ def read_list(path: str | os.PathLike[str]) -> list[ListedVideo]:
     except OSError as fault:
         raise ListError(f"list '{path}': {fault.strerror}. {_EXPECTED}") from None
     except (UnicodeDecodeError, csv.Error) as fault:
-        raise ListError(f"list '{path}' is no CSV ({fault}). {_EXPECTED}") from None
+        raise ListError(f"list '{path}' is not a CSV file ({fault}). {_EXPECTED}") from None
     if not rows:
         raise ListError(f"list '{path}' is empty. {_EXPECTED}")
     (header_line, header), *entries = rows
     columns = [name.strip() for name in header]
     if columns.count("video") != 1 or columns.count("label") > 1:
         raise ListError(
-            f"list '{path}', line {header_line}: columns {', '.join(columns)}, of which one must be 'video' "
+            f"list '{path}', line {header_line}: columns {', '.join(columns)}; exactly one must be 'video' "
             f"and at most one 'label'. {_EXPECTED}"
         )
     if not entries:
-        raise ListError(f"list '{path}' has a header and no rows. {_EXPECTED}")
+        raise ListError(f"list '{path}' has a header but no rows. {_EXPECTED}")
     video_column = columns.index("video")
     label_column = columns.index("label") if "label" in columns else None
     videos: list[ListedVideo] = []
-    seen: dict[str, int] = {}  # line of every video, by its path
+    seen: dict[str, int] = {}  # line number of every video, by path
     for line, row in entries:
         if len(row) != len(columns):
             raise ListError(
                 f"list '{path}', line {line}: {len(row)} fields, expected {len(columns)}. "
-                "Quote a field that holds a comma."
+                "Quote fields that contain a comma."
             )
         name = row[video_column].strip()
         if not name:
-            raise ListError(f"list '{path}', line {line}: no video. Name one or remove the row.")
+            raise ListError(f"list '{path}', line {line}: no video. Name one, or remove the row.")
         video = path.parent / name
         key = os.path.normpath(video)
         if key in seen:
-            raise ListError(f"list '{path}', line {line}: '{name}' is on line {seen[key]} already. Remove one row.")
+            raise ListError(f"list '{path}', line {line}: '{name}' is already on line {seen[key]}. Remove one row.")
         seen[key] = line
         label = None if label_column is None else row[label_column].strip()
         videos.append(ListedVideo(video, label or None))

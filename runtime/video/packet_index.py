@@ -1,4 +1,4 @@
-"""What the packets of a video say, not decoded: the time of every frame, and whether some are lost."""
+"""What a video's packets tell without decoding: the time of every frame, and whether some are lost."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import av.container
 
 Packet: TypeAlias = "av.Packet[av.stream.Stream]"
 
-# Here one packet is one shown frame with a true pts. Everything else is decoded once, to count.
+# In these, one packet is one shown frame with a true pts. Everything else is decoded once, to count frames.
 _INDEXED_CONTAINERS = frozenset({"mov", "matroska", "avi"})
 _INDEXED_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg", "ffv1", "prores"})
-_INDEXED_IN_AVI = frozenset({"mpeg4", "mjpeg", "ffv1"})  # AVI has no pts: H.264's are made up
-_PLACEHOLDER_BYTES = 20  # a packed AVI puts two frames into one packet, then one so small
-_REORDERED_FRAMES = 16  # where a file breaks off, so many last frames may have gaps between them
-_DEFAULT_RATE = Fraction(25)  # frames per second, of a video with one frame that says nothing
+_INDEXED_IN_AVI = frozenset({"mpeg4", "mjpeg", "ffv1"})  # AVI has no pts, so those of H.264 are made up
+_PLACEHOLDER_BYTES = 20  # a packed AVI puts two frames into one packet, followed by a packet this small
+_REORDERED_FRAMES = 16  # if a file breaks off, this many of the last frames may have gaps
+_DEFAULT_RATE = Fraction(25)  # frames per second, for a one-frame video that does not say
 
-_DURATION = re.compile(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d{1,9})?)")  # Matroska's tag of a stream
+_DURATION = re.compile(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d{1,9})?)")  # a stream's tag in Matroska
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ class PacketIndex:
     """The packets of one video stream.
 
     Attributes:
-        count: Packets, one frame each where ``times`` is not empty.
-        times: pts of the shown frames, in order; empty where packets and frames may not correspond.
+        count: number of packets; each is one frame if ``times`` is not empty.
+        times: pts of the shown frames, in order; empty if packets and frames may not correspond.
         keys: pts and dts of the keyframes, in order of pts.
-        lost: What the file declares and does not hold, in words; empty if nothing is missing.
+        lost: what the file declares but does not hold, in words; empty if nothing is missing.
     """
 
     count: int
@@ -54,7 +54,7 @@ def index_packets(
     """
     kind, codec = container.format.name.split(",")[0], stream.codec_context.codec.canonical_name
     exact = kind in _INDEXED_CONTAINERS and codec in (_INDEXED_IN_AVI if kind == "avi" else _INDEXED_CODECS)
-    # In MP4 the index leaves out what an edit list cuts off; for AVI libavformat makes one up if it is lost.
+    # In MP4 the index omits what an edit list cuts off. For AVI, libavformat makes up an index if it is lost.
     declared = {"mov": len(stream.index_entries), "avi": stream.frames}.get(kind, 0)
     times: list[int] = []
     keys: list[tuple[int, int]] = []
@@ -64,7 +64,7 @@ def index_packets(
         pts = packet.pts
         if packet.stream_index != stream.index:
             if pts is not None:
-                end = pts + 2 * (packet.duration or 0)  # the header may count an encoder's padding
+                end = pts + 2 * (packet.duration or 0)  # the header may include an encoder's padding
                 others_end[packet.stream_index] = max(end, others_end.get(packet.stream_index, end))
             continue
         count += 1
@@ -72,18 +72,18 @@ def index_packets(
         if pts is not None:
             if packet.is_keyframe:
                 keys.append((pts, pts if packet.dts is None else packet.dts))
-            if not packet.is_discard:  # decoded, but not shown: an edit list says so
+            if not packet.is_discard:  # an edit list may have frames decoded but not shown
                 times.append(pts)
         if count > max_frames:
             break
     times.sort()
     keys.sort()
     settled = times[:-_REORDERED_FRAMES]
-    if kind == "avi" and settled:  # times are frame numbers there, and dropped frames have no packets
+    if kind == "avi" and settled:  # in AVI, times are frame numbers and dropped frames have no packets
         declared -= settled[-1] - settled[0] + 1 - len(settled)
     lost = ""
     if declared > count:
-        lost = f"truncated: {count} of {declared} declared frames are there"
+        lost = f"truncated: {count} of {declared} declared frames are present"
     elif kind in ("matroska", "flv") and times:
         lost = _lost(container, stream, times, others_end)
     if not exact or any(before == after for before, after in itertools.pairwise(times)):
@@ -97,10 +97,10 @@ def _lost(
     times: list[int],
     others_end: dict[int, int],
 ) -> str:
-    """Compare the end that a container's header declares with what is there.
+    """Compare the end that a container's header declares with the packets.
 
-    At a constant rate every lost frame shows, also where frames are stored in another order. Else the streams
-    must go on to within 1.5 of the longest frame durations of the end.
+    At a constant rate every lost frame is noticed, even if frames are stored out of order. Otherwise the streams must
+    reach to within 1.5 times the longest frame duration of the declared end.
     """
     tick = stream.time_base or Fraction(1)
     intervals = [after - before for before, after in itertools.pairwise(times)]
@@ -109,7 +109,7 @@ def _lost(
     declared_s = _declared_end(container, stream, alone=not others_end)
     if declared_s is not None and max(steady) <= 1.25 * min(steady) + 1:
         expected = round((declared_s / tick - times[0]) * len(steady) / max(1, sum(steady)))
-        return f"truncated: {len(times)} of about {expected} frames are there" if expected > len(times) else ""
+        return f"truncated: {len(times)} of about {expected} frames are present" if expected > len(times) else ""
     if declared_s is None:
         declared_s = Fraction(container.duration or 0, av.time_base)
         ticks = [one.time_base or Fraction(0) for one in container.streams]
@@ -123,7 +123,7 @@ def _lost(
 
 
 def _declared_end(container: av.container.InputContainer, stream: av.VideoStream, *, alone: bool) -> Fraction | None:
-    """Return when the video stream ends in seconds, if the container says so."""
+    """Return the end of the video stream in seconds, if the container declares it."""
     tag = _DURATION.fullmatch(stream.metadata.get("DURATION", ""))
     if tag:
         return (int(tag[1]) * 60 + int(tag[2])) * 60 + Fraction(tag[3])

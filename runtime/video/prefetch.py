@@ -1,8 +1,9 @@
-"""Reading ahead: the frames of many videos, each part read before the segment that needs it runs, and hardly more.
+"""Prefetch the frames of many videos: each part shortly before the segment that needs it runs.
 
-A part of a video is the new frames of one segment. Threads read parts, each with a decoder of its own, in this order: parts
-that are needed for certain; first parts of new videos, as long as few wait for admission; parts of the next segment of
-videos that may still leave before it. So where decoding is the bottleneck nothing is decoded in vain.
+A part is the set of new frames that one segment of a video needs. Threads, each with its own decoder, read parts in
+this order: parts that are certainly needed; first parts of new videos, as long as few await admission; parts of the
+next segment of videos that may still leave before it (speculative reads). So if decoding is the bottleneck, nothing
+is decoded in vain.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from .frames import FrameSource
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The frames of one segment, and what was known of the video when they had been read.
+    """The frames of one segment, and what was known about the video once they were read.
 
     Attributes:
         frames: [frames, 3, crop, crop] in permuted order.
-        decoded: frames that the decoder went through for this part.
+        decoded: number of frames that the decoder processed for this part.
         frames_decoded, frames_total, damaged, warnings, decode_ms: as ``FrameSource``.
     """
 
@@ -47,7 +48,7 @@ class Reading:
 
     Attributes:
         video: a file, or its frames.
-        parts: that were read and not used yet, by segment (1-based); an exception where reading failed.
+        parts: parts that were read but not used yet, by segment (1-based); an exception if reading failed.
     """
 
     __slots__ = ("_asked", "_begun", "_certain", "_dropped", "_source", "_waits", "_worker", "parts", "video")
@@ -55,10 +56,10 @@ class Reading:
     def __init__(self, video: Path | FrameSource) -> None:
         self.video = video
         self.parts: dict[int, Part | Exception] = {}
-        self._asked = 0  # the last segment whose part was asked for
-        self._certain = True  # whether that part is needed for certain
-        self._begun = False  # whether a thread has begun to read it
-        self._waits = False  # counts as waiting for admission
+        self._asked = 0  # the last segment whose part was requested
+        self._certain = True  # whether that part is certainly needed
+        self._begun = False  # whether a thread has started reading it
+        self._waits = False  # whether it counts as awaiting admission
         self._dropped = False
         self._worker = 0
         self._source: FrameSource | None = None
@@ -68,20 +69,21 @@ class Prefetcher:
     """Threads that read the videos' parts.
 
     Args:
-        preprocessing: of the frames.
-        num_samples: frames that are sampled from a video.
-        samples: of each segment, the numbers of its new frames, in temporal order from 0; none where it reads none.
-        threads: that read, at least 1; each starts a decoder's child process when it meets the first video file.
-        ahead: most videos whose first part waits for admission, and most whose next part is read before it is certain
-            that it is needed; 0: one, and none.
-        open_decoder: returns a decoder, for each thread its own.
+        preprocessing: applied to the frames.
+        num_samples: number of frames sampled from a video.
+        samples: for each segment, the numbers of its new frames, in temporal order from 0; empty if it reads none.
+        threads: number of reader threads, at least 1. Each starts a decoder's child process at its first video file.
+        ahead: limit on videos awaiting admission and on speculative reads; 0 allows one waiting video and no
+            speculation.
+        open_decoder: returns a decoder; each thread gets its own.
 
     Attributes:
-        changed: holds the lock of everything here, and of whoever uses it; notified when a part was read.
+        changed: the condition whose lock guards everything here, and in the prefetcher's user; notified when a part
+            was read.
         ready: readings whose first part was read, until they are admitted or dropped.
-        frames_in_vain: that a decoder went through for parts that nothing used.
-        most_held: the most parts that were held at once.
-        fault: what ended a thread that should not have ended.
+        frames_in_vain: number of frames decoded for parts that were never used.
+        most_held: the most parts held at once.
+        fault: what ended a thread unexpectedly.
 
     Raises:
         UsageError: If a number is too low.
@@ -97,7 +99,7 @@ class Prefetcher:
         open_decoder: Callable[[], Decoder] = Decoder,
     ) -> None:
         if threads < 1 or ahead < 0:
-            raise UsageError(f"{threads} decoders, {ahead} videos read ahead: expected at least 1, and at least 0")
+            raise UsageError(f"{threads} decoders, {ahead} videos prefetched: expected at least 1 decoder and 0 videos")
         lock = threading.RLock()
         self.changed = threading.Condition(lock)
         self.ready: deque[Reading] = deque()
@@ -109,7 +111,7 @@ class Prefetcher:
         self._open_decoder = open_decoder
         self._waiting = self._ahead = self._held = 0
         self._new: deque[Reading] = deque()
-        # one queue a thread: a video belongs to the decoder that has it open
+        # one queue per thread: a video belongs to the decoder that has it open
         self._certain: list[deque[Reading]] = [deque() for _ in range(threads)]
         self._perhaps: list[deque[Reading]] = [deque() for _ in range(threads)]
         self._to_close: list[deque[FrameSource]] = [deque() for _ in range(threads)]
@@ -125,7 +127,7 @@ class Prefetcher:
     # the methods below are called under the lock
 
     def add(self, video: Path | FrameSource) -> Reading:
-        """Return the reading of a video, whose first part will be read."""
+        """Return the reading of a video and queue its first part."""
         reading = Reading(video)
         reading._asked = 1
         self._new.append(reading)
@@ -138,7 +140,7 @@ class Prefetcher:
         return bool(self._new) or self._waiting > len(self.ready)
 
     def admit(self, reading: Reading) -> None:
-        """Note that a video that was ready has a slot now."""
+        """Note that a ready video now has a slot."""
         self.ready.remove(reading)
         reading._waits = False
         self._waiting -= 1
@@ -146,9 +148,9 @@ class Prefetcher:
             self._wake_all()
 
     def want(self, reading: Reading, index: int, certain: bool) -> None:
-        """Ask for the part of segment ``index`` where it has one, or say that it is certain now to be needed.
+        """Request the part of segment ``index``, if it has one, or mark it as certainly needed.
 
-        The part asked for before must be there.
+        The part requested before must have been read.
         """
         if not self._samples[index - 1] or reading._dropped:
             return
@@ -165,16 +167,16 @@ class Prefetcher:
         self._work_for[reading._worker].notify()
 
     def has(self, reading: Reading, index: int) -> bool:
-        """Return whether segment ``index`` need not wait for its part."""
+        """Return whether segment ``index`` has its part or needs none."""
         return not self._samples[index - 1] or index in reading.parts
 
     def used(self, reading: Reading, index: int) -> None:
-        """Let go of a part that its segment has run on, if it has one."""
+        """Release a part, if any, after its segment has run on it."""
         if reading.parts.pop(index, None) is not None:
             self._held -= 1
 
     def drop(self, reading: Reading) -> None:
-        """Read no more of a video; what was read and not used was read in vain."""
+        """Stop reading a video; what was read but not used was read in vain."""
         if reading._dropped:
             return
         reading._dropped = True
@@ -195,7 +197,7 @@ class Prefetcher:
     # without the lock
 
     def close(self) -> None:
-        """End the threads and their decoders; waits for the parts that are being read, each as long as a decoder may take."""
+        """End the threads and their decoders; waits for reads in progress, each for at most the decoder's timeout."""
         with self.changed:
             self._closed = True
             self._wake_all()
@@ -210,13 +212,13 @@ class Prefetcher:
                         self._keep(task, self._read(decoder, task))
                     else:
                         task.close()
-        except BaseException as fault:  # not swallowed: whoever waits for parts raises it
+        except BaseException as fault:  # raised by whoever waits for parts
             with self.changed:
                 self.fault = fault
                 self.changed.notify_all()
 
     def _next(self, worker: int) -> Reading | FrameSource | None:
-        """Wait for something to do; None: the end."""
+        """Wait for work; None at the end."""
         with self.changed:
             while not self._closed:
                 if self._to_close[worker]:
@@ -248,12 +250,18 @@ class Prefetcher:
                 raise FramesError(
                     f"frames {frames.dtype} {list(frames.shape)} of {reading.video}: expected float32 {list(wanted)}"
                 )
-        except Exception as error:  # a caller's frames may raise anything: it is this video's answer, and no other's
+        except Exception as error:  # a caller's frames may raise anything; it answers only this video
             return error
         decoded = source.frames_decoded
         return Part(
-            frames, decoded - before, decoded, source.frames_total, source.damaged, tuple(source.warnings), source.decode_ms
-        )  # fmt: skip
+            frames,
+            decoded - before,
+            decoded,
+            source.frames_total,
+            source.damaged,
+            tuple(source.warnings),
+            source.decode_ms,
+        )
 
     def _open(self, decoder: Decoder, reading: Reading) -> FrameSource:
         if not isinstance(reading.video, (str, os.PathLike)):
@@ -281,14 +289,14 @@ class Prefetcher:
             work.notify()
 
     def _let_go(self, reading: Reading) -> None:
-        """Have the source of a reading closed by its own thread, where a decoder opened it."""
+        """Have the reading's own thread close its source, if a decoder opened it."""
         if reading._source is not None:
             self._to_close[reading._worker].append(reading._source)
             reading._source = None
 
 
 def _first(queue: deque[Reading]) -> Reading | None:
-    """Take out the first reading whose part is still to be read; those that became certain are in two queues."""
+    """Remove and return the first reading whose part is still unread; those that became certain are in two queues."""
     while queue:
         reading = queue.popleft()
         if not reading._dropped and not reading._begun:

@@ -1,4 +1,4 @@
-"""A clip made on the spot, whose pixels are known: it tells a decoder that fails everywhere from a video that is odd."""
+"""A freshly made clip with known pixels: it tells a decoder that always fails from a video that is odd."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sample_pixels() -> NDArray[np.uint8]:
 
 
 def sample_clip() -> bytes:
-    """Return the clip as a file: FFV1, which loses nothing, in Matroska."""
+    """Return the clip as a file: lossless FFV1 in Matroska."""
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as out:
         stream = out.add_stream("ffv1", rate=25, options={"threads": "1"})

@@ -68,8 +68,8 @@ def test_from_a_bundle_and_a_list_to_thresholds_that_classify_runs(tiny_bundle, 
     drifted = [{"status": "ok", "checkpoint": 4, "confidence": 0.21}] * 200
     results.write_text("".join(json.dumps(r) + "\n" for r in drifted))
     done = run(*arguments, command="drift")
-    assert "Warning: videos leave otherwise than at calibration: distance 0." in done.stderr
-    assert "200 videos against 12 of calibration" in done.stdout
+    assert "Warning: videos leave differently than at calibration: distance 0." in done.stderr
+    assert "200 videos, compared with 12 at calibration" in done.stdout
 
 
 def test_tempered_thresholds_give_classify_the_very_exits_of_calibration(tiny_bundle, data, kept, tmp_path):
@@ -100,7 +100,9 @@ def test_milliseconds_are_measured_or_read(tiny_bundle, data, kept, tmp_path):
     with pytest.raises(StaleCostTableError):
         run(*common, "--cost-table", table, "--q", 1)
     table.write_text(json.dumps({**content, "precision": "int8"}))
-    with pytest.raises(CostTableError, match="times in int8, the scores are of fp32: measure with 'dynvid time --pre"):
+    with pytest.raises(
+        CostTableError, match="times in int8, but the scores are in fp32: measure with 'dynvid time --pre"
+    ):
         run(*common, "--cost-table", table, "--q", 1)
     older = {key: value for key, value in content.items() if key != "is_fused"}  # as written before cells and engines
     table.write_text(json.dumps(older))
@@ -130,7 +132,7 @@ def test_the_text_states_the_promise(from_elsewhere):
         (("--scores", "s.npz", "-o", "T.json"), "need a BUNDLE"),
         (("--scores", "s.npz", "--cost", "ms"), "need a BUNDLE"),
         (("--scores", "missing.npz"), "cannot be read"),
-        (("--scores", "s.npz", "--precision", "fp16"), "scores say theirs"),
+        (("--scores", "s.npz", "--precision", "fp16"), "scores have their own precision"),
         (("--scores", "s.npz", "--q", "1", "--budget", "2"), "give one of"),
     ],
 )

@@ -69,7 +69,7 @@ def test_results_are_counted_but_for_those_without_an_answer(tmp_path):
         ([good(), "[]\n"], "line 2: checkpoint None, expected a number from 1 to 3"),
         ([good(4)], "checkpoint 4, expected a number from 1 to 3"),
         ([good(True)], "checkpoint True"),
-        ([good(1, 1.5)], r"confidence 1.5, expected one in \[0, 1\]"),
+        ([good(1, 1.5)], r"confidence 1.5, expected a number in \[0, 1\]"),
         ([good(1, None)], "confidence None"),
         ([good(1, "0.5")], "confidence '0.5'"),
         ([], "no video has an answer"),
@@ -87,5 +87,5 @@ def test_results_that_are_none_are_refused(tmp_path, records, message):
 def test_thresholds_that_expect_nothing_are_refused(tmp_path):
     with pytest.raises(ThresholdsError, match=r"'T.json' do not say how videos left at calibration"):
         check_results(results(tmp_path, good()), Thresholds("0" * 64, (0.5, 0.5, None)), "T.json")
-    with pytest.raises(ResultsError, match="one route"):
+    with pytest.raises(ResultsError, match="on the same route"):
         compare(EXPECTED, EXPECTED[:2])

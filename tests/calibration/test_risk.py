@@ -75,13 +75,13 @@ def test_few_videos_are_refused_with_how_many_are_needed():
     assert videos_needed(0.01, 0.9) == 255
     half = np.arange(100)
     with pytest.raises(
-        TooFewVideosError, match="100 of the videos test the promise, too few; it needs about 255"
+        TooFewVideosError, match="100 videos are too few to test the promise; it needs about 255"
     ) as caught:
         promise(WHOLE.take(half), WHOLE.take(half + 100), 0.01, 0.9)
     assert caught.value.exit_code == 3
     few = Scores(POPULATION.probabilities[:, :400], POPULATION.labels[:400], POPULATION.macs)
     costs = costs_of(few.macs, None, 6)
-    with pytest.raises(TooFewVideosError, match="150 of the videos test .* about 680 videos in all"):
+    with pytest.raises(TooFewVideosError, match="150 videos are too few .* about 680 videos in all"):
         calibrate(few, costs, Request(max_drop=0.01, confidence=0.9))
     enough = Scores(POPULATION.probabilities[:, :900], POPULATION.labels[:900], POPULATION.macs)
     found = calibrate(enough, costs, Request(max_drop=0.01, confidence=0.9)).report
@@ -105,7 +105,7 @@ def test_a_loss_that_no_videos_can_mend_is_said():
     p[1, :, 1] = 0.6 + 0.3 * rng.random(4000)
     p[1, :, 0] = 1 - p[1, :, 1]
     answers = answers_of(Scores(p, np.ones(4000, np.int64), np.array([1.0, 2.0])))
-    with pytest.raises(GuaranteeError, match="already lose 1 on 2000 videos, which more videos would not change"):
+    with pytest.raises(GuaranteeError, match="lose 1 on 2000 videos, and more videos would not change that"):
         promise(answers.take(np.arange(2000)), answers.take(np.arange(2000, 4000)), 0.01, 0.9)
 
 

@@ -40,9 +40,9 @@ def spoilt(value):
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        (changed(probabilities=spoilt(np.nan)), "1 of 120 answers are no probabilities .* of exit 3 for video 7"),
-        (changed(probabilities=spoilt(np.inf)), "1 of 120 answers are no probabilities"),
-        (changed(probabilities=GOOD.probabilities * 2), "120 of 120 answers are no probabilities"),
+        (changed(probabilities=spoilt(np.nan)), "1 of 120 answers are not probabilities .* at exit 3 for video 7"),
+        (changed(probabilities=spoilt(np.inf)), "1 of 120 answers are not probabilities"),
+        (changed(probabilities=GOOD.probabilities * 2), "120 of 120 answers are not probabilities"),
         (changed(probabilities=np.array([[[1.5, -0.5]]], np.float32), labels=None, macs=None), "negative"),
         (changed(probabilities=GOOD.probabilities[:, :0]), "at least one exit, one video and two classes"),
         (changed(probabilities=GOOD.probabilities[0]), r"expected float32 or float64 \[exits, videos, classes\]"),
@@ -52,9 +52,9 @@ def spoilt(value):
         (changed(labels=np.zeros(19, np.int64)), "expected 20 whole numbers"),
         (changed(labels=np.zeros(20)), "labels float64"),
         (changed(macs=np.arange(5)), "expected one number for each of 6 exits"),
-        (changed(macs=np.array([1.0, 3, 2, 4, 5, 6])), "positive numbers that ascend: sort the exits"),
-        (changed(macs=np.array([0.0, 1, 2, 4, 5, 6])), "positive numbers that ascend"),
-        (changed(macs=np.array([1.0, 2, 3, 4, 5, np.nan])), "positive numbers that ascend"),
+        (changed(macs=np.array([1.0, 3, 2, 4, 5, 6])), "positive, ascending numbers: sort the exits"),
+        (changed(macs=np.array([0.0, 1, 2, 4, 5, 6])), "positive, ascending numbers"),
+        (changed(macs=np.array([1.0, 2, 3, 4, 5, np.nan])), "positive, ascending numbers"),
     ],
 )
 def test_scores_that_cannot_be_used_are_refused(scores, message):
@@ -77,7 +77,7 @@ def test_an_archive_without_scores_is_refused(tmp_path):
     with pytest.raises(ScoresError, match="hold no 'probabilities'"):
         read_scores(tmp_path / "s.npz")
     np.save(tmp_path / "a.npy", np.zeros(3))
-    with pytest.raises(ScoresError, match="are one array"):
+    with pytest.raises(ScoresError, match="are a single array"):
         read_scores(tmp_path / "a.npy")
     np.savez(tmp_path / "o.npz", probabilities=np.array([{}], object))
     with pytest.raises(ScoresError, match="cannot be read"):

@@ -144,14 +144,14 @@ def test_videos_without_an_answer_are_counted_and_left_out(score, clips, tmp_pat
 def test_lists_that_cannot_be_used_are_refused(score, clips, tmp_path):
     keep = tmp_path / "s.npz"
     (tmp_path / "empty.csv").write_text("video,label\n")
-    with pytest.raises(ListError, match="has a header and no rows"):
+    with pytest.raises(ListError, match="has a header but no rows"):
         read_list(tmp_path / "empty.csv")
-    with pytest.raises(ListError, match="1 labels are no class of the bundle, first 'z'.*one of the 5 classes a, b"):
+    with pytest.raises(ListError, match="1 labels are not classes of the bundle, first 'z'.*one of the 5 classes a, b"):
         score([*clips[1:], ListedVideo(clips[0].path, "z")], keep)
     with pytest.raises(ListError, match="1 of 8 rows have no label"):
         score([*clips[1:], ListedVideo(clips[0].path)], keep)
     shutil.copy(clips[0].path, tmp_path / "copy.npy")
-    with pytest.raises(ListError, match="1 videos come twice under different names"):
+    with pytest.raises(ListError, match="1 videos occur twice under different names"):
         score([*clips, ListedVideo(tmp_path / "copy.npy", "a")], keep)
     with pytest.raises(ListError, match="cannot be read"):
         score([ListedVideo(tmp_path / "missing.npy", "a")], keep)

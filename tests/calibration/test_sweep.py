@@ -94,7 +94,7 @@ def test_a_budget_is_spent_and_not_exceeded(budget):
 
 def test_a_budget_that_cannot_be_kept_is_refused():
     answers = answers_of(SCORES)
-    with pytest.raises(UsageError, match="--budget 0.5 gmacs: expected at least 1, what the first checkpoint costs"):
+    with pytest.raises(UsageError, match="--budget 0.5 gmacs: expected at least 1, the cost of the first checkpoint"):
         spend(answers, 0.5, COSTS["gmacs"], "gmacs")
     with pytest.raises(UsageError, match="--budget nan"):
         spend(answers, float("nan"), COSTS["gmacs"], "gmacs")
@@ -155,14 +155,14 @@ def test_ties_are_reported():
     report = calibrate(Scores(p, SCORES.labels, SCORES.macs), COSTS, Request(q=3.0, share=1.0)).report
     assert report["shares"][0] == 0.3
     assert any(
-        "checkpoint 1 answers 30.0% of the calibration videos where q asks for 0.2%" in w for w in report["warnings"]
+        "checkpoint 1 answers 30.0% of the calibration videos, but q asks for 0.2%" in w for w in report["warnings"]
     )
 
 
 def test_duplicates_among_scores_from_elsewhere_are_flagged():
     twice = Scores(np.concatenate([SCORES.probabilities[:, :50]] * 2, axis=1), None, SCORES.macs)
     report = calibrate(twice, COSTS, Request(q=1.0)).report
-    assert "50 videos have the very scores of another" in report["warnings"][0]
+    assert "50 videos have exactly the scores of another" in report["warnings"][0]
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,9 @@ def test_any_other_text_is_refused_with_a_remedy(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("3,4 2,4", r"checkpoint 2 at \(2,4\) comes after \(3,4\): neither .* may step back"),
+        ("3,4 2,4", r"checkpoint 2 at \(2,4\) comes after \(3,4\): neither .* may decrease"),
         ("3,4 5,3", r"checkpoint 2 at \(5,3\) comes after \(3,4\)"),
-        ("3,4 3,4", "one must advance"),
+        ("3,4 3,4", "one must increase"),
         ("8,4", r"checkpoint 1 at \(8,4\) lies outside the grid of 8 input sets x 5 blocks"),
         ("7,5", "outside the grid"),
         ("sideways", "expected one of joint, depth, input, full or cells"),
@@ -158,5 +158,5 @@ def test_joint_needs_its_own_grid_and_several_heads():
 
 
 def test_a_route_without_checkpoints_is_refused():
-    with pytest.raises(RouteError, match="a route without checkpoints"):
+    with pytest.raises(RouteError, match="the route has no checkpoints"):
         Route(GRID, ())

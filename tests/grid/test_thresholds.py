@@ -47,7 +47,7 @@ def test_additions_that_do_not_fit_are_refused(tmp_path, values, message):
 
 def test_thresholds_of_another_bundle_are_refused(tmp_path):
     Thresholds("cd" * 32, (0.5, None)).write(tmp_path / "T.json")
-    with pytest.raises(StaleThresholdsError, match="belong to bundle cdcdcdcd…, this one is abababab…") as caught:
+    with pytest.raises(StaleThresholdsError, match="belong to bundle cdcdcdcd…, but this one is abababab…") as caught:
         read_thresholds(tmp_path / "T.json", BUNDLE, 2)
     assert caught.value.exit_code == 4
 
@@ -78,7 +78,7 @@ def test_int8_has_thresholds_of_its_own(tmp_path, chosen, used, fit):
         assert read_thresholds(tmp_path / "T.json", BUNDLE, 2, used) == written
         return
     with pytest.raises(
-        StaleThresholdsError, match=f"in {chosen}, these are in {used}: run in that precision, or choose"
+        StaleThresholdsError, match=f"in {chosen}, but these are in {used}: run in that precision, or choose"
     ):
         read_thresholds(tmp_path / "T.json", BUNDLE, 2, used)
 

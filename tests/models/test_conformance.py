@@ -397,7 +397,7 @@ def test_the_error_lists_every_fault():
     ("shift", "message"),
     [
         ({"points": ["1.second", "1.secnod"]}, "shift points 1.secnod are not among the layers of network"),
-        ({"div": 9}, "layer 0.second has 8 channels, shift div is 9"),
+        ({"div": 9}, "layer 0.second has 8 channels, but shift div is 9"),
     ],
 )
 def test_a_shift_that_the_network_cannot_do_is_a_fault(shift, message):

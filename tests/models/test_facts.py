@@ -155,7 +155,7 @@ GOOD = {"network": "msdnet", "classes": 3}
         ({"options": {"depth": 3}}, "do not fit network 'msdnet'"),
         ({"preprocessing": {"crop": 300}}, "crop <= short_side"),
         ({"preprocessing": {"std": [0.0, 1.0, 1.0]}}, "every std above 0"),
-        ({"route": "3,4 2,4"}, "step back"),
+        ({"route": "3,4 2,4"}, "may decrease"),
         ({"route": [[3, 4, 1]]}, "expected str"),
         ({"heads": [9]}, "no head on block 9"),
         ({"network": "msdnte"}, "Did you mean"),

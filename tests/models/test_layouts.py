@@ -328,7 +328,7 @@ def native_file(tmp_path: Path) -> Path:
     ({"classes": 6}, LayoutError, "classes 6 instead of 5"),
     ({"route": "1,3 7,4"}, RouteError, r"checkpoint 1 at \(1,3\): no head on that block; .*heads on block 4"),
     ({"route": "joint"}, RouteError, "'joint' needs heads on several blocks"),
-    ({"route": "7,4 3,4"}, RouteError, "neither the input set nor the block may step back"),
+    ({"route": "7,4 3,4"}, RouteError, "neither the input set nor the block may decrease"),
     ({"num_frames": 12}, UsageError, "12 frames: expected a multiple of 8"),
     ({"num_frames": 0}, UsageError, "0 frames: expected a multiple of 8"),
 ], ids=str)  # fmt: skip
@@ -389,7 +389,7 @@ def test_what_was_loaded_can_be_saved_as_native(tsm_file: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(("tensors", "match"), [
     ({"encoder.0.weight": 1, "encoder.0.bias": 1}, "keys such as 'encoder.0.weight', 'encoder.0.bias' .*mmaction2"),
-    ({"heads.0.classifiers.shared.weight": 1}, "keys are dynvid's, but the configuration is missing"),
+    ({"heads.0.classifiers.shared.weight": 1}, "keys are dynvid's, but it has no configuration"),
     ({"conv1.weight": 20, "conv2.weight": 50, "fc.weight": 10}, "no ResNet at 'layer1.0.conv1'"),
     ({"module.base_model.features.0.0.weight": 32, "module.new_fc.weight": 5}, "no ResNet at 'module.base_model.layer1"),
     ({"classifier.0.linear.weight": 5}, "no MSDNet at 'blocks.0.0.layers.0'"),

@@ -200,7 +200,7 @@ def test_old_pickle_protocols_are_read_without_a_warning(tmp_path: Path, protoco
 
 
 def test_new_pickle_protocols_are_refused_as_torch_refuses_them(tmp_path: Path):
-    with pytest.raises(UnsafeTrainingCheckpointError, match="Save its state_dict alone with torch.save"):
+    with pytest.raises(UnsafeTrainingCheckpointError, match="Save only its state_dict with torch.save"):
         read_tensors(pth(tmp_path, STATE, pickle_protocol=4))
 
 

@@ -1,4 +1,4 @@
-"""Fused segments and cells classify files alike, but for rounding; what was built and does not fit is never passed over."""
+"""Fused segments and cells classify files alike, but for rounding; what was built and does not fit is never skipped."""
 
 import json
 import shutil
@@ -285,7 +285,7 @@ def test_a_budget_bounds_videos_in_flight_and_calls(bundle, listed):
     each = bytes_per_video(fused_segments(bundle.manifest, "fp32"))
     video = listed.parent / "0.npy"
     code, said = classify(bundle, video, "--max-in-flight", each / 1e6 * 0.99)
-    assert code == 2 and f"expected a number from {-(-each // 1000) / 1000:g}, what one" in said
+    assert code == 2 and f"expected a finite number from {-(-each // 1000) / 1000:g}, the need of one" in said
     for budget_mb, slots, most in ((each / 1e6, 1, 1), (each / 1e6 * 3.5, 3, 3), (1e6, 14, 4)):
         code, said = classify(bundle, video, "--max-in-flight", budget_mb, "--batch", 4)
         assert code == 0 and f"up to {most} a call, {slots} in flight" in said

@@ -247,7 +247,7 @@ def test_the_order_of_the_list_is_not_what_a_run_is():
 
 def test_a_file_that_is_no_results_is_refused_untouched(out):
     out.write_text("my notes")
-    with pytest.raises(StaleResultsError, match=r"exists, and no out.jsonl.run.json beside it says"):
+    with pytest.raises(StaleResultsError, match=r"exists, but without out.jsonl.run.json beside it"):
         open_results(out, RUN, VIDEOS)
     assert out.read_text() == "my notes" and [p.name for p in out.parent.iterdir()] == ["out.jsonl"]
 
@@ -269,7 +269,10 @@ def test_a_run_whose_results_were_removed_starts_anew(out, whole):
         (lambda text: text.replace(b"fp32", b"fp16"), "it has changed since it was written"),
         (lambda text: text[:40], "Expecting|Unterminated"),
         (lambda text: b"{}", "its format is not 'dynvid.run'"),
-        (lambda text: text.replace(b'"version": [\n  1', b'"version": [\n  2'), "version 2.1, this dynvid reads 1.x"),
+        (
+            lambda text: text.replace(b'"version": [\n  1', b'"version": [\n  2'),
+            "version 2.1, but this dynvid reads 1.x",
+        ),
     ],
 )
 def test_a_changed_run_is_refused(out, whole, change, said):
@@ -287,18 +290,18 @@ def test_a_changed_run_is_refused(out, whole, change, said):
     [
         (b"notes\n", "line 3: Expecting value"),
         (b"\n", "line 3: Expecting value"),
-        (b"[1]\n", "line 3: status None of None, which is no result of this run"),
-        (b'{"video": "other", "status": "ok"}\n', "line 3: status 'ok' of 'other', which is no result"),
-        (b'{"video": ["x"], "status": "ok"}\n', "line 3: status 'ok' of .'x'., which is no result"),
+        (b"[1]\n", "line 3: status None of None, which is not a result of this run"),
+        (b'{"video": "other", "status": "ok"}\n', "line 3: status 'ok' of 'other', which is not a result"),
+        (b'{"video": ["x"], "status": "ok"}\n', "line 3: status 'ok' of .'x'., which is not a result"),
         (json.dumps(record(VIDEOS[4], "fine")).encode() + b"\n", "line 3: status 'fine'"),
-        (json.dumps(record(VIDEOS[0])).encode() + b"\n", "line 3: 'v/0 ü.mp4' has a line already"),
+        (json.dumps(record(VIDEOS[0])).encode() + b"\n", "line 3: 'v/0 ü.mp4' already has a line"),
     ],
 )
 def test_a_file_that_something_else_wrote_to_is_refused_untouched(out, whole, line, said):
     fill(out)
     lines = whole.splitlines(keepends=True)
     out.write_bytes(content := b"".join([*lines[:2], line, *lines[3:4], b"torn"]))
-    with pytest.raises(StaleResultsError, match=f"{said}.*Something else has changed the file: remove that line"):
+    with pytest.raises(StaleResultsError, match=f"{said}.*Something else changed the file: remove that line"):
         open_results(out, RUN, VIDEOS)
     assert out.read_bytes() == content
 
@@ -325,7 +328,7 @@ def test_two_processes_never_write_one_file(out, monkeypatch):
 def test_only_a_regular_file_is_written(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    for name, said in (("pipe", "is no regular file"), ("link", "cannot be written"), (".", "cannot be written")):
+    for name, said in (("pipe", "is not a regular file"), ("link", "cannot be written"), (".", "cannot be written")):
         with pytest.raises(UsageError, match=f"{said}.*give another"):
             open_results(tmp_path / name, RUN, VIDEOS)
     with pytest.raises(UsageError, match="No such file or directory"):
@@ -476,10 +479,8 @@ def test_the_command_stops_when_too_many_fail(classify, listed, out):
         (listed.parent / name).write_bytes(b"no array")
     code, said = classify("--data", listed, "-o", out)
     assert code == 7 and records(out)[1] == 20
-    assert (
-        "stopped after 20 of 24 videos, since 2 could not be classified, more than --max-failures 0.05 allows" in said
-    )
-    assert "mend them and add --retry-failed" in said
+    assert "stopped after 20 of 24 videos: 2 could not be classified, more than --max-failures 0.05 allows" in said
+    assert "repair them and add --retry-failed" in said
     code, said = classify("--data", listed, "-o", out, "--max-failures", 0.1)
     assert code == 7 and records(out)[1] == 24 and "2 of 24 videos could not be classified" in said
     np.save(listed.parent / "3.npy", np.zeros((8, 40, 40, 3), np.uint8))

@@ -139,7 +139,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, text):
 
 def test_another_configuration_and_a_damaged_state_are_refused(configured, tmp_path):
     train(configured(), tmp_path / "run", lambda _: None)
-    with pytest.raises(UsageError, match="was begun with another configuration"):
+    with pytest.raises(UsageError, match="was started with another configuration"):
         train(configured(seed=1), tmp_path / "run", lambda _: None)
     (tmp_path / "run" / "state.pth").write_bytes(b"damaged")
     with pytest.raises(InputRefusedError, match="is damaged: remove it"):

@@ -387,7 +387,7 @@ def test_the_command_prints_policies_limits_and_machines(given):
     assert "static" in done.output and "x static  of the oracle" in done.output and "  100.0%\n" in done.output
     assert "keeps 20 ms for 99 % up to " in done.output and "1000 videos/s: " in done.output
     done = invoke("--table", given, "--deadline-ms", "0.001", "--rate", "1")
-    assert "1 videos/s: no number of devices keeps it" in done.output
+    assert "1 videos/s: no number of devices suffices" in done.output
 
 
 def test_the_command_prints_json(given):
@@ -410,7 +410,7 @@ def test_the_command_takes_tables_from_a_bundle(tiny_bundle):
 def test_the_command_refuses_what_it_cannot_use(given, tiny_bundle):
     for arguments in ([], ["--table", given, str(tiny_bundle.root)], ["--device", "1:2"], [str(tiny_bundle.root)]):
         refused = invoke(*arguments).exception
-        assert isinstance(refused, UsageError) and str(refused).startswith("no table of costs: give --table FILE alone")
+        assert isinstance(refused, UsageError) and str(refused).startswith("no cost table: give only --table FILE")
     refused = invoke("--table", given + "x").exception
     assert isinstance(refused, CostTableError) and "cannot be read" in str(refused)
     assert isinstance(invoke("--table", given, "--shares", "1").exception, UsageError)

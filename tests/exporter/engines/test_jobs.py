@@ -122,5 +122,5 @@ def test_a_tensor_of_two_dtypes_is_refused(tiny_bundle, subgraph, port):
 
 def test_a_segment_over_a_graph_that_is_no_onnx_is_refused(tiny_bundle, monkeypatch):
     monkeypatch.setattr(Bundle, "read", lambda bundle, variant: b"no graph")
-    with pytest.raises(LintError, match="segment1: a graph of bundle .* is no valid ONNX"):
+    with pytest.raises(LintError, match="segment1: a graph of bundle .* is not valid ONNX"):
         graph_of(by_name(tiny_bundle, "fp32")["segment1"], tiny_bundle, "fp32")

@@ -111,7 +111,7 @@ def test_a_network_that_says_it_is_not_strongly_typed_is_refused(monkeypatch):
 def test_a_target_that_is_refused_is_an_error(monkeypatch):
     stub = Stub("rtx-1.7.1").install(monkeypatch)
     stub.module.IBuilderConfig.set_compute_capability = lambda config, capability, place: False
-    with pytest.raises(EngineBuildError, match="it: tensorrt-rtx 1.7.1.116 builds no engine: target sm86"):
+    with pytest.raises(EngineBuildError, match="it: tensorrt-rtx 1.7.1.116 cannot build an engine: target sm86"):
         build(open_api("tensorrt-rtx"), model(), PORTS, "it", PROFILES, ("sm86",))
 
 
@@ -158,7 +158,7 @@ def api(request, monkeypatch):
 
 def test_the_parsers_errors_name_the_node_and_its_operator(api):
     with pytest.raises(
-        EngineBuildError, match=r"it: tensorrt-rtx \S+ builds no engine: the parser refuses it: .*Frobnicate"
+        EngineBuildError, match=r"it: tensorrt-rtx \S+ cannot build an engine: the parser refuses it: .*Frobnicate"
     ) as error:
         build(api, model("Frobnicate"), PORTS, "it", PROFILES)
     assert "node 'the_node'" in str(error.value)
@@ -185,7 +185,7 @@ def test_a_profile_out_of_order_names_the_port_and_its_shapes(api):
 
 
 def test_a_profile_without_frames_for_a_graph_with_frames_is_refused(api):
-    with pytest.raises(UsageError, match="gives no frames, input x has"):
+    with pytest.raises(UsageError, match="gives no frames, but input x has"):
         build(api, model(), PORTS, "it", (Profile((1, 1, 1), None),))
 
 

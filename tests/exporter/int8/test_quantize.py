@@ -678,9 +678,15 @@ def test_thresholds_with_temperatures_find_no_ranges(exports, data, tmp_path):
         ),
         (["classify", "BUNDLE", "LIST", "--precision", "bf16", "--backend", "onnxruntime"], "Give --backend openvino"),
         (["bench", "BUNDLE", "--precision", "bf16", "--peer", "torch", "-o", "report"], "peers run the fp32 network"),
-        (["build-engines", "BUNDLE", "--int8", "--precision", "bf16"], "--precision, --fp16 and --int8: give one"),
-        (["build-engines", "BUNDLE", "--int8", "--fp16"], "--precision, --fp16 and --int8: give one"),
-        (["calibrate", "BUNDLE", "--scores", "LIST", "--precision", "int8"], "scores say theirs"),
+        (
+            ["build-engines", "BUNDLE", "--int8", "--precision", "bf16"],
+            "--precision, --fp16 and --int8 exclude one another: give one",
+        ),
+        (
+            ["build-engines", "BUNDLE", "--int8", "--fp16"],
+            "--precision, --fp16 and --int8 exclude one another: give one",
+        ),
+        (["calibrate", "BUNDLE", "--scores", "LIST", "--precision", "int8"], "scores have their own precision"),
         (["calibrate", "BUNDLE", "--data", "LIST", "--precision", "int8"], "Run 'dynvid quantize'"),
     ],
 )

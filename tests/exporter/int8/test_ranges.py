@@ -118,7 +118,7 @@ def test_a_kept_file_is_read_and_one_of_something_else_refused(find, videos, tmp
         find([*videos[1:], ListedVideo(_copy(videos[0].path, tmp_path, 1), None)], keep)
     with pytest.raises(StaleRangesError, match="belong to bundle"):
         read_ranges(keep, "0" * 64, found.data_sha256, None)
-    with pytest.raises(StaleRangesError, match=r"left by None, asked for is \(0\.5, 0\.5, 0\.5, None\)"):
+    with pytest.raises(StaleRangesError, match=r"left by None, expected \(0\.5, 0\.5, 0\.5, None\)"):
         find(videos, keep, (0.5, 0.5, 0.5, None))
     changed = json.loads(keep.read_bytes())
     changed["largest"]["block0"][next(iter(changed["largest"]["block0"]))] = 1.0
@@ -139,7 +139,7 @@ def test_few_videos_one_colour_and_nan_are_refused(find, executor, videos, tmp_p
     for index in range(LEAST_VIDEOS):
         np.save(tmp_path / f"grey{index}.npy", np.full((8 + index, 40, 56, 3), 128, np.uint8))
         grey.append(ListedVideo(tmp_path / f"grey{index}.npy", None))
-    with pytest.raises(RangesError, match=r"32 of 32 videos have one colour"):
+    with pytest.raises(RangesError, match=r"32 of 32 videos have a single colour"):
         find(grey, tmp_path / "grey.json")
     large = tmp_path / "large.npy"
     np.save(large, np.full((8, 3, 32, 32), 3e38, np.float32) * np.array([1, -1] * 4, np.float32)[:, None, None, None])

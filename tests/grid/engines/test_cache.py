@@ -114,7 +114,7 @@ MISMATCHES = [
      "--precision fp16 --max-batch 32"),
     ("version", {"version": "1.7.0.90"}, {}, r"version 1.7.0.90, needed 1.7.1.116", None),
     ("platform", {"platform": "linux-aarch64"}, {}, "platform linux-aarch64, needed linux-x86_64", None),
-    ("cuda", {}, {"cuda": "12"}, "cuda 13, the driver has 12", None),
+    ("cuda", {}, {"cuda": "12"}, "cuda 13, but the driver has 12", None),
     ("targets", {}, {"device": "sm120"}, "targets sm86,sm89, needed sm120",
      "--precision fp16 --target sm86,sm89,sm120 --max-batch 32"),
     ("targets: no GPU that can be named", {}, {"device": "sm90"}, "targets sm86,sm89, needed sm90",
@@ -180,7 +180,7 @@ def test_an_expected_size_outside_least_and_largest_is_refused(cache):
 def test_a_driver_too_old_and_a_gpu_too_old_have_remedies_of_their_own(cache):
     put(cache)
     with pytest.raises(
-        StaleEngineError, match="Update the driver to one of CUDA 13, or install the tensorrt-rtx made for"
+        StaleEngineError, match="Update the driver to one for CUDA 13, or install the tensorrt-rtx built for"
     ):
         cache.find(dataclasses.replace(WANTED, cuda="12"))
     with pytest.raises(StaleEngineError, match="tensorrt-rtx needs sm75 or later: use another --backend"):

@@ -208,7 +208,7 @@ def test_an_engine_that_is_not_in_the_ledger_is_refused(sound):
         dataclasses.replace(engine, plan_sha256=hashlib.sha256(b"").hexdigest()),
         dataclasses.replace(engine, built="2020-01-01T00:00:00Z"),
     ):
-        with pytest.raises(EngineFileError, match="is not the one in the ledger now"):
+        with pytest.raises(EngineFileError, match="is no longer the one in the ledger"):
             sound.read(forged)
     with pytest.raises(EngineFileError, match="cannot be read"):
         sound.read(dataclasses.replace(engine, key=dataclasses.replace(KEY, cuda="12")))

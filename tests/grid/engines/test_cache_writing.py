@@ -155,7 +155,7 @@ def test_a_writer_killed_in_the_middle_of_a_file_leaves_no_engine(tmp_path):
 def test_a_file_that_cannot_grow_leaves_no_engine_and_says_so(tmp_path, length, limit):
     folder = tmp_path / "k400.engines"
     said = run(_DISK_FULL, folder, length, limit)
-    assert len(said) == 1 and "could not be written (File too large); no half of it is left. Free some space" in said[0]
+    assert len(said) == 1 and "could not be written (File too large); no part of it remains. Free some space" in said[0]
     assert os.listdir(folder) == [".lock"]
     assert require_none_or_whole(EngineCache(folder)) is None
 

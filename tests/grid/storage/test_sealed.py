@@ -29,7 +29,7 @@ def test_a_value_changed_under_the_old_seal_is_told():
 
 
 def test_another_major_version_is_told():
-    with pytest.raises(VersionError, match=r"version 2\.1, this dynvid reads 1\.x"):
+    with pytest.raises(VersionError, match=r"version 2\.1, but this dynvid reads 1\.x"):
         unseal(seal(CONTENT, "a.format", (2, 1)), "a.format", (1, 0))
 
 

@@ -152,7 +152,7 @@ def test_a_session_on_another_provider_is_refused(ort, tiny_bundle):
 
 def test_data_computed_on_the_cpu_is_refused(ort, tiny_bundle):
     ort.parts.append(Part("CPUExecutionProvider", "Shape", "Softmax"))
-    with pytest.raises(BackendError, match="runs 1 nodes of block0 not on CUDA: Softmax 'node_Softmax'"):
+    with pytest.raises(BackendError, match="does not run 1 nodes of block0 on CUDA: Softmax 'node_Softmax'"):
         loaded(ort, tiny_bundle)
 
 

@@ -257,7 +257,9 @@ def test_rows_are_not_taken_into_their_own_tensor(doubling):
         (backend.zeros((1, 2), "float32"), [0, 1]),
         (backend.zeros((3, 2), "float32"), [3]),
     ):
-        with pytest.raises(BackendError, match="do not fit another one .*expected rows that it has, and other memory"):
+        with pytest.raises(
+            BackendError, match="do not fit another one .*expected rows that it has, and separate memory"
+        ):
             backend.take(rows, wanted, out)
         with pytest.raises(BackendError, match="do not fit another one"):
             backend.put(out, rows, wanted)
@@ -403,7 +405,7 @@ def test_a_recorded_call_keeps_what_it_works_on(fake, doubling):
         ("set_tensor_address", False, r"refuses the address of x \[1, 2, 3\] in double: "),
         ("set_input_shape", False, r"refuses the shape \[1, 2, 3\] of x in double: "),
         ("set_optimization_profile_async", False, "refuses profile 0 in double: "),
-        ("infer_shapes", ["x"], "double: shapes of x are not known"),
+        ("infer_shapes", ["x"], "double: shapes of x are unknown"),
     ],
 )
 def test_no_refusal_of_tensorrt_goes_unseen(fake, doubling, monkeypatch, name, answer, message):

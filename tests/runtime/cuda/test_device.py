@@ -550,7 +550,7 @@ def test_one_thread_stays_on_one_gpu_through_pycuda(bindings, gpu):
 
     def work():
         open_device(1).close()
-        with pytest.raises(DeviceError, match="this thread uses GPU 1, expected that one: use another thread"):
+        with pytest.raises(DeviceError, match="this thread uses GPU 1, expected that GPU: use another thread"):
             open_device(0)
 
     in_a_thread(work)

@@ -135,7 +135,7 @@ def test_a_backend_without_rows_takes_one_video_a_call(tiny_bundle):
             return None
 
     executor = Executor(tiny_bundle, NoRows(), "fp32", Cells(), 2, [[2]] * 4)
-    with pytest.raises(BackendError, match="one video a call, expected no 2"):
+    with pytest.raises(BackendError, match="one video per call, not for 2"):
         executor.time_once(1, 2)
 
 

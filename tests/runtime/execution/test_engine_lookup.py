@@ -59,7 +59,7 @@ def test_what_was_built_is_found_and_read(api, folder, tiny_bundle, batch):
         ({"batch": 5}, {}, "profiles batch 1..1..1 .*needed batch 5"),
         ({"precision": "fp32"}, {}, "precision fp16, needed fp32"),
         ({}, {"compute_capability": "sm75"}, "targets sm80 and later, needed sm75"),
-        ({}, {"cuda_version": (12, 4)}, "cuda 13, the driver has 12"),
+        ({}, {"cuda_version": (12, 4)}, "cuda 13, but the driver has 12"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_command(api, folder, tiny_bundle, options, gpu, message):

@@ -81,10 +81,12 @@ def test_counts_never_leak(count, steps):
 def test_a_budget_bounds_the_videos_in_flight():
     assert slots_within(100, 10_000_000) == 10 and slots_within(99.9, 10_000_000) == 9
     for budget_mb, said in ((9, "9 MB"), (0.01, "0.01 MB"), (float("nan"), "nan MB"), (float("inf"), "inf MB")):
-        message = re.escape(f"{said} for videos in flight: expected a number from 10, what one in each stream needs")
+        message = re.escape(
+            f"{said} for videos in flight: expected a finite number from 10, the need of one video per stream"
+        )
         with pytest.raises(UsageError, match=message):
             slots_within(budget_mb, 10_000_000)
-    with pytest.raises(UsageError, match=r"expected a number from 0\.124,"):
+    with pytest.raises(UsageError, match=r"expected a finite number from 0\.124,"):
         slots_within(0.1, 123_400)
     assert slots_within(0.124, 123_400) == 1
     with pytest.raises(UsageError, match="0 slots: expected at least 1"):

@@ -244,7 +244,7 @@ def test_a_stream_goes_on_after_its_videos_ended(opened, clips, thresholds, expe
 
 
 def test_no_video_exits(opened, clips, expected, tiny_bundle):
-    """With thresholds of 1.0 nothing does: memory stays within the slots and what is read ahead, and answers are right."""
+    """With thresholds of 1.0 nothing does: memory stays within the slots and what is prefetched; answers are right."""
     session = Session.open(tiny_bundle, open_backend("onnxruntime"), (1.0, 1.0, 1.0, None))
     stream = opened((1.0, 1.0, 1.0, None), slots=3, ahead=2)
     sources = [Source(clips[n % COUNT]) for n in range(48)]
@@ -694,7 +694,7 @@ class TestDeadlines:
         sources = [Source(clip) for clip in clips[:3]]
         for source, error in stream.classify(sources, deadline_s=0.0):
             assert isinstance(error, ResourceError) and source in sources
-            assert "no checkpoint could be passed by its deadline" in str(error)
+            assert "no checkpoint was passed by its deadline" in str(error)
         assert stream.stats.ended["late"] == 3
         free_again(stream)
 
@@ -798,7 +798,7 @@ def test_a_fault_of_the_program_ends_the_stream_and_is_raised(opened, clips):
     for future in futures:
         assert isinstance(future.exception(30), SlotError)
     stream._owner.join(30)
-    with pytest.raises(UsageError, match=r"the stream is at its end \(planted\): open another one") as refusal:
+    with pytest.raises(UsageError, match=r"the stream is broken \(planted\): open another one") as refusal:
         stream.submit(Source(clips[0]))
     assert isinstance(refusal.value.__cause__, SlotError)
     assert stream.executor.backend.closed

@@ -82,7 +82,7 @@ def test_what_fails_for_a_made_clip_too_is_no_fault_of_the_video(with_av, clips)
     with Decoder() as decoder:
         with pytest.raises(DecoderFaultError, match=r"one\.mkv'.*exit code 1.*TypeError: open\(\) got an une") as fault:
             read(decoder, clips[0])
-        with pytest.raises(DecoderFaultError, match="a clip made on the spot cannot be decoded: .*TypeError"):
+        with pytest.raises(DecoderFaultError, match="a freshly made clip cannot be decoded: .*TypeError"):
             decoder.check()
     assert "run 'dynvid doctor'" in str(fault.value) and "\n" not in str(fault.value) and fault.value.exit_code == 5
 
@@ -105,7 +105,7 @@ def test_an_exception_over_one_video_is_that_videos(with_av, clips):
     with Decoder() as decoder:
         first = decoder.open(clips[0], AS_IT_IS, FRAMES)
         with pytest.raises(
-            VideoError, match=r"odd\.mkv'.*ZeroDivisionError: an odd video\. Others can be decoded here"
+            VideoError, match=r"odd\.mkv'.*ZeroDivisionError: an odd video\. Other videos can be decoded here"
         ):
             read(decoder, clips[1])
         assert (read(decoder, clips[2]) == sample_pixels()).all()
@@ -125,13 +125,13 @@ def test_a_lack_of_memory_is_the_videos(with_av, clips):
 
 def test_other_pixels_are_a_fault(monkeypatch):
     monkeypatch.setattr(decoder_module, "sample_pixels", lambda: sample_pixels() ^ 1)
-    with Decoder() as decoder, pytest.raises(DecoderFaultError, match="comes out of the decoder with other pixels"):
+    with Decoder() as decoder, pytest.raises(DecoderFaultError, match="comes out of the decoder with wrong pixels"):
         decoder.check()
 
 
 def test_a_refused_clip_is_a_fault(with_av):
     with_av("av.open = lambda file, *_, **options: real(file, *_, **options) if 'w' in _ else real('/dev/null')")
-    with Decoder() as decoder, pytest.raises(DecoderFaultError, match="a clip made on the spot is refused: video '"):
+    with Decoder() as decoder, pytest.raises(DecoderFaultError, match="a freshly made clip is refused: video '"):
         decoder.check()
 
 
@@ -193,7 +193,7 @@ def test_classify_goes_on_after_an_odd_video(bundles, clips, tmp_path, way):
     assert done.returncode == 7, done.stderr
     records = {json.loads(line)["video"]: json.loads(line) for line in done.stdout.splitlines()}
     assert [records[str(clip)]["status"] for clip in clips] == ["ok", "damaged", "ok"]
-    assert "ZeroDivisionError: an odd video. Others can be decoded here" in records[str(clips[1])]["error"]
+    assert "ZeroDivisionError: an odd video. Other videos can be decoded here" in records[str(clips[1])]["error"]
 
 
 def test_doctor_tells_of_a_decoder_that_fails(tmp_path):

@@ -55,17 +55,17 @@ def test_quoted_fields_may_hold_commas_and_line_ends(tmp_path):
     [
         ("", r"list\.csv' is empty"),
         ("\n \n", "is empty"),
-        ("video,label\n", "has a header and no rows"),
-        ("a.mp4,cat\nb.mp4,dog\n", "line 1: columns a.mp4, cat, of which one must be 'video'"),
-        ("file,label\na.mp4,cat\n", "line 1: columns file, label, of which one must be 'video'"),
+        ("video,label\n", "has a header but no rows"),
+        ("a.mp4,cat\nb.mp4,dog\n", "line 1: columns a.mp4, cat; exactly one must be 'video'"),
+        ("file,label\na.mp4,cat\n", "line 1: columns file, label; exactly one must be 'video'"),
         ("video,video\na.mp4,b.mp4\n", "line 1: .*one must be 'video'"),
         ("video,label,label\na.mp4,b,c\n", "line 1: .*at most one 'label'"),
         ("video,label\na.mp4,cat\nb.mp4\n", "line 3: 1 fields, expected 2"),
         ("video,label\na.mp4,running, fast\n", "line 2: 3 fields, expected 2"),
         ("video,label\n\na.mp4,cat\n,dog\n", "line 4: no video"),
-        ("video\na.mp4\nb.mp4\na.mp4\n", "line 4: 'a.mp4' is on line 2 already"),
-        ("video\na.mp4\n./sub/../a.mp4\n", "line 3: './sub/../a.mp4' is on line 2 already"),
-        ('video\n"a.mp4\n', r"is no CSV"),
+        ("video\na.mp4\nb.mp4\na.mp4\n", "line 4: 'a.mp4' is already on line 2"),
+        ("video\na.mp4\n./sub/../a.mp4\n", "line 3: './sub/../a.mp4' is already on line 2"),
+        ('video\n"a.mp4\n', r"is not a CSV file"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path, text, message):
@@ -78,5 +78,5 @@ def test_unreadable_lists_are_refused(tmp_path):
         read_list(tmp_path / "missing.csv")
     with pytest.raises(ListError, match="Is a directory"):
         read_list(tmp_path)
-    with pytest.raises(ListError, match="is no CSV"):
+    with pytest.raises(ListError, match="is not a CSV file"):
         read_list(written(tmp_path, "video\nä.mp4\n", "latin-1"))

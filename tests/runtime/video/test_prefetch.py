@@ -272,5 +272,5 @@ def test_what_ends_a_thread_is_not_lost(opened):
 
 @pytest.mark.parametrize(("threads", "ahead"), [(0, 1), (1, -1)])
 def test_wrong_numbers_are_refused(threads, ahead):
-    with pytest.raises(UsageError, match="expected at least 1, and at least 0"):
+    with pytest.raises(UsageError, match="expected at least 1 decoder and 0 videos"):
         Prefetcher(SMALL, 4, SAMPLES, threads, ahead)
