@@ -220,7 +220,7 @@ def test_pickled_code_never_runs(tmp_path: Path, zipped):
     marker = tmp_path / "marker"
     path = pth(tmp_path, {"state_dict": STATE, "note": Evil(marker)}, _use_new_zipfile_serialization=zipped)
     with pytest.raises(
-        UnsafeTrainingCheckpointError, match=r"would have to run code to load.*Save its state_dict"
+        UnsafeTrainingCheckpointError, match=r"would have to run code to load.*Save only its state_dict"
     ) as e:
         load_training_checkpoint(path)
     assert not marker.exists()

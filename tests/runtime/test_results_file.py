@@ -494,7 +494,7 @@ def test_the_command_stops_when_too_many_fail(classify, listed, out):
 
 def test_the_command_refuses_wrong_use(classify, listed, out):
     assert classify("--data", listed, "--retry-failed") == (
-        2, "--retry-failed needs -o OUT.jsonl, where videos failed before",
+        2, "--retry-failed needs -o OUT.jsonl, which holds the earlier failures",
     )  # fmt: skip
     assert classify("--data", listed, "--shard", "3/2")[0] == 2
     assert classify("--data", listed, "--max-failures", "1.5")[0] == 2
