@@ -350,7 +350,7 @@ def quantize(
         scores: where to keep the fp32 scores; None: beside the bundle.
         thresholds: T.json that videos leave by while ranges are measured; None: they run to the end.
         q: for the thresholds; None: the critical point.
-        max_drop: largest loss of accuracy of INT8 at any checkpoint, and of the thresholds; None: 0.01 for each.
+        max_drop: largest loss of accuracy of INT8 at any checkpoint, and of the thresholds; None: 0.005, and 0.01 for the thresholds.
         min_agreement: least share of videos with the same exit as in fp32; None: 0.975.
         threads: of onnxruntime; None: one per core.
         report: called with a line about each step.

@@ -195,7 +195,7 @@ def print_record(record: dict[str, Any], header: bool) -> bool:
         click.echo(f"Error: {record['error']}", err=True)
         return header
     if header:
-        names = ("video", "label", "conf.", "checkpoint", "GMACs", "of full", "ms", "decode ms", "notes")
+        names = ("video", "label", "conf.", "checkpoint", "GMACs", "of static", "ms", "decode ms", "notes")
         click.echo(form.format(*names))
     notes = "; ".join(record["warnings"]) or ("numeric error: NaN or infinity" if record["status"] != "ok" else "")
     confidence = "-" if record["confidence"] is None else f"{record['confidence']:.3f}"

@@ -43,5 +43,6 @@ def plan(
         ]
         for c, s in zip(result["checkpoints"], result["segments"], strict=True)
     ]
-    heads = ["checkpoint", "cell", "spans of its segment", "segment GMACs", "GMACs", "paper GMACs", "of full"]
+    heads = ["checkpoint", "cell", "spans of its segment", "segment GMACs", "GMACs", "paper GMACs", "of static"]
     print_table(heads, rows)
+    click.echo("static: the last checkpoint alone. A route to its end also pays for the heads that it passes.")

@@ -20,7 +20,9 @@ from .output import print_int8, print_sections, steps
 @click.option("-o", "--output", type=PATH, help="Folder of the new bundle.  [default: BUNDLE.int8]")
 @click.option("--save-thresholds", type=PATH, help="T.json to write, for classify --precision int8.")
 @click.option(
-    "--max-drop", type=float, help="Largest loss of accuracy (of agreement, without labels).  [default: 0.01]"
+    "--max-drop",
+    type=float,
+    help="Largest loss of accuracy (of agreement, without labels).  [default: 0.005 for INT8, 0.01 for thresholds]",
 )
 @rare("--min-agreement", type=click.FloatRange(0, 1),
               help="Least share of videos with the same exit as in fp32.  [default: 0.975]")  # fmt: skip
