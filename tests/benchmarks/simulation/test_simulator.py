@@ -136,7 +136,7 @@ def test_unusable_devices_and_shares_are_refused():
         with pytest.raises(UsageError, match="expected 3 numbers"):
             parse_shares(text, 3)
     for shares in ([0.5, 0.6], [1.5, -0.5], []):
-        with pytest.raises(UsageError, match="together 1"):
+        with pytest.raises(UsageError, match="with sum 1"):
             draw_exits(shares, 10)
     assert parse_shares("0.25,0.25,0.5", 3).tolist() == [0.25, 0.25, 0.5]
 
