@@ -115,7 +115,7 @@ def test_a_tensor_of_two_dtypes_is_refused(tiny_bundle, subgraph, port):
 
     subgraphs = tuple(map(spoil, tiny_bundle.manifest.subgraphs))
     spoilt = dataclasses.replace(tiny_bundle, manifest=dataclasses.replace(tiny_bundle.manifest, subgraphs=subgraphs))
-    with pytest.raises(CensusError, match=rf"{port}: block0 writes it in float16 and {subgraph} reads it in float32"):
+    with pytest.raises(CensusError, match=rf"{port}: block0 writes it in float16 but {subgraph} reads it in float32"):
         jobs(spoilt, "fp16")
     jobs(spoilt, "fp32")
 

@@ -200,8 +200,8 @@ def test_a_build_that_returns_nothing_gives_the_builders_first_reason(api):
 @pytest.mark.parametrize(
     ("side", "spec", "message"),
     [
-        ("inputs", TensorSpec("z", "float32", X.shape), "input z of the graph is missing, the bundle declares float32"),
-        ("inputs", TensorSpec("x", "float16", X.shape), r"input x of the graph is float32 \[-1, -1, 4, 8, 8\], the bundle declares float16"),
+        ("inputs", TensorSpec("z", "float32", X.shape), "input z of the graph is missing, but the bundle declares float32"),
+        ("inputs", TensorSpec("x", "float16", X.shape), r"input x of the graph is float32 \[-1, -1, 4, 8, 8\], but the bundle declares float16"),
         ("outputs", TensorSpec("y", "float32", ("batch", "frames", 4, 8, 9)), r"output y of the graph is .* declares float32 \[-1, -1, 4, 8, 9\]"),
         ("outputs", TensorSpec("y", "float32", ("batch", 2, 4, 8, 8)), r"declares float32 \[-1, 2, 4, 8, 8\]"),
     ],
@@ -215,7 +215,7 @@ def test_ports_that_are_not_the_declared_ones_are_refused(api, side, spec, messa
 
 def test_a_port_too_many_is_refused(api):
     ports = SimpleNamespace(inputs=(X,), outputs=())
-    with pytest.raises(CensusError, match=r"output y of the graph is float32 .*, the bundle declares missing"):
+    with pytest.raises(CensusError, match=r"output y of the graph is float32 .*, but the bundle declares missing"):
         build(api, model(), ports, "it", PROFILES)
 
 
@@ -229,7 +229,7 @@ def job(request, tiny_bundle):
 
 def test_an_fp32_graph_passed_off_as_fp16_is_refused_for_its_ports(api, tiny_bundle, job):
     other = next(j for j in jobs(tiny_bundle, "fp32", 8) if j.name == job.name)
-    with pytest.raises(CensusError, match=r"of the graph is float32 .*, the bundle declares float16"):
+    with pytest.raises(CensusError, match=r"of the graph is float32 .*, but the bundle declares float16"):
         build(api, graph_of(other, tiny_bundle, "fp32"), job, job.name, job.profiles)
 
 
