@@ -293,7 +293,7 @@ def calibrate(
     if bundle is None and (data is not None or cost == "ms"):
         raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
     if precision is not None and data is None:
-        raise UsageError(f"--precision {precision} without --data: leave it out, scores say theirs")
+        raise UsageError(f"--precision {precision} without --data: leave it out, since scores have their own precision")
     request = Request(
         q, budget, max_drop, confidence, "ms" if cost == "ms" else "gmacs", temperature, split, seed, rule
     )

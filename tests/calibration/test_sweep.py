@@ -184,7 +184,7 @@ def test_no_thresholds_within_the_drop_is_said():
     bad = np.full((2, 100, 2), 0.5, np.float32)
     bad[0, :, 0], bad[0, :, 1], bad[1, :, 0], bad[1, :, 1] = 0.9, 0.1, 0.1, 0.9
     scores = Scores(bad, np.ones(100, np.int64), np.array([1.0, 2.0]))
-    with pytest.raises(UsageError, match="no q of the sweep loses at most 0.01 on 50 calibration videos"):
+    with pytest.raises(UsageError, match="no thresholds lose at most 0.01 on 50 calibration videos"):
         calibrate(scores, costs_of(scores.macs, None, 2), Request())
 
 

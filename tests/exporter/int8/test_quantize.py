@@ -619,7 +619,7 @@ def test_thresholds_of_int8_can_be_chosen_again_and_are_for_int8_only(calibrated
         assert run(*chosen, precision).exit_code == 0
         refused = run(*chosen, other).exception
         assert isinstance(refused, StaleThresholdsError)
-        assert f"were chosen on answers in {precision}, these are in {other}" in str(refused)
+        assert f"were chosen on answers in {precision}, but these are in {other}" in str(refused)
     kept = next(
         path
         for path in (folder / "int8.scores").iterdir()
