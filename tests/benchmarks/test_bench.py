@@ -327,7 +327,7 @@ def test_clips_of_a_list_are_decoded_labelled_and_timed(tiny_bundle, tmp_path):
     assert found.decode.videos == 9 and found.decode.mean_ms > 0
     assert "9 videos of list.csv" in found.source
     path.write_text("\n".join([*rows[:-1], "9.npy,none"]))
-    with pytest.raises(ListError, match="no class"):
+    with pytest.raises(ListError, match="not classes"):
         read_clips(path, manifest, 10, lambda _: None)
     with pytest.raises(UsageError, match="2 clips: expected at least"):
         read_clips(path, manifest, 2, lambda _: None)
