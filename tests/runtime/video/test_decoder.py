@@ -197,8 +197,8 @@ def test_an_interrupted_read_leaves_no_stale_frames(decoder, clips, expected):
         os.kill(decoder.pid, signal.SIGSTOP)
         old = signal.signal(signal.SIGALRM, interrupt)
         try:
-            signal.setitimer(signal.ITIMER_REAL, PAUSE_S)
             with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, PAUSE_S)
                 source.read((0, 1))
         finally:
             signal.signal(signal.SIGALRM, old)
