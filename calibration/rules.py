@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..grid.thresholds import Rule
 from .answers import Answers
 from .frontier import PRICES, cross_fitted, frontier, last_within
 from .sweep import Costs, Point, critical_point, outcome, spend, sweep
-from .thresholds import ChosenExits, chosen_exits
+from .thresholds import ChosenExits, ThresholdVector, chosen_exits
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,12 @@ def optimal(answers: Answers, costs: Costs, asked: Asked, other: ChosenExits | N
         ):
             return None
         return chosen_exits(answers.confidences, frontier(answers, cost)[place])
-    kept = np.flatnonzero(_means(answers, costs, asked, PRICES) <= asked.budget)
-    if not len(kept) or (other is not None and losses[kept[0]] >= loss_of(answers, other, costs)):
+    coarse = _within(answers, costs, asked, PRICES)
+    if coarse is None or (other is not None and losses[coarse[0]] >= loss_of(answers, other, costs)):
         return None
-    finer = np.geomspace(PRICES[max(0, kept[0] - 1)], PRICES[kept[0]], 16)
-    place = int(np.flatnonzero(_means(answers, costs, asked, finer) <= asked.budget)[0])
-    return chosen_exits(answers.confidences, frontier(answers, cost, finer.tolist())[place])
+    finer = np.geomspace(PRICES[max(0, coarse[0] - 1)], PRICES[coarse[0]], 16).tolist()
+    _, thresholds = _within(answers, costs, asked, finer) or coarse
+    return chosen_exits(answers.confidences, thresholds)
 
 
 def candidates(answers: Answers, costs: Costs, asked: Asked) -> tuple[Rule, Iterable[ChosenExits] | None]:
@@ -98,6 +97,12 @@ def closed_exits(chosen: ChosenExits) -> list[int]:
     return [k for k, threshold in enumerate(chosen.thresholds, 1) if threshold == 1.0]
 
 
-def _means(answers: Answers, costs: Costs, asked: Asked, prices: Iterable[float]) -> NDArray[np.float64]:
-    found = frontier(answers, costs[asked.unit], tuple(prices))
-    return np.array([outcome(answers, thresholds, costs).means[asked.unit] for thresholds in found])
+def _within(
+    answers: Answers, costs: Costs, asked: Asked, prices: Sequence[float]
+) -> tuple[int, ThresholdVector] | None:
+    """Return the place of the first price whose mean cost keeps the budget, and its thresholds; None if there is none."""
+    assert asked.budget is not None
+    for place, thresholds in enumerate(frontier(answers, costs[asked.unit], prices)):
+        if outcome(answers, thresholds, costs).means[asked.unit] <= asked.budget:
+            return place, thresholds
+    return None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...grid.errors import FramesError, InputRefusedError, UsageError, VideoError
 from ...grid.preprocessing import Preprocessing, sample_frames
+from ..closing import Closing
 from .npy_header import ONE_HEADER
 
 MAX_PIXELS = 4096 * 4096
@@ -97,7 +98,7 @@ def cropped(frame: av.VideoFrame, preprocessing: Preprocessing) -> NDArray[np.ui
     return image[top : top + preprocessing.crop, left : left + preprocessing.crop].astype(np.uint8, order="C")
 
 
-class SampledFrames:
+class SampledFrames(Closing):
     """Base class of the sources; each adds ``pixels``. See ``FrameSource`` for the attributes."""
 
     def __init__(self, preprocessing: Preprocessing, num_samples: int) -> None:
@@ -153,14 +154,6 @@ class SampledFrames:
     def close(self) -> None:
         """Release the video."""
         self.closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
 
 
 class FrameArray(SampledFrames):

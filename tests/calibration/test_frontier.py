@@ -161,6 +161,19 @@ def test_a_budget_is_kept_where_it_was_chosen(budget):
     assert report["accuracy"] > other["accuracy"] - 0.01
 
 
+def test_a_budget_that_no_finer_price_keeps_takes_the_coarse_one(monkeypatch):
+    """Ascents from other starts may end at another maximum, so that a finer price need not keep what the coarse one does."""
+    import dynvid.calibration.rules as module
+
+    def costly(answers, cost, prices=PRICES):
+        found = frontier(answers, cost, prices)
+        return found if tuple(prices) == PRICES else [(1.0, 1.0, 1.0, None)] * len(prices)
+
+    monkeypatch.setattr(module, "frontier", costly)
+    report = calibrate(scores_of(4000, 7), COSTS, Request(budget=2.5, rule="optimal")).report
+    assert report["rule"] == "optimal" and report["chosen_on"]["mean_gmacs"] <= 2.5
+
+
 def test_a_promise_tests_the_frontier_of_the_family():
     found = calibrate(scores_of(20_000, 8), COSTS, Request(max_drop=0.02, confidence=0.9, rule="optimal"))
     assert found.exits.rule == "optimal" and found.report["promise"]["p_value"] <= 0.1
