@@ -66,10 +66,23 @@ def whole(source):
         return source.read(range(SAMPLES))
 
 
+def state(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def hold(pid):
+    """Stop a process, and return when it has stopped: the signal alone comes at some later time."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 20
+    while state(pid) != "T":
+        assert time.monotonic() < deadline, f"process {pid} did not stop"
+        time.sleep(0.001)
+
+
 @contextlib.contextmanager
 def stopped(pid):
     """Hold a child, so that the next request to it is certainly under way; then kill it."""
-    os.kill(pid, signal.SIGSTOP)
+    hold(pid)
     killer = threading.Timer(PAUSE_S, os.kill, (pid, signal.SIGKILL))
     killer.start()
     yield
@@ -80,10 +93,9 @@ def gone(pid):
     """Whether a process ends within five seconds; one that nobody waits for has ended too."""
     for _ in range(100):
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            if state(pid) == "Z":
+                return True
         except (FileNotFoundError, ProcessLookupError):
-            return True
-        if state == "Z":
             return True
         time.sleep(0.05)
     return False
@@ -170,12 +182,12 @@ def test_a_child_that_dies_while_a_video_is_opened_costs_that_video(decoder, cli
 
 
 def test_a_hanging_child_is_killed(clips, expected):
-    with Decoder(timeout_s=PAUSE_S) as decoder:
+    with Decoder(timeout_s=3) as decoder:
         source = decoder.open(clips[0], SMALL, SAMPLES)
         source.read((0, 1))
         pid = decoder.pid
-        os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(VideoError, match=r"clip0.mp4'.*did not answer within 0.2 s and was killed"):
+        hold(pid)
+        with pytest.raises(VideoError, match=r"clip0.mp4'.*did not answer within 3 s and was killed"):
             source.read((2, 3))
         assert gone(pid)
         np.testing.assert_array_equal(whole(decoder.open(clips[1], SMALL, SAMPLES)), expected[1])
@@ -194,13 +206,14 @@ def test_an_interrupted_read_leaves_no_stale_frames(decoder, clips, expected):
         raise KeyboardInterrupt
 
     with decoder.open(clips[0], SMALL, SAMPLES) as source:
-        os.kill(decoder.pid, signal.SIGSTOP)
+        hold(decoder.pid)
         old = signal.signal(signal.SIGALRM, interrupt)
         try:
             with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - a late process must not be interrupted outside
                 signal.setitimer(signal.ITIMER_REAL, PAUSE_S)
                 source.read((0, 1))
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, old)
         np.testing.assert_array_equal(source.read((6, 7)), expected[0][6:8])
 
