@@ -236,7 +236,7 @@ def calibrate(
     budget: float | None = None,
     max_drop: float | None = None,
     confidence: float | None = None,
-    rule: Rule = "geometric",
+    rule: Rule | None = None,
     cost: str = "macs",
     cost_table: StrPath | None = None,
     temperature: bool = False,
@@ -262,6 +262,7 @@ def calibrate(
             within 0.01.
         confidence: see ``max_drop``.
         rule: geometric (the paper's shares q^k), or optimal (each threshold optimised, where the videos carry it).
+            None: geometric with ``q``, otherwise optimal.
         cost: macs or ms: what is saved.
         cost_table: what ``time`` wrote, in the precision of the scores; None: times are measured now.
         temperature: fit one temperature a checkpoint; needs labels.
@@ -281,8 +282,8 @@ def calibrate(
         TooFewVideosError, GuaranteeError: If a promise cannot be given.
         IntegrityError, BackendError: As ``load``.
     """
-    from .calibration.calibrate import Request
     from .calibration.calibrate import calibrate as run_calibration
+    from .calibration.request import Request
     from .calibration.scores import read_scores
     from .calibration.scoring import kept_scores
     from .calibration.sweep import costs_of
@@ -361,8 +362,8 @@ def quantize(
         ProofError: If the bounds do not hold, or INT8 couples videos.
         ResourceError: If the bundle cannot be written.
     """
-    from .calibration.calibrate import Request
     from .calibration.calibrate import calibrate as run_calibration
+    from .calibration.request import Request
     from .calibration.sweep import costs_of
     from .grid.bundle import Bundle
 

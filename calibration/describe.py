@@ -58,9 +58,9 @@ def describe(report: dict[str, Any]) -> Iterator[Section]:
             f"{promise['family_videos']} videos, tested on {promise['test_videos']} others with a loss of "
             f"{promise['test_loss']:.2%}; p = {promise['p_value']:.2g})"
         )
-    if len([found for found in report["rules"].values() if found]) > 1:
+    if all(report["rules"].values()):
         yield _rules(report)
-    yield _curve(report)
+    yield _curves(report)
     if "reliability" in report:
         yield _reliability(report["reliability"])
 
@@ -92,14 +92,15 @@ def _rule_of(report: dict[str, Any]) -> str:
 
 def _rules(report: dict[str, Any]) -> Section:
     """Return what each rule chose, side by side."""
-    unit = report["cost"]
+    unit, found = report["cost"], report["rules"]
     rows = [
-        [rule, _with(found, f"mean_{unit}", ".4g"), *_quality(found), "chosen" if rule == report["rule"] else ""]
-        for rule, found in report["rules"].items()
-        if found
+        [rule, _with(one, f"mean_{unit}", ".4g"), *_quality(one), "chosen" if rule == report["rule"] else ""]
+        for rule, one in found.items()
     ]
+    saved = 1 - found["optimal"][f"mean_{unit}"] / found["geometric"][f"mean_{unit}"]
+    line = f"both rules, for the same request: optimal spends {abs(saved):.0%} {'less' if saved >= 0 else 'more'}"
     quality = "agreement" if report["accuracy"] is None else "accuracy"
-    return Section("both rules, for the same request", ["rule", f"mean {_UNITS[unit]}", quality, "drop", ""], rows)
+    return Section(line, ["rule", f"mean {_UNITS[unit]}", quality, "drop", ""], rows)
 
 
 def _quality(of: dict[str, Any]) -> list[str]:
@@ -122,23 +123,44 @@ def _of_budget(budget: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _curve(report: dict[str, Any]) -> Section:
-    in_sample, unit = report["split"]["in_sample"], report["cost"]
+class _Point(NamedTuple):
+    """One row of the curves, and whether it is printed wherever it lies."""
+
+    cost: float
+    name: str
+    figures: dict[str, Any]
+    kept: bool = False
+
+
+def _curves(report: dict[str, Any]) -> Section:
+    """Return the points of both rules that differ, from late exits to early ones."""
+    in_sample, unit, critical = report["split"]["in_sample"], report["cost"], report["critical"]
+    drop = ""
+    if critical is not None:
+        drop = f"; Q*: least cost that loses at most {critical['max_drop']:g} in sample"
     rows = []
-    for point in report["curve"]:
-        of = point["in_sample" if in_sample else "held_out"]
-        critical = report["critical"] is not None and report["critical"]["q"] == point["q"]
-        rows.append([
-            f"{point['q']:.2f}", _with(of, f"mean_{unit}", ".4g"), *_quality(of), "Q*" if critical else "",
-        ])  # fmt: skip
-    drop = (
-        ""
-        if report["critical"] is None
-        else f"; Q*: least cost that loses at most {report['critical']['max_drop']:g} in sample"
-    )
-    line = f"curve of the geometric rule{' (in sample)' if in_sample else ', held-out'}{drop}"
+    for curve in (report["curve"], report["optimal_curve"]):
+        points = []
+        for one in curve:
+            q, figures = one["q"], one["in_sample" if in_sample else "held_out"]
+            kept = q is not None and critical is not None and q == critical["q"]
+            name = "optimal" if q is None else f"q = {q:.2f}{' (Q*)' if kept else ''}"
+            points.append(_Point(figures[f"mean_{unit}"], name, figures, kept))
+        for point in _apart(sorted(points, key=lambda point: -point.cost)):
+            rows.append([point.name, _with(point.figures, f"mean_{unit}", ".4g"), *_quality(point.figures)])
+    line = f"both rules{' (in sample)' if in_sample else ', held-out'}{drop}; --json has every point"
     quality = "agreement" if report["accuracy"] is None else "accuracy"
-    return Section(line, ["q", f"mean {_UNITS[unit]}", quality, "drop", ""], rows)
+    return Section(line, ["thresholds", f"mean {_UNITS[unit]}", quality, "drop"], rows)
+
+
+def _apart(points: list[_Point]) -> Iterator[_Point]:
+    """Yield the points, descending in cost, that lie a tenth of the whole span apart, the last, and those to be kept."""
+    step = (points[0].cost - points[-1].cost) / 10
+    last = float("inf")
+    for point in points:
+        if point.kept or point.cost <= last - step or (point is points[-1] and point.cost < last):
+            last = point.cost
+            yield point
 
 
 def _reliability(reliability: dict[str, Any]) -> Section:

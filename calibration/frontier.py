@@ -1,10 +1,15 @@
 """The frontier of quality against mean cost, with each checkpoint's threshold optimised on its own.
 
-A price says how much quality is given up for the whole way from the first exit's cost to the last one's. For one price the
-thresholds maximise quality less price times cost, by coordinate ascent: with all other thresholds fixed, the best one of a
-checkpoint is found exactly, by one pass over the videos in the order of their confidence. The ascent starts from the thresholds
-of the price before, from all checkpoints closed, and from two quantiles of the confidences. Of small cases that brute force can
-solve it misses the maximum in less than 5 %, by less than a video (``tests/calibration/test_frontier.py``).
+A price says how much quality is given up for the whole way from the first exit's cost to the last one's. For one price
+the thresholds maximise quality less price times cost, by coordinate ascent: with all other thresholds fixed, the best
+one of a checkpoint is found exactly, by one pass over the videos in the order of their confidence. The ascent starts
+from the thresholds of the price before, from all checkpoints closed, and from two quantiles of the confidences. Of
+small cases that brute force can solve it misses the maximum in less than 5 %, by less than a video
+(``tests/calibration/test_frontier.py``).
+
+A single video's loss is mostly luck. So what a video loses at a checkpoint is the mean loss of the videos that are about
+as confident there (a running mean over the ranks). Without it the thresholds settle between lucky and unlucky videos,
+and lose more on others; what it gains is in docs/lab/calibration.md.
 """
 
 from __future__ import annotations
@@ -17,10 +22,12 @@ from numpy.typing import NDArray
 from .answers import Answers
 from .thresholds import RankedConfidences, ThresholdVector, exits, midway
 
-PRICES = tuple(float(price) for price in np.geomspace(0.003, 3, 24))
+PRICES = tuple(float(price) for price in np.geomspace(0.0005, 3, 32))
 """From late exits to early ones."""
 
 FOLDS = 5
+_NEIGHBOURS = 0.05  # on either side in a running mean of losses, as a share of the videos
+_MOST_NEIGHBOURS = 200
 
 Floats = NDArray[np.floating]
 
@@ -37,12 +44,31 @@ def frontier(
         quantiles: of the confidences, to start from as well.
     """
     ranked = RankedConfidences(answers.confidences)
+    losses = neighbouring_losses(answers.losses, ranked)
     starts = [np.ones(len(cost) - 1), *np.quantile(ranked.confidences[:-1], quantiles, axis=1)]
     found, last = list[ThresholdVector](), starts[0]
     for price in prices:
-        value = -answers.losses - price * _span(cost)[:, None]
+        value = -losses - price * _span(cost)[:, None]
         _, last = max((climb(ranked, value, start) for start in (last, *starts)), key=lambda one: one[0])
         found.append((*last.tolist(), None))
+    return found
+
+
+def neighbouring_losses(losses: NDArray[np.integer], ranked: RankedConfidences) -> Floats:
+    """Return the mean loss of each video's neighbours in confidence, [exits, videos]; at the last exit its own.
+
+    Args:
+        losses: of every exit and video.
+        ranked: their confidences.
+    """
+    videos = losses.shape[1]
+    reach = min(int(_NEIGHBOURS * videos), _MOST_NEIGHBOURS)
+    places = np.arange(videos)
+    first, end = np.maximum(0, places - reach), np.minimum(videos, places + reach + 1)
+    found = losses.astype(np.float64)
+    for row, order in zip(found[:-1], ranked.order, strict=False):
+        sums = np.concatenate([[0.0], np.cumsum(row[order])])
+        row[order] = (sums[end] - sums[first]) / (end - first)
     return found
 
 

@@ -1,49 +1,75 @@
-"""The curve of accuracy against mean cost, as an SVG."""
+"""The curves of accuracy against mean cost, as an SVG."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..grid.storage.files import whole_file
-from .drawing import BLUE, RED, draw
-from .sweep import Outcome, Point
+from .calibrate import Calibration
+from .drawing import BLUE, GREEN, RED, draw
+from .sweep import Point
 
 _UNITS = {"gmacs": "mean GMACs a video", "ms": "mean ms a video", "exits": "mean exit"}
 
 
-def write_curve(path: Path, points: list[Point], chosen: Outcome, unit: str) -> None:
-    """Write the curve with its 95 % intervals: held-out figures, or, hollow and named so, in-sample ones.
+def write_curve(path: Path, calibration: Calibration) -> None:
+    """Write both rules' curves with 95 % intervals: held-out figures, or, hollow and named so, in-sample ones.
+
+    The chosen thresholds are drawn as a ring.
 
     Args:
         path: of the ``.svg``.
-        points: one a q.
-        chosen: what the chosen thresholds do, drawn as a ring.
-        unit: of the cost axis.
+        calibration: what to draw.
 
     Raises:
         ResourceError: If it cannot be written.
     """
-    drawn = draw("curve", (7.6, 4.6), lambda figure: _paint(figure, points, chosen, unit))
+    drawn = draw("curve", (7.6, 4.6), lambda figure: _paint(figure, calibration))
     with whole_file(path, "plot", "give another --plot") as file:
         file.write(drawn.encode())
 
 
-def _paint(figure: Figure, points: list[Point], chosen: Outcome, unit: str) -> None:
-    axes = figure.subplots()
-    drawn = sorted(points, key=lambda point: (point.held_out or point.in_sample).means[unit])
-    outcomes = [point.held_out or point.in_sample for point in drawn]
+def _paint(figure: Figure, calibration: Calibration) -> None:
+    axes, unit, chosen = figure.subplots(), calibration.report["cost"], calibration.judged
+    _draw(axes, calibration.curve, unit, BLUE, "geometric: shares q^k")
+    _draw(axes, calibration.optimal_curve, unit, GREEN, "optimal: each threshold optimised")
+    cheapest, dearest = (calibration.curve[end] for end in (0, -1))
+    for point, offset, side in ((cheapest, (6, -10), "left"), (dearest, (0, 7), "right")):
+        at = point.held_out or point.in_sample
+        axes.annotate(
+            f"q = {point.exits.q:g}",
+            (at.means[unit], 100 * at.quality),
+            xytext=offset,
+            textcoords="offset points",
+            ha=side,
+            color=BLUE,
+        )
+    axes.plot(
+        chosen.means[unit],
+        100 * chosen.quality,
+        "o",
+        color=RED,
+        fillstyle="none",
+        markersize=10,
+        zorder=3,
+        label="chosen",
+    )
+    name = "agreement with the last checkpoint" if chosen.accuracy is None else "accuracy"
+    held_out = calibration.curve[0].held_out is not None
+    whose = f"{chosen.videos} {'held-out videos' if held_out else 'videos, in sample'}"
+    axes.set_title(f"{name}, {whose}; bars: 95 %")
+    axes.set(xlabel=_UNITS[unit], ylabel=f"{name}, %")
+    axes.legend(loc="lower right", frameon=False)
+
+
+def _draw(axes: Axes, points: list[Point], unit: str, colour: str, label: str) -> None:
+    held_out = points[0].held_out is not None
+    outcomes = sorted((point.held_out or point.in_sample for point in points), key=lambda one: one.means[unit])
     costs, heights = [one.means[unit] for one in outcomes], [100 * one.quality for one in outcomes]
     bounds = [one.accuracy_interval or one.agreement_interval for one in outcomes]
-    axes.vlines(costs, [100 * low for low, _ in bounds], [100 * high for _, high in bounds], color=BLUE, alpha=0.4)
-    held_out = drawn[0].held_out is not None
-    axes.plot(costs, heights, color=BLUE, marker="o", markersize=4, markerfacecolor=BLUE if held_out else "white")
-    axes.plot(chosen.means[unit], 100 * chosen.quality, "o", color=RED, fillstyle="none", markersize=10, zorder=3)
-    first, last = (f"q = {drawn[end].exits.q:g}" for end in (0, -1))
-    axes.annotate(first, (costs[0], 100 * bounds[0][0]), xytext=(6, 0), textcoords="offset points")
-    axes.annotate(last, (costs[-1], 100 * bounds[-1][1]), xytext=(0, 4), textcoords="offset points", ha="right")
-    name = "agreement with the last checkpoint" if outcomes[0].accuracy is None else "accuracy"
-    whose = f"{outcomes[0].videos} {'held-out videos' if held_out else 'videos, in sample'}"
-    axes.set_title(f"{name}, {whose}; bars: 95 %; ring: chosen")
-    axes.set(xlabel=_UNITS[unit], ylabel=f"{name}, %")
+    axes.vlines(costs, [100 * low for low, _ in bounds], [100 * high for _, high in bounds], color=colour, alpha=0.4)
+    fill = colour if held_out else "white"
+    axes.plot(costs, heights, color=colour, marker="o", markersize=4, markerfacecolor=fill, label=label)

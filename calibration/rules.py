@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..grid.errors import GuaranteeError, TooFewVideosError
 from ..grid.thresholds import Rule
 from .answers import Answers
 from .frontier import PRICES, cross_fitted, frontier, last_within
-from .sweep import Costs, Point, critical_point, outcome, spend, sweep
-from .thresholds import ChosenExits, ThresholdVector, chosen_exits
+from .request import Request
+from .risk import Promise, promise
+from .sweep import Costs, critical_point, outcome, sweep
+from .thresholds import ChosenExits, chosen_exits
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """What thresholds have to keep: a budget, or else a loss.
 
     Attributes:
@@ -29,80 +33,88 @@ class Asked:
     unit: str
 
 
-def geometric(answers: Answers, costs: Costs, asked: Asked, curve: list[Point]) -> ChosenExits | None:
-    """Return the thresholds of the paper's rule; None if no q of the curve keeps the loss.
+def optimised(answers: Answers, cost: NDArray[np.floating]) -> list[ChosenExits]:
+    """Return the frontier of optimised thresholds on these videos, from late exits to early ones.
 
-    Raises:
-        UsageError: If the budget cannot be kept.
+    Args:
+        answers: of the videos to choose on.
+        cost: spent when each exit answers, [exits].
     """
-    if asked.budget is not None:
-        return spend(answers, asked.budget, costs[asked.unit], asked.unit)
-    found = critical_point(curve, asked.loss, asked.unit)
-    return None if found is None else found.exits
+    return [chosen_exits(answers.confidences, thresholds) for thresholds in frontier(answers, cost)]
 
 
-def optimal(answers: Answers, costs: Costs, asked: Asked, other: ChosenExits | None) -> ChosenExits | None:
+def optimal(
+    answers: Answers, costs: Costs, asked: Asked, other: ChosenExits | None, along: list[ChosenExits]
+) -> ChosenExits | None:
     """Return thresholds optimised one by one; None where these videos cannot carry them.
 
-    The price is chosen by cross-fitting: how much is lost and spent is judged on videos that did not choose the thresholds. Going
-    from late exits to early ones, it is the last price before the loss first exceeds the bound. The videos cannot carry the rule
-    where no price keeps the bound, or where ``other`` does as well.
+    The price is chosen by cross-fitting: how much is lost and spent is judged on videos that did not choose the
+    thresholds. Going from late exits to early ones, it is the last price before the loss first exceeds the bound. The
+    videos cannot carry the rule where no price keeps the bound, or where ``other`` does as well.
 
     Args:
         answers: of the videos to choose on.
         costs: spent when each exit answers, by unit.
         asked: what to keep.
         other: what the geometric rule chose.
+        along: the frontier on these videos.
     """
     cost = costs[asked.unit]
-    losses, spent = cross_fitted(answers, cost)
     if asked.budget is None:
+        losses, spent = cross_fitted(answers, cost)
         place = last_within(losses, asked.loss)
         if place is None or (
             other is not None and spent[place] >= outcome(answers, other.thresholds, costs).means[asked.unit]
         ):
             return None
-        return chosen_exits(answers.confidences, frontier(answers, cost)[place])
-    coarse = _within(answers, costs, asked, PRICES)
-    if coarse is None or (other is not None and losses[coarse[0]] >= loss_of(answers, other, costs)):
+        return along[place]
+    within = _first_within(answers, cost, asked.budget, along)
+    if within is None:
         return None
-    finer = np.geomspace(PRICES[max(0, coarse[0] - 1)], PRICES[coarse[0]], 16).tolist()
-    _, thresholds = _within(answers, costs, asked, finer) or coarse
-    return chosen_exits(answers.confidences, thresholds)
+    prices = np.geomspace(PRICES[max(0, within - 1)], PRICES[within], 16).tolist()
+    finer = [chosen_exits(answers.confidences, thresholds) for thresholds in frontier(answers, cost, prices)]
+    place = _first_within(answers, cost, asked.budget, finer)
+    chosen, price = (along[within], PRICES[within]) if place is None else (finer[place], prices[place])
+    (loss,), _ = cross_fitted(answers, cost, (price,))
+    return None if other is not None and loss >= outcome(answers, other.thresholds, costs).loss else chosen
 
 
-def candidates(answers: Answers, costs: Costs, asked: Asked) -> tuple[Rule, Iterable[ChosenExits] | None]:
-    """Return the family of thresholds that a promise tests, from late exits to early ones, and its rule.
+def promises(
+    request: Request, family: Answers, test: Answers, costs: Costs, asked: Asked, videos: int
+) -> tuple[Promise, dict[Rule, ChosenExits | None]]:
+    """Return the promise, and what each rule would have chosen for it.
 
     Args:
-        answers: of the videos that fix the family; they also decide which rule.
+        request: with ``max_drop`` and ``confidence``.
+        family: answers of the videos that fix each rule's family of thresholds, and which rule is tested.
+        test: answers of the videos that test it.
         costs: spent when each exit answers, by unit.
         asked: what is promised.
+        videos: number of all, for the message.
+
+    Raises:
+        TooFewVideosError, GuaranteeError: If the promise cannot be given.
     """
-    if optimal(answers, costs, asked, geometric(answers, costs, asked, sweep(answers, None, costs))) is None:
-        return "geometric", None
-    closed = (*[1.0] * (len(answers.confidences) - 1), None)
-    family = [closed, *frontier(answers, costs[asked.unit])]
-    return "optimal", [chosen_exits(answers.confidences, thresholds) for thresholds in family]
+    assert request.max_drop is not None
+    assert request.confidence is not None
+    promised = partial(promise, family, test, request.max_drop, request.confidence, of_all=test.videos / videos)
+    along = optimised(family, costs[asked.unit])
+    critical = critical_point(sweep(family, None, costs), asked.loss, asked.unit)
+    carried = optimal(family, costs, asked, None if critical is None else critical.exits, along) is not None
+    closed = chosen_exits(family.confidences, (*[1.0] * (len(family.confidences) - 1), None))
+    families: dict[Rule, list[ChosenExits] | None] = {"geometric": None}
+    if carried:
+        families["optimal"] = [closed, *along]
+    rule: Rule = request.wanted if request.wanted in families else "geometric"
+    kept = promised(candidates=families.pop(rule))
+    by_rule: dict[Rule, ChosenExits | None] = {rule: kept.exits}
+    for other, candidates in families.items():
+        with suppress(TooFewVideosError, GuaranteeError):  # told beside it; it decides nothing
+            by_rule[other] = promised(candidates=candidates).exits
+    return kept, {"geometric": by_rule.get("geometric"), "optimal": by_rule.get("optimal")}
 
 
-def loss_of(answers: Answers, chosen: ChosenExits, costs: Costs) -> float:
-    """Return the loss of accuracy, or of agreement without labels, on these videos."""
-    found = outcome(answers, chosen.thresholds, costs)
-    return 1 - found.agreement if found.drop is None else found.drop
-
-
-def closed_exits(chosen: ChosenExits) -> list[int]:
-    """Return the checkpoints that no video can leave at, 1-based."""
-    return [k for k, threshold in enumerate(chosen.thresholds, 1) if threshold == 1.0]
-
-
-def _within(
-    answers: Answers, costs: Costs, asked: Asked, prices: Sequence[float]
-) -> tuple[int, ThresholdVector] | None:
-    """Return the place of the first price whose mean cost keeps the budget, and its thresholds; None if there is none."""
-    assert asked.budget is not None
-    for place, thresholds in enumerate(frontier(answers, costs[asked.unit], prices)):
-        if outcome(answers, thresholds, costs).means[asked.unit] <= asked.budget:
-            return place, thresholds
-    return None
+def _first_within(answers: Answers, cost: NDArray[np.floating], budget: float, along: list[ChosenExits]) -> int | None:
+    """Return the place of the first thresholds whose mean cost keeps the budget; None if there are none."""
+    means = [float(np.dot(chosen.counts, cost)) / answers.videos for chosen in along]
+    return next((place for place, mean in enumerate(means) if mean <= budget), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,6 +62,11 @@ class Outcome:
         """Accuracy, or agreement with the last exit without labels."""
         return self.agreement if self.accuracy is None else self.accuracy
 
+    @property
+    def loss(self) -> float:
+        """Loss of accuracy, or of agreement without labels."""
+        return 1 - self.agreement if self.drop is None else self.drop
+
     def to_json(self) -> dict[str, Any]:
         """Return the figures under the names of ``calibrate --json``."""
         fields = asdict(self)
@@ -101,34 +106,31 @@ def outcome(answers: Answers, thresholds: ThresholdVector, costs: Costs) -> Outc
 
 @dataclass(frozen=True)
 class Point:
-    """One q of the curve: thresholds, and their effect on the videos they were chosen on and on held-out ones."""
+    """Thresholds, and their effect on the videos they were chosen on and on held-out ones."""
 
     exits: ChosenExits
     in_sample: Outcome
     held_out: Outcome | None
 
-    @property
-    def loss(self) -> float:
-        """Loss of accuracy, or of agreement without labels, on the videos the thresholds were chosen on."""
-        return 1 - self.in_sample.agreement if self.in_sample.drop is None else self.in_sample.drop
-
 
 def sweep(
     chosen_on: Answers, held_out: Answers | None, costs: Costs, ratios: tuple[float, ...] = RATIOS
 ) -> list[Point]:
-    """Return the curve: one point per q."""
+    """Return the curve of the geometric rule: one point per q."""
     ranked = RankedConfidences(chosen_on.confidences)
-    points = []
-    for q in ratios:
-        chosen = ranked.choose(q)
-        points.append(
-            Point(
-                chosen,
-                outcome(chosen_on, chosen.thresholds, costs),
-                None if held_out is None else outcome(held_out, chosen.thresholds, costs),
-            )
+    return points(map(ranked.choose, ratios), chosen_on, held_out, costs)
+
+
+def points(chosen: Iterable[ChosenExits], chosen_on: Answers, held_out: Answers | None, costs: Costs) -> list[Point]:
+    """Return what each of these thresholds does on both parts of the videos."""
+    return [
+        Point(
+            one,
+            outcome(chosen_on, one.thresholds, costs),
+            None if held_out is None else outcome(held_out, one.thresholds, costs),
         )
-    return points
+        for one in chosen
+    ]
 
 
 def critical_point(points: list[Point], max_drop: float, unit: str) -> Point | None:
@@ -136,7 +138,7 @@ def critical_point(points: list[Point], max_drop: float, unit: str) -> Point | N
 
     It is in sample and without a guarantee: the paper's Q* (section 4), which was chosen by hand.
     """
-    good = [point for point in points if point.loss <= max_drop]
+    good = [point for point in points if point.in_sample.loss <= max_drop]
     return min(good, key=lambda point: (point.in_sample.means[unit], -(point.exits.q or 0)), default=None)
 
 

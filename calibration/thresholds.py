@@ -53,6 +53,11 @@ class ChosenExits:
         """``geometric`` (the paper's) or ``optimal``."""
         return "optimal" if self.q is None else "geometric"
 
+    @property
+    def closed(self) -> list[int]:
+        """The checkpoints at which no video can leave, 1-based."""
+        return [k for k, threshold in enumerate(self.thresholds, 1) if threshold == 1.0]
+
 
 def chosen_exits(confidences: NDArray[np.floating], thresholds: ThresholdVector) -> ChosenExits:
     """Return optimised ``thresholds`` with what they do on these videos, [exits, videos]."""

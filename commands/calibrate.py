@@ -21,8 +21,9 @@ from .output import print_sections, steps
 @click.option("--data", type=PATH, help="LIST of videos (CSV with the columns 'video' and, if known, 'label').")
 @rare("--scores", type=PATH, help="With --data: where to keep scores. Without: an .npz to read them from.")
 @click.option("-o", "--output", type=PATH, help="T.json to write.")
-@click.option("--rule", type=click.Choice(["geometric", "optimal"]), default="geometric", show_default=True,
-              help="geometric: the paper's shares q^k; optimal: each threshold optimised, where the videos carry it.")  # fmt: skip
+@click.option("--rule", type=click.Choice(["optimal", "geometric"]),
+              help="optimal: each threshold optimised, where the videos carry it; geometric: the paper's shares q^k.  "
+              "[default: optimal; geometric with --q]")  # fmt: skip
 @click.option("--q", type=float, help="Ratio of one exit's share to the share before.")
 @click.option("--budget", type=float, help="Mean GMACs a video, or milliseconds with --cost ms.")
 @click.option("--max-drop", type=float, help="Largest loss of accuracy (of agreement, without labels).")
@@ -42,7 +43,7 @@ from .output import print_sections, steps
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def calibrate(
     bundle: Path | None, training_checkpoint: Path | None, data: Path | None, scores: Path | None, output: Path | None,
-    rule: Rule, q: float | None, budget: float | None, max_drop: float | None, confidence: float | None, cost: str,
+    rule: Rule | None, q: float | None, budget: float | None, max_drop: float | None, confidence: float | None, cost: str,
     cost_table: Path | None, temperature: bool, split: float, seed: int, plot: Path | None, precision: Precision | None, backend: str,
     threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -64,7 +65,7 @@ def calibrate(
     if output is not None:
         result.save(output)
     if plot is not None:
-        write_curve(plot, result.curve, result.judged, result.report["cost"])
+        write_curve(plot, result)
     if as_json:
         click.echo(json.dumps(result.report))
     else:

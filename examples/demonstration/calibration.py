@@ -14,9 +14,10 @@ import numpy as np
 
 from dynvid.benchmarks.measure.timing import measure
 from dynvid.benchmarks.segment_times import read_timing
-from dynvid.calibration.calibrate import Request, calibrate, split
+from dynvid.calibration.calibrate import calibrate, split
 from dynvid.calibration.drift import compare
 from dynvid.calibration.plot import write_curve
+from dynvid.calibration.request import Request
 from dynvid.calibration.scores import Scores
 from dynvid.calibration.scoring import score_videos
 from dynvid.calibration.sweep import Costs, costs_of

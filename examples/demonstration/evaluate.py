@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dynvid.calibration.calibrate import Request, calibrate
+from dynvid.calibration.calibrate import calibrate
+from dynvid.calibration.request import Request
 from dynvid.calibration.scores import Scores, check_scores
 from dynvid.calibration.sweep import costs_of
 from dynvid.calibration.thresholds import ChosenExits, exits
@@ -109,7 +110,7 @@ def evaluate(bundle: Bundle, calibration: Path, test: Path) -> tuple[dict, Thres
     full_macs = costs.checkpoint(route.full, 1)
     session = Session.open(bundle, backend)
     found = choose(trace(session, *load_frames(bundle, calibration)), macs)
-    thresholds = Thresholds(bundle.sha256, found.thresholds, found.q)
+    thresholds = Thresholds(bundle.sha256, found.thresholds, found.q, rule=found.rule)
 
     frames, rows = load_frames(bundle, test)
     traced, shuffled = trace(session, frames, rows), trace(session, frames, rows, shuffle=True)

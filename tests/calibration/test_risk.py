@@ -5,7 +5,8 @@ import pytest
 from samples import synthetic_scores
 
 from dynvid.calibration.answers import answers_of
-from dynvid.calibration.calibrate import Request, calibrate
+from dynvid.calibration.calibrate import calibrate
+from dynvid.calibration.request import Request
 from dynvid.calibration.risk import RATIOS, log_capital, promise, videos_needed
 from dynvid.calibration.scores import Scores
 from dynvid.calibration.sweep import costs_of, outcome

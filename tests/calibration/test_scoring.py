@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dynvid.calibration.answers import answers_of
-from dynvid.calibration.calibrate import Request, calibrate
+from dynvid.calibration.calibrate import calibrate
+from dynvid.calibration.request import Request
 from dynvid.calibration.scoring import kept_scores, score_videos
 from dynvid.calibration.sweep import costs_of
 from dynvid.calibration.thresholds import exits

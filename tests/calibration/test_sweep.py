@@ -7,9 +7,11 @@ import pytest
 from samples import synthetic_scores
 
 from dynvid.calibration.answers import answers_of
-from dynvid.calibration.calibrate import Request, calibrate, split
+from dynvid.calibration.calibrate import calibrate, split
+from dynvid.calibration.frontier import PRICES
 from dynvid.calibration.interval import of_mean, of_paired_difference, of_share
 from dynvid.calibration.plot import write_curve
+from dynvid.calibration.request import Request
 from dynvid.calibration.scores import Scores
 from dynvid.calibration.sweep import RATIOS, costs_of, critical_point, outcome, spend, sweep
 from dynvid.calibration.thresholds import RankedConfidences, exits
@@ -79,8 +81,8 @@ def test_the_critical_point_is_the_cheapest_within_the_drop():
     points = sweep(answers_of(SCORES), None, COSTS)
     found = critical_point(points, 0.01, "gmacs")
     for point in points:
-        assert point.loss > 0.01 or point.in_sample.means["gmacs"] >= found.in_sample.means["gmacs"]
-    assert found.loss <= 0.01
+        assert point.in_sample.loss > 0.01 or point.in_sample.means["gmacs"] >= found.in_sample.means["gmacs"]
+    assert found.in_sample.loss <= 0.01
     assert critical_point(points, -1.0, "gmacs") is None
 
 
@@ -185,26 +187,27 @@ def test_no_thresholds_within_the_drop_is_said():
     bad[0, :, 0], bad[0, :, 1], bad[1, :, 0], bad[1, :, 1] = 0.9, 0.1, 0.1, 0.9
     scores = Scores(bad, np.ones(100, np.int64), np.array([1.0, 2.0]))
     with pytest.raises(UsageError, match="no thresholds lose at most 0.01 on 50 calibration videos"):
-        calibrate(scores, costs_of(scores.macs, None, 2), Request())
+        calibrate(scores, costs_of(scores.macs, None, 2), Request(rule="geometric"))
+    found = calibrate(scores, costs_of(scores.macs, None, 2), Request())
+    assert found.exits.closed == [1] and found.report["rules"]["geometric"] is None
+    assert any("no video leaves before the last checkpoint" in line for line in found.report["warnings"])
 
 
-def test_the_plot_has_a_point_and_a_bar_a_ratio(tmp_path):
+def test_the_plot_has_a_point_and_a_bar_for_all_thresholds_of_both_rules(tmp_path):
     for share, whose in ((0.5, "held-out"), (1.0, "in sample")):
         found = calibrate(SCORES, COSTS, Request(q=0.8, share=share))
-        write_curve(tmp_path / "c.svg", found.curve, found.judged, "gmacs")
+        write_curve(tmp_path / "c.svg", found)
         text = (tmp_path / "c.svg").read_text()
         assert whose in text and "nan" not in text and ">q = 0.05<" in text and ">q = 1.95<" in text
         root = ElementTree.fromstring(text)
         groups = {group.get("id", ""): list(group.iter()) for group in root.iter(f"{SVG}g")}
-        assert [one.tag for one in groups["LineCollection_1"]].count(f"{SVG}path") == 39
-        marks = max(
-            ([one for one in found if one.tag == f"{SVG}use"] for name, found in groups.items() if "line2d" in name),
-            key=len,
-        )
         _, _, wide, high = map(float, root.get("viewBox").split())
-        assert len(marks) == 39
-        assert all(0 < float(one.get("x")) < wide and 0 < float(one.get("y")) < high for one in marks)
-        write_curve(tmp_path / "again.svg", found.curve, found.judged, "gmacs")
+        uses = {name: [one for one in found if one.tag == f"{SVG}use"] for name, found in groups.items()}
+        for number, points in (("1", 39), ("2", len(PRICES))):
+            assert [one.tag for one in groups[f"LineCollection_{number}"]].count(f"{SVG}path") == points
+            marks = next(one for name, one in uses.items() if "line2d" in name and len(one) == points)
+            assert all(0 < float(one.get("x")) < wide and 0 < float(one.get("y")) < high for one in marks)
+        write_curve(tmp_path / "again.svg", found)
         assert (tmp_path / "again.svg").read_text() == text
     with pytest.raises(ResourceError, match="give another --plot"):
-        write_curve(tmp_path / "c.svg" / "c.svg", found.curve, found.judged, "gmacs")
+        write_curve(tmp_path / "c.svg" / "c.svg", found)

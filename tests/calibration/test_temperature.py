@@ -3,7 +3,8 @@ import pytest
 from samples import synthetic_scores
 
 from dynvid.calibration.answers import answers_of
-from dynvid.calibration.calibrate import Request, calibrate
+from dynvid.calibration.calibrate import calibrate
+from dynvid.calibration.request import Request
 from dynvid.calibration.scores import Scores
 from dynvid.calibration.sweep import costs_of
 from dynvid.calibration.temperature import fit_temperatures, reliability

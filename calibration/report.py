@@ -1,0 +1,112 @@
+"""Parts of the report that ``calibrate --json`` prints."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from .answers import Answers
+from .interval import of_mean
+from .request import DROP, Request
+from .scores import Scores
+from .sweep import Costs, Point, outcome, spend
+from .thresholds import ChosenExits, exits
+
+_FEW = 5  # videos that may be lost, below which the loss on other videos was seen to exceed the bound on average
+
+
+def budget_kept(
+    request: Request, chosen_on: Answers, held_out: Answers | None, chosen: ChosenExits, costs: Costs
+) -> dict[str, Any]:
+    """Return the budget, whether the held-out videos keep it, and what the same share of MACs would have spent."""
+    assert request.budget is not None
+    cost, unit = costs[request.unit], request.unit
+    found: dict[str, Any] = {"asked": request.budget, "unit": unit, "interval": None, "kept": None}
+    judged = chosen_on if held_out is None else held_out
+    if held_out is not None:
+        low, high = of_mean(cost[exits(held_out.confidences, chosen.thresholds)], chosen_on.videos)
+        found |= {"interval": [low, high], "kept": bool(low <= request.budget)}
+    if unit == "ms" and "gmacs" in costs:
+        share = request.budget / cost[-1] * costs["gmacs"][-1]
+        if share >= costs["gmacs"][0]:
+            other = spend(chosen_on, float(share), costs["gmacs"], "gmacs")
+            ms = outcome(judged, other.thresholds, costs).means["ms"]
+            found["same_share_of_gmacs"] = {"gmacs": float(share), "q": other.q, "mean_ms": ms}
+    return found
+
+
+def reference_of(scores: Scores) -> str:
+    """Return what accuracy and agreement are compared with."""
+    precision = scores.belongs_to.get("precision")
+    if precision in ("int8", "int8-bf16"):
+        return "last checkpoint of the bundle's INT8 set"
+    return "last checkpoint of the proved fp32 bundle" if scores.belongs_to else "last exit of the scores"
+
+
+def choice_of(chosen: ChosenExits | None, judged: Answers, costs: Costs) -> dict[str, Any] | None:
+    """Return what a rule chose and what it does; None if it chose nothing."""
+    if chosen is None:
+        return None
+    found = outcome(judged, chosen.thresholds, costs).to_json()
+    return {"q": chosen.q, "thresholds": list(chosen.thresholds), **found}
+
+
+def warnings_of(
+    scores: Scores, chosen: ChosenExits, in_sample: bool, spent: dict[str, Any] | None, request: Request
+) -> list[str]:
+    """Return what the user should know, a sentence each."""
+    warnings = []
+    if chosen.rule != request.wanted:
+        warnings.append(
+            f"thresholds optimised one by one would do no better, by cross-fitting on the {sum(chosen.counts)} "
+            "calibration videos: the geometric rule chose. More videos may save more"
+        )
+    if len(chosen.closed) == len(chosen.thresholds) - 1 > 0:
+        warnings.append("no video leaves before the last checkpoint: earlier answers would lose more than asked for")
+    if request.q is None and request.budget is None and request.confidence is None:
+        allowed, number = (request.max_drop or DROP) * sum(chosen.counts), sum(chosen.counts)
+        if allowed < _FEW:
+            warnings.append(
+                f"a loss of {request.max_drop or DROP:g} is only {allowed:.2g} of {number} calibration videos, so chance "
+                "decides: other videos may lose more. Give more videos, or --confidence"
+            )
+    total = scores.probabilities.shape[1]
+    if scores.failed:
+        warnings.append(f"{len(scores.failed)} of {total + len(scores.failed)} videos gave no answer and were left out")
+    if not scores.videos:
+        rows = np.ascontiguousarray(scores.probabilities.transpose(1, 0, 2)).reshape(total, -1)
+        twice = total - len({hashlib.sha256(row.tobytes()).digest() for row in rows})
+        if twice:
+            warnings.append(
+                f"{twice} videos have exactly the scores of another: duplicates count double and may cross the split"
+            )
+    if in_sample:
+        warnings.append("no evaluation videos: all figures are in sample, on the videos the thresholds were chosen on")
+    quotas, number = chosen.quotas or chosen.counts, sum(chosen.counts)
+    off = [abs(c - quota) for c, quota in zip(chosen.counts[:-1], quotas[:-1], strict=True)]
+    if off and max(off) > max(1, 0.005 * number):
+        k = int(np.argmax(off))
+        warnings.append(
+            f"confidences tie: checkpoint {k + 1} answers {chosen.counts[k] / number:.1%} of the calibration videos, "
+            f"but q asks for {quotas[k] / number:.1%}"
+        )
+    if spent is not None and spent["kept"] is False:
+        warnings.append(
+            f"the evaluation videos cost more than the budget of {spent['asked']:g} {spent['unit']} by more than "
+            f"chance explains (95 % interval {spent['interval'][0]:.4g} to {spent['interval'][1]:.4g}): they differ "
+            "from the calibration videos"
+        )
+    return warnings
+
+
+def row_of(point: Point) -> dict[str, Any]:
+    """Return one point of a curve."""
+    held_out = None if point.held_out is None else point.held_out.to_json()
+    return {
+        "q": point.exits.q,
+        "thresholds": list(point.exits.thresholds),
+        "in_sample": point.in_sample.to_json(),
+        "held_out": held_out,
+    }
