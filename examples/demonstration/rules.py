@@ -21,10 +21,8 @@ from dynvid.calibration.interval import of_mean
 from dynvid.calibration.request import Request
 from dynvid.calibration.scores import Scores, read_scores
 from dynvid.calibration.sweep import costs_of, outcome
-from dynvid.grid.thresholds import Rule
 
 DROPS = (0.005, 0.01, 0.02)
-RULES: tuple[Rule, ...] = ("geometric", "optimal")
 HEAD = "| videos | drop asked | geometric: drop, mean GMACs | optimal: drop, mean GMACs | saved | left to geometric |"
 
 
@@ -62,16 +60,17 @@ def taken(scores: Scores, videos: np.ndarray) -> Scores:
 
 def compared(scores: Scores, videos: int, drop: float, splits: int) -> str:
     answers, costs = answers_of(scores), costs_of(scores.macs, None, len(scores.probabilities))
-    found = np.zeros((len(RULES), 2, splits))
+    found = np.zeros((2, 2, splits))  # [rule, drop and GMACs, split]
     left = 0
     for seed in range(splits):
         order = np.random.default_rng(seed).permutation(answers.videos)
         part, judged = taken(scores, order[:videos]), answers.take(order[videos:])
-        for row, rule in enumerate(RULES):
-            chosen = calibrate(part, costs, Request(max_drop=drop, share=1.0, rule=rule)).exits
-            seen = outcome(judged, chosen.thresholds, costs)
+        report = calibrate(part, costs, Request(max_drop=drop, share=1.0)).report
+        chosen = report["rules"]["geometric"]["thresholds"], report["thresholds"]
+        for row, thresholds in enumerate(chosen):
+            seen = outcome(judged, tuple(thresholds), costs)
             found[row, :, seed] = seen.drop, seen.means["gmacs"]
-            left += chosen.rule != rule
+        left += report["rule"] == "geometric"
     cells = [f"{interval(100 * drops, '.2f')} %, {interval(gmacs, '.4f')}" for drops, gmacs in found]
     saved = 1 - found[1, 1].mean() / found[0, 1].mean()
     return f"| {videos} | {drop:.1%} | {cells[0]} | {cells[1]} | {saved:.0%} | {left} of {splits} |"
