@@ -16,7 +16,9 @@ from .frontier import PRICES, cross_fitted, frontier, last_within
 from .request import Request
 from .risk import Promise, promise
 from .sweep import Costs, critical_point, outcome, sweep
-from .thresholds import ChosenExits, chosen_exits
+from .thresholds import ChosenExits, chosen_exits, exits, midway
+
+_LATER_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class Asked(NamedTuple):
@@ -101,10 +103,9 @@ def promises(
     along = optimised(family, costs[asked.unit])
     critical = critical_point(sweep(family, None, costs), asked.loss, asked.unit)
     carried = optimal(family, costs, asked, None if critical is None else critical.exits, along) is not None
-    closed = chosen_exits(family.confidences, (*[1.0] * (len(family.confidences) - 1), None))
     families: dict[Rule, list[ChosenExits] | None] = {"geometric": None}
     if carried:
-        families["optimal"] = [closed, *along]
+        families["optimal"] = [*later_exits(family.confidences, along[0]), *along]
     rule: Rule = request.wanted if request.wanted in families else "geometric"
     kept = promised(candidates=families.pop(rule))
     by_rule: dict[Rule, ChosenExits | None] = {rule: kept.exits}
@@ -112,6 +113,21 @@ def promises(
         with suppress(TooFewVideosError, GuaranteeError):  # told beside it; it decides nothing
             by_rule[other] = promised(candidates=candidates).exits
     return kept, {"geometric": by_rule.get("geometric"), "optimal": by_rule.get("optimal")}
+
+
+def later_exits(confidences: NDArray[np.floating], first: ChosenExits) -> list[ChosenExits]:
+    """Return thresholds from no early exit at all to nearly ``first``: at each checkpoint its most confident part leaves.
+
+    Args:
+        confidences: of the videos to choose on, [exits, videos].
+        first: the latest exits of the frontier.
+    """
+    exit_of = exits(confidences, first.thresholds)
+    leaving = [np.sort(row[exit_of == k].astype(np.float64))[::-1] for k, row in enumerate(confidences[:-1])]
+    return [
+        chosen_exits(confidences, (*[midway(ranked, int(share * len(ranked))) for ranked in leaving], None))
+        for share in _LATER_SHARES
+    ]
 
 
 def _first_within(answers: Answers, cost: NDArray[np.floating], budget: float, along: list[ChosenExits]) -> int | None:

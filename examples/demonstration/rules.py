@@ -1,10 +1,11 @@
 """Both rules of ``calibrate`` on scores, over many random splits.
 
-``rules.py SCORES.npz [--splits N] [--videos N ...] [--harder LIST]``. For each number of videos and each drop of
+``rules.py SCORES.npz [--splits N] [--videos N ...] [--confidence C] [--harder LIST]``. For each number of videos and each drop of
 accuracy: thresholds are chosen on so many videos, with none held out, and judged on all others; with ``--harder`` on
 the harder half of the others alone (``make_clips.py`` writes the difficulty into its LIST), chosen on the harder half
 as well. Printed as Markdown: the mean over the splits of the measured drop and of the mean GMACs with 95 % intervals of
-these means, what ``optimal`` saves, and how often it left the choice to the geometric rule.
+these means, what ``optimal`` saves, and how often it left the choice to the geometric rule. With ``--confidence`` the
+drop is promised; how often the measured drop is beyond it is counted, over the splits in which a promise can be given.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from dynvid.calibration.interval import of_mean
 from dynvid.calibration.request import Request
 from dynvid.calibration.scores import Scores, read_scores
 from dynvid.calibration.sweep import costs_of, outcome
+from dynvid.grid.errors import GuaranteeError, TooFewVideosError
 
 DROPS = (0.005, 0.01, 0.02)
 HEAD = "| videos | drop asked | geometric: drop, mean GMACs | optimal: drop, mean GMACs | saved | left to geometric |"
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("scores", type=Path)
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--videos", type=int, nargs="*", help="[default: half of them]")
+    parser.add_argument("--confidence", type=float, help="promise the drop")
     parser.add_argument("--harder", type=Path, metavar="LIST")
     arguments = parser.parse_args()
     scores = read_scores(arguments.scores)
@@ -39,7 +42,8 @@ def main() -> None:
     print(f"{HEAD}\n|{'---|' * 6}")
     for videos in arguments.videos or [scores.probabilities.shape[1] // 2]:
         for drop in DROPS:
-            print(compared(scores, videos, drop, arguments.splits), flush=True)
+            request = Request(max_drop=drop, confidence=arguments.confidence, share=1.0)
+            print(compared(scores, videos, request, arguments.splits), flush=True)
 
 
 def harder_half(scores: Scores, listing: Path) -> Scores:
@@ -58,22 +62,29 @@ def taken(scores: Scores, videos: np.ndarray) -> Scores:
     )
 
 
-def compared(scores: Scores, videos: int, drop: float, splits: int) -> str:
+def compared(scores: Scores, videos: int, request: Request, splits: int) -> str:
     answers, costs = answers_of(scores), costs_of(scores.macs, None, len(scores.probabilities))
-    found = np.zeros((2, 2, splits))  # [rule, drop and GMACs, split]
-    left = 0
+    found, left = [], 0  # found: [split, rule, drop and GMACs]
     for seed in range(splits):
         order = np.random.default_rng(seed).permutation(answers.videos)
         part, judged = taken(scores, order[:videos]), answers.take(order[videos:])
-        report = calibrate(part, costs, Request(max_drop=drop, share=1.0)).report
+        try:
+            report = calibrate(part, costs, request).report
+        except (TooFewVideosError, GuaranteeError):
+            continue
+        if report["rules"]["geometric"] is None:
+            continue
         chosen = report["rules"]["geometric"]["thresholds"], report["thresholds"]
-        for row, thresholds in enumerate(chosen):
-            seen = outcome(judged, tuple(thresholds), costs)
-            found[row, :, seed] = seen.drop, seen.means["gmacs"]
+        seen = [outcome(judged, tuple(thresholds), costs) for thresholds in chosen]
+        found.append([(one.drop, one.means["gmacs"]) for one in seen])
         left += report["rule"] == "geometric"
-    cells = [f"{interval(100 * drops, '.2f')} %, {interval(gmacs, '.4f')}" for drops, gmacs in found]
-    saved = 1 - found[1, 1].mean() / found[0, 1].mean()
-    return f"| {videos} | {drop:.1%} | {cells[0]} | {cells[1]} | {saved:.0%} | {left} of {splits} |"
+    by_rule = np.array(found).transpose(1, 2, 0)
+    cells = []
+    for drops, gmacs in by_rule:
+        beyond = "" if request.confidence is None else f" beyond it {(drops > request.max_drop).sum()} times,"
+        cells.append(f"{interval(100 * drops, '.2f')} %,{beyond} {interval(gmacs, '.4f')}")
+    saved = 1 - by_rule[1, 1].mean() / by_rule[0, 1].mean()
+    return f"| {videos} | {request.max_drop:.1%} | {cells[0]} | {cells[1]} | {saved:.0%} | {left} of {len(found)} |"
 
 
 def interval(values: np.ndarray, form: str) -> str:

@@ -11,9 +11,10 @@ from dynvid.calibration.calibrate import calibrate
 from dynvid.calibration.describe import describe
 from dynvid.calibration.frontier import PRICES, climb, cross_fitted, frontier, last_within, neighbouring_losses
 from dynvid.calibration.request import Request
+from dynvid.calibration.rules import later_exits
 from dynvid.calibration.scores import Scores
 from dynvid.calibration.sweep import outcome
-from dynvid.calibration.thresholds import RankedConfidences, exits
+from dynvid.calibration.thresholds import RankedConfidences, chosen_exits, exits
 from dynvid.grid.errors import GuaranteeError, UsageError
 
 COST = np.array([1.0, 2.0, 3.5, 6.0])
@@ -197,6 +198,16 @@ def test_a_budget_that_no_finer_price_keeps_takes_the_coarse_one(monkeypatch):
     monkeypatch.setattr(module, "frontier", costly)
     report = calibrate(scores_of(4000, 7), COSTS, Request(budget=1.5, rule="optimal")).report
     assert report["rule"] == "optimal" and report["chosen_on"]["mean_gmacs"] <= 1.5
+
+
+def test_before_the_frontier_lie_later_exits():
+    answers = drawn(2000, 12)
+    first = chosen_exits(answers.confidences, frontier(answers, COST)[0])
+    found = later_exits(answers.confidences, first)
+    assert found[0].closed == [1, 2, 3] and found[0].counts[-1] == 2000
+    means = [outcome(answers, one.thresholds, {"gmacs": COST}).means["gmacs"] for one in [*found, first]]
+    assert means == sorted(means, reverse=True)
+    assert max(np.diff(means[::-1])) < 0.15 * (means[0] - means[-1])  # no wide step for a test to stumble over
 
 
 def test_a_promise_tests_the_frontier_of_the_family():
