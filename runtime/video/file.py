@@ -27,7 +27,7 @@ from .frames import (
     normalise,
     regular_file,
 )
-from .packet_index import Packet, index_packets
+from .packet_index import Key, Packet, index_packets
 
 __all__ = ["FrameArray", "FrameSource", "VideoFile", "normalise"]
 
@@ -37,6 +37,10 @@ _CONTAINERS = "mov,mp4,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg,ivf"
 _READ_ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _FORWARD_FRAMES = 3  # decode ahead to a keyframe this near instead of seeking, which restarts the decoder
 _FAULTS = (av.FFmpegError, MemoryError, UnicodeError)  # what PyAV raises on a bad file
+
+
+class _MiscountError(Exception):
+    """The packets told another number of frames than the decoder returns."""
 
 
 class VideoFile(SampledFrames):
@@ -57,7 +61,8 @@ class VideoFile(SampledFrames):
         started = time.perf_counter()
         self._name, self._path = f"video '{path}'", regular_file(path)
         self._times: list[int] = []  # pts of the frames, in order; empty if frames are counted
-        self._keys: list[tuple[int, int]] = []  # pts and dts of the keyframes, in order; empty: no seeking
+        self._keys: list[Key] = []  # in order of pts; empty: no seeking
+        self._trusted = False  # whether the number of frames is certain
         self._images: dict[int, NDArray[np.uint8]] = {}  # by frame number: [crop, crop, 3]
         self._passed: dict[int, av.VideoFrame] = {}  # by frame number: wanted and decoded, but not yet requested
         self._wanted_times: frozenset[int] = frozenset()  # pts; if not empty, other frames may be skipped
@@ -66,7 +71,7 @@ class VideoFile(SampledFrames):
         try:
             self._open()
             self._index()
-            if not self._times:
+            if not self.frames_total:
                 self._count()
             if not self._keys:
                 self._restart()
@@ -89,6 +94,13 @@ class VideoFile(SampledFrames):
             VideoError: If a wanted frame cannot be decoded.
         """
         self.check(samples)
+        try:
+            return self._sampled_pixels(samples)
+        except _MiscountError:
+            self._recount()
+            return self._sampled_pixels(samples)
+
+    def _sampled_pixels(self, samples: Sequence[int]) -> NDArray[np.uint8]:
         indices = [self._indices[sample] for sample in samples]
         try:
             for index in sorted(set(indices) - self._images.keys()):
@@ -123,6 +135,7 @@ class VideoFile(SampledFrames):
         if context is None:
             raise VideoError(f"{self._name} has a video stream of an unknown codec. Convert it, e.g. to H.264.")
         self._check_size(context.height, context.width)
+        self._fields = self._container.format.name == "mpegts" and context.codec.canonical_name in ("h264", "hevc")
         context.thread_type, context.thread_count = "NONE", 1
         context.options = {"max_pixels": str(MAX_PIXELS)}
 
@@ -147,12 +160,14 @@ class VideoFile(SampledFrames):
         self._check_count(index.count)
         if index.lost:
             self.doubt(index.lost)
-        self._times, self._keys, self.frames_total = index.times, index.keys, len(index.times)
+        self._times, self._keys, self.frames_total = index.times, index.keys, index.frames
+        self._trusted = bool(index.times) and self._container.format.name != "mpegts"
         self._cursor = self.frames_total  # at the end: the first read seeks
 
     def _count(self) -> None:
-        """Count the frames by decoding them all."""
+        """Count the frames by decoding them all, whatever the packets say."""
         self._restart()
+        self._times, self._trusted, self.frames_total = [], True, 0
         try:
             for frame in self._output:
                 self._look_at(frame)
@@ -160,6 +175,17 @@ class VideoFile(SampledFrames):
                 self._check_count(self.frames_total)
         except av.InvalidDataError as fault:
             self.doubt(f"corrupt: decoding breaks off after {self.frames_total} frames ({fault.strerror})")
+
+    def _recount(self) -> None:
+        """Take the decoder's number of frames where the packets were wrong, and sample anew."""
+        told = self.frames_total
+        self._count()
+        if self.frames_total != told:
+            self.doubt(f"corrupt: {self.frames_total} of {told} frames can be decoded")
+        self._passed.clear()
+        self._restart()
+        self._indices = self.sampled()
+        self._wanted = frozenset(self._indices)
 
     # How a frame is reached
 
@@ -180,34 +206,44 @@ class VideoFile(SampledFrames):
         self._cursor, self._sought = -1, False
         self._output = self._decode(self._demux(self._stream))
 
-    def _seek(self, pts: int, dts: int) -> bool:
-        """Go to the keyframe with these times or to an earlier one; return whether one was found."""
-        for time_wanted in (pts, dts):  # containers differ in which one they search by
-            self._container.seek(time_wanted, stream=self._stream)
-            packets = self._demux(self._stream)
-            first = next(packets, None)
-            if first is not None and first.is_keyframe and first.pts is not None and first.pts <= pts:
-                self._cursor, self._sought = bisect_left(self._times, first.pts) - 1, True
-                self._output = self._decode(itertools.chain([first], packets))
-                return True
-        return False
+    def _seek(self, key: Key) -> bool:
+        """Go to this keyframe or to an earlier one; return whether one was found."""
+        if self._container.format.name == "mpegts":  # it has no index: a search by time may end anywhere
+            return key.position is not None and self._arrives(key, key.position, unsupported_byte_offset=True)
+        # containers differ in which time they search by
+        return any(self._arrives(key, offset, stream=self._stream) for offset in (key.pts, key.dts))
+
+    def _arrives(self, key: Key, offset: int, **how: Any) -> bool:
+        """Seek in the container; return whether it is now at this keyframe or at an earlier one."""
+        self._container.seek(offset, **how)
+        packets = self._demux(self._stream)
+        first = next(packets, None)
+        if first is None or not first.is_keyframe or first.pts is None or first.pts > key.pts:
+            return False
+        self._cursor, self._sought = bisect_left(self._times, first.pts) - 1, True
+        self._output = self._decode(itertools.chain([first], packets))
+        return True
 
     def _fetch(self, index: int) -> None:
         """Add frame number ``index`` to the passed frames."""
         if self._keys:
             key = bisect_right(self._keys, (self._times[index], math.inf)) - 1
-            start = bisect_left(self._times, self._keys[key][0]) if key >= 0 else 0
+            start = bisect_left(self._times, self._keys[key].pts) if key >= 0 else 0
             near = self._cursor < index and start <= self._cursor + _FORWARD_FRAMES
-            if not near and not (key >= 0 and self._seek(*self._keys[key])):
+            if not near and not (key >= 0 and self._seek(self._keys[key])):
                 self._restart()
         try:
             self._advance(index)
         except av.FFmpegError:
+            if not self._keys and not self._trusted:
+                raise _MiscountError from None
             if not self._keys:
                 raise
         if index in self._passed:
             return
         if not self._keys:
+            if not self._trusted:
+                raise _MiscountError
             raise VideoError(f"{self._name}: the decoder does not return frame {index}. Repair the file.")
         self._restart()
         self._fetch(index)
@@ -239,6 +275,8 @@ class VideoFile(SampledFrames):
     # Doubts and refusals
 
     def _look_at(self, frame: av.VideoFrame) -> None:
+        if self._fields and not self._trusted and frame.interlaced_frame:
+            raise _MiscountError  # a packet may be half a frame
         if frame.is_corrupt:
             self.doubt("corrupt: the decoder had to conceal parts of frames")
 

@@ -7,17 +7,20 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import av
 import av.container
+from av.bitstream import BitStreamFilterContext
 
 Packet: TypeAlias = "av.Packet[av.stream.Stream]"
 
-# In these, one packet is one shown frame with a true pts. Everything else is decoded once, to count frames.
-_INDEXED_CONTAINERS = frozenset({"mov", "matroska", "avi"})
-_INDEXED_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg", "ffv1", "prores"})
-_INDEXED_IN_AVI = frozenset({"mpeg4", "mjpeg", "ffv1"})  # AVI has no pts, so those of H.264 are made up
+# In these, one packet is one shown frame with a true pts.
+_INDEXED_CONTAINERS = frozenset({"mov", "matroska", "avi", "mpegts", "flv"})
+_INDEXED_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg", "ffv1", "prores", "gif"})
+# AVI has no pts, so those of H.264 are made up; its frames are counted, but read in order.
+_INDEXED_IN = {"avi": frozenset({"mpeg4", "mjpeg", "ffv1"}), "mpegts": frozenset({"h264", "hevc", "mpeg2video"})}
+_COUNTED_IN_AVI = frozenset({"h264", "mpeg4"})
 _PLACEHOLDER_BYTES = 20  # a packed AVI puts two frames into one packet, followed by a packet this small
 _REORDERED_FRAMES = 16  # if a file breaks off, this many of the last frames may have gaps
 _DEFAULT_RATE = Fraction(25)  # frames per second, for a one-frame video that does not say
@@ -25,20 +28,30 @@ _DEFAULT_RATE = Fraction(25)  # frames per second, for a one-frame video that do
 _DURATION = re.compile(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d{1,9})?)")  # a stream's tag in Matroska
 
 
+class Key(NamedTuple):
+    """A keyframe: its times, and where its packet begins in the file, bytes; None if unknown."""
+
+    pts: int
+    dts: int
+    position: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class PacketIndex:
     """The packets of one video stream.
 
     Attributes:
-        count: number of packets; each is one frame if ``times`` is not empty.
-        times: pts of the shown frames, in order; empty if packets and frames may not correspond.
-        keys: pts and dts of the keyframes, in order of pts.
+        count: number of packets.
+        frames: number of shown frames; 0 if the packets do not tell.
+        times: pts of the shown frames, in order; empty if they are unknown.
+        keys: the keyframes, in order of pts.
         lost: what the file declares but does not hold, in words; empty if nothing is missing.
     """
 
     count: int
+    frames: int
     times: list[int]
-    keys: list[tuple[int, int]]
+    keys: list[Key]
     lost: str
 
 
@@ -53,11 +66,12 @@ def index_packets(
     Reading stops after ``max_frames + 1`` packets of the stream.
     """
     kind, codec = container.format.name.split(",")[0], stream.codec_context.codec.canonical_name
-    exact = kind in _INDEXED_CONTAINERS and codec in (_INDEXED_IN_AVI if kind == "avi" else _INDEXED_CODECS)
+    exact = kind in _INDEXED_CONTAINERS and codec in _INDEXED_IN.get(kind, _INDEXED_CODECS)
+    counter = _AviFrames(stream, codec) if kind == "avi" and codec in _COUNTED_IN_AVI else None
     # In MP4 the index omits what an edit list cuts off. For AVI, libavformat makes up an index if it is lost.
     declared = {"mov": len(stream.index_entries), "avi": stream.frames}.get(kind, 0)
     times: list[int] = []
-    keys: list[tuple[int, int]] = []
+    keys: list[Key] = []
     others_end: dict[int, int] = {}  # by stream
     count = 0
     for packet in packets:
@@ -71,9 +85,11 @@ def index_packets(
         exact &= pts is not None and (kind != "avi" or packet.size > _PLACEHOLDER_BYTES)
         if pts is not None:
             if packet.is_keyframe:
-                keys.append((pts, pts if packet.dts is None else packet.dts))
+                keys.append(Key(pts, pts if packet.dts is None else packet.dts, packet.pos))
             if not packet.is_discard:  # an edit list may have frames decoded but not shown
                 times.append(pts)
+        if counter is not None:
+            counter.add(packet)
         if count > max_frames:
             break
     times.sort()
@@ -88,7 +104,31 @@ def index_packets(
         lost = _lost(container, stream, times, others_end)
     if not exact or any(before == after for before, after in itertools.pairwise(times)):
         times, keys = [], []
-    return PacketIndex(count, times, keys, lost)
+    frames = len(times) or (0 if counter is None else counter.total())
+    return PacketIndex(count, frames, times, keys, lost)
+
+
+class _AviFrames:
+    """Counts the frames of an AVI. Packets that hold two frames are taken apart by FFmpeg's filter for them."""
+
+    def __init__(self, stream: av.VideoStream, codec: str) -> None:
+        self._filter = BitStreamFilterContext("mpeg4_unpack_bframes", stream) if codec == "mpeg4" else None
+        self._frames, self._certain = 0, True
+
+    def add(self, packet: Packet | None) -> None:
+        """Count the frames of the next packet, which is empty afterwards; after the last one, add None."""
+        if self._filter is None:
+            self._frames += packet is not None
+            return
+        for one in self._filter.filter(packet):
+            # What is left of size 1 stands for no frame. Other small packets may be frames or not: the decoder knows.
+            self._certain &= one.size == 1 or one.size > _PLACEHOLDER_BYTES
+            self._frames += one.size > 1
+
+    def total(self) -> int:
+        """Return the number of frames; 0 if only decoding can tell."""
+        self.add(None)
+        return self._frames if self._certain else 0
 
 
 def _lost(

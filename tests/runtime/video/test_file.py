@@ -52,6 +52,10 @@ CLIPS = {
     "mpeg4.mp4": ("mpeg4", {"g": "12", "b": "2M"}, 100, (96, 64), "yuv420p"),
     "h264.avi": ("libx264", {"g": "12", "bf": "3"}, 100, (96, 64), "yuv420p"),
     "h264.ts": ("libx264", {"g": "12", "bf": "3"}, 100, (96, 64), "yuv420p"),
+    "open.ts": ("libx264", {"g": "12", "bf": "3", "x264-params": "open-gop=1"}, 100, (96, 64), "yuv420p"),
+    "hevc.ts": ("libx265", {"x265-params": X265 + "open-gop=0"}, 100, (96, 64), "yuv420p"),
+    "mpeg2.ts": ("mpeg2video", {"g": "12", "bf": "2", "b": "2M"}, 100, (96, 64), "yuv420p"),
+    "mbaff.ts": ("libx264", {"g": "12", "bf": "3", "flags": "+ildct+ilme"}, 100, (96, 64), "yuv420p"),
     "h264.flv": ("libx264", {"g": "12", "bf": "3"}, 100, (96, 64), "yuv420p"),
     "hevc.mkv": ("libx265", {"x265-params": X265 + "open-gop=0"}, 100, (96, 64), "yuv420p"),
     "hevc_open.mkv": ("libx265", {"x265-params": X265 + "open-gop=1"}, 100, (96, 64), "yuv420p"),
@@ -163,7 +167,10 @@ def test_permuted_reading_equals_linear_decoding(clip, name):
         assert (source.damaged, source.warnings) == (False, [])
 
 
-@pytest.mark.parametrize("name", ["gop12.mp4", "gop250.mp4", "opengop.mp4", "vfr.mkv", "hevc_open.mkv", "mpeg4_b.avi"])
+ANY_ORDER = ["gop12.mp4", "gop250.mp4", "opengop.mp4", "vfr.mkv", "hevc_open.mkv", "mpeg4_b.avi", "h264.avi", "h264.ts"]
+
+
+@pytest.mark.parametrize("name", ANY_ORDER)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_order_of_reading_equals_linear_decoding(clip, name, data):
@@ -186,6 +193,49 @@ def test_opening_decodes_nothing_and_reading_no_more_than_needed(clip):
         before = source.frames_decoded
         source.read((0, 1))
         assert source.frames_decoded == before
+
+
+@pytest.mark.parametrize("name", ["h264.avi", "h264.ts", "hevc.ts", "mpeg2.ts", "h264.flv", "gop12.mkv", "mpeg4_b.avi"])
+def test_frames_are_counted_without_decoding(clip, name):
+    with VideoFile(clip(name), SMALL, SAMPLES) as source:
+        assert (source.frames_total, source.frames_decoded) == (100, 0)
+        source.read((0, 1))
+        assert source.frames_decoded < 25
+        for pair in PERMUTED:
+            source.read(pair)
+        assert source.frames_decoded <= 150
+
+
+def test_a_transport_stream_is_sought_by_bytes(clip):
+    with VideoFile(clip("h264.ts"), SMALL, SAMPLES) as source:
+        source.read((14, 15))
+        assert source.frames_decoded < 25
+        source.read((2, 3))
+        assert source.frames_decoded < 50
+
+
+def test_half_frames_are_no_frames(clip, monkeypatch):
+    """Where frames are interlaced a packet may hold half of one, so the decoder counts."""
+    recounted = []
+    recount = VideoFile._recount
+    monkeypatch.setattr(VideoFile, "_recount", lambda self: (recounted.append(1), recount(self))[1])
+    assert outcome(clip("mbaff.ts"), linear(clip("mbaff.ts"))[1]) == "same" and recounted == [1]
+
+
+def test_frames_that_the_decoder_refuses_are_noticed_though_packets_were_counted(clip, tmp_path):
+    with av.open(clip("h264.avi")) as container:
+        last = [packet for packet in container.demux(video=0) if packet.size][-30:]
+        spots = [(packet.pos, packet.size) for packet in last]
+    data = bytearray(clip("h264.avi").read_bytes())
+    for position, size in spots:
+        data[position + 8 : position + size] = b"\xff" * (size - 8)
+    (tmp_path / "bad.avi").write_bytes(data)
+    with VideoFile(tmp_path / "bad.avi", SMALL, SAMPLES) as source:
+        assert source.frames_total == 100
+        for pair in PERMUTED:
+            source.read(pair)
+        assert source.damaged and source.frames_total < 100
+        assert any("of 100 frames can be decoded" in warning for warning in source.warnings)
 
 
 def test_a_long_gop_is_decoded_once(clip):
@@ -333,7 +383,7 @@ def test_two_frames_in_one_packet_are_two_frames(tmp_path):
     total, expected = linear(path)
     assert total == 61
     with VideoFile(path, SMALL, SAMPLES) as source:
-        assert source.frames_total == total
+        assert (source.frames_total, source.frames_decoded) == (total, 0)
     assert outcome(path, expected) == "same"
 
 
