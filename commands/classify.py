@@ -49,6 +49,14 @@ from .output import print_record, steps
     show_default=True,
     help="Streams that share the videos; on a CPU, try one per core with --threads 1.",
 )
+@rare(
+    "--decode-timeout",
+    metavar="S",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="CPU seconds that opening a video, or one read of it, may take.",
+)
 @precision_option
 @click.option("--threads", type=int, help="CPU threads to compute with.  [default: one per core]")
 @click.option("--trace", is_flag=True, help="Run to the end and print the logits of every checkpoint.")
@@ -56,7 +64,7 @@ from .output import print_record, steps
 def classify(
     bundle: Path, videos: tuple[Path, ...], data: Path | None, output: Path | None, shard: str | None,
     max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, engines: Path | None,
-    precision: Precision, batch: int | None, max_in_flight: float | None, decoders: int, streams: int,
+    precision: Precision, batch: int | None, max_in_flight: float | None, decoders: int, streams: int, decode_timeout: float,
     threads: int | None, trace: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Classify videos (files, or .npy arrays of frames), each until a checkpoint is confident.
@@ -87,6 +95,7 @@ def classify(
             batch=batch,
             streams=streams,
             decoders=decoders,
+            decode_timeout_s=decode_timeout,
             max_in_flight_mb=max_in_flight,
         ) as model,
         steps() as step,

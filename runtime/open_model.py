@@ -19,6 +19,7 @@ from .model import Model
 from .scheduling.policies import Mode
 from .stream.pool import StreamPool
 from .stream.stream import Stream
+from .video.decoder import DECODE_TIMEOUT_S, Decoder
 
 MOST_PENDING = 1024
 
@@ -36,6 +37,7 @@ def open_model(
     batch: int | None = None,
     streams: int = 1,
     decoders: int = 1,
+    decode_timeout_s: float = DECODE_TIMEOUT_S,
     max_in_flight_mb: float | None = None,
     max_pending: int = MOST_PENDING,
 ) -> Model:
@@ -55,6 +57,7 @@ def open_model(
         batch: most videos in one call; None: the engines' best, one for cells.
         streams: number of streams that share the videos.
         decoders: threads per stream that read frames.
+        decode_timeout_s: CPU seconds that opening a video, or one read of it, may take in the decoder process.
         max_in_flight_mb: memory for videos in flight, in 10^6 bytes; None: as much as keeps batches full.
         max_pending: how many videos ``submit`` lets wait.
 
@@ -85,7 +88,12 @@ def open_model(
     executor = partial(open_executor, opened, shared, precision, folder, limits, threads=threads, gpu=gpu)
     chosen = (thresholds.thresholds, thresholds.temperatures) if thresholds else (None, None)
     measure = cost_by_macs if name in ON_CPU else Executor.measured_cost
-    replicas = StreamPool(lambda: Stream(executor, *chosen, mode=mode, decoders=decoders, measure=measure), streams)
+    open_decoder = partial(Decoder, timeout_s=decode_timeout_s)
+
+    def make_stream() -> Stream:
+        return Stream(executor, *chosen, mode=mode, decoders=decoders, measure=measure, open_decoder=open_decoder)
+
+    replicas = StreamPool(make_stream, streams)
     return Model(opened, name, precision, thresholds, replicas, _runs(opened, replicas, precision, folder), max_pending)
 
 

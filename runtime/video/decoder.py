@@ -20,9 +20,12 @@ from ...grid.errors import DecoderFaultError, DynvidError, UsageError, VideoErro
 from ...grid.preprocessing import Preprocessing
 from ..child_process import ChildFailure
 from ..closing import Closing
-from .decoder_process import NO_MEMORY, Child, StartFailure
+from .decoder_process import NO_MEMORY, OUT_OF_TIME, Child, StartFailure
 from .frames import FrameArray, FrameSource, SampledFrames, regular_file
 from .sample_clip import AS_IT_IS, FRAMES, sample_pixels
+
+DECODE_TIMEOUT_S = 30.0
+"""Default limit of the CPU time for opening a video, or one read of it."""
 
 
 class Decoder(Closing):
@@ -34,23 +37,33 @@ class Decoder(Closing):
     child.
     """
 
-    def __init__(self, *, timeout_s: float = 30.0, memory_bytes: int = 4 << 30, files_per_child: int = 1000) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float = DECODE_TIMEOUT_S,
+        stall_s: float = 300.0,
+        memory_bytes: int = 4 << 30,
+        files_per_child: int = 1000,
+    ) -> None:
         """Configure the children.
 
         Args:
-            timeout_s: longest time for one read, or for opening one video.
+            timeout_s: most CPU time for one read, or for opening one video. It counts work, so a busy machine does not
+                shorten it.
+            stall_s: longest wait for either, as when a disk does not answer.
             memory_bytes: address space of a child.
             files_per_child: number of videos after which a child is replaced, to contain leaks.
 
         Raises:
             UsageError: If one of them is not positive.
         """
-        if min(timeout_s, memory_bytes, files_per_child) <= 0:
+        if min(timeout_s, stall_s, memory_bytes, files_per_child) <= 0:
             raise UsageError(
-                f"timeout {timeout_s} s, memory {memory_bytes} bytes, {files_per_child} files per child: "
+                f"timeout {timeout_s} s, stall {stall_s} s, memory {memory_bytes} bytes, {files_per_child} files per child: "
                 "expected numbers above 0"
             )
-        self.timeout_s, self.memory_bytes, self.files_per_child = timeout_s, memory_bytes, files_per_child
+        self.timeout_s, self.stall_s = timeout_s, max(timeout_s, stall_s)
+        self.memory_bytes, self.files_per_child = memory_bytes, files_per_child
         self._lock = threading.Lock()
         self._child: Child | None = None
         self._closed = False
@@ -82,7 +95,7 @@ class Decoder(Closing):
         found = np.empty_like(expected)
         try:
             with contextlib.ExitStack() as stack:
-                child = Child(self.memory_bytes, self.timeout_s)
+                child = Child(self.memory_bytes, self.timeout_s, self.stall_s)
                 stack.callback(child.stop)
                 file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".mkv"))
                 file.write(bytes.fromhex(child.call({"do": "make"})["clip"]))
@@ -113,7 +126,7 @@ class Decoder(Closing):
         if child is not None:
             child.stop()
         self._child = None
-        self._child = Child(self.memory_bytes, self.timeout_s)
+        self._child = Child(self.memory_bytes, self.timeout_s, self.stall_s)
         return self._child
 
 
@@ -193,6 +206,9 @@ class _ChildVideo(SampledFrames):
                 f"Expected '{sys.executable}' to load av and numpy; run 'dynvid doctor'."
             )
         reason, advice = f"cannot be decoded: the decoder process {failure}", "Leave it out, or repair it."
+        if failure.code == OUT_OF_TIME:
+            reason = f"takes more than {self._decoder.timeout_s:g} s of CPU time to open, or for one read"
+            advice = "Give --decode-timeout (decode_timeout_s) more, or make the video smaller."
         if failure.code >= 0 and failure.code != NO_MEMORY:  # an unexpected exception
             try:
                 self._decoder.check()

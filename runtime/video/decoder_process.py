@@ -24,6 +24,9 @@ from .sample_clip import sample_clip
 NO_MEMORY = 12
 """Exit code of a child that ran out of memory."""
 
+OUT_OF_TIME = -signal.SIGPROF
+"""Exit code of a child that used more CPU time for a request than it may."""
+
 _START_S = 60.0  # to load Python, numpy and PyAV from a cold disk
 _MAX_REPLY_BYTES = 1 << 20
 
@@ -39,7 +42,7 @@ class Child(ChildProcess):
         files: number of videos that were opened in it.
     """
 
-    def __init__(self, memory_bytes: int, timeout_s: float) -> None:
+    def __init__(self, memory_bytes: int, timeout_s: float, stall_s: float) -> None:
         """Start the process and wait until it is ready.
 
         Raises:
@@ -48,11 +51,12 @@ class Child(ChildProcess):
         super().__init__(
             f"from {__name__} import main; main()",
             str(memory_bytes),
-            str(int(timeout_s) + 5),
+            str(timeout_s),
+            str(int(stall_s) + 5),
             OPENBLAS_NUM_THREADS="1",  # otherwise every core reserves address space
             OMP_NUM_THREADS="1",
         )
-        self.files, self._call_s = 0, timeout_s
+        self.files, self._call_s = 0, stall_s
         try:
             self.receive(_START_S, 0)
         except ChildFailure as failure:
@@ -82,10 +86,14 @@ class Child(ChildProcess):
 
 
 def main() -> None:
-    """Serve requests until stdin closes; arguments: address space in bytes, seconds per request."""
-    memory_bytes, alarm_s = int(sys.argv[1]), int(sys.argv[2])
+    """Serve requests until stdin closes.
+
+    Arguments: address space in bytes, CPU seconds per request, seconds per request.
+    """
+    memory_bytes, work_s, alarm_s = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     replies = open_replies()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for one in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(one, signal.SIG_DFL)
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CORE, 0),
@@ -97,6 +105,7 @@ def main() -> None:
     videos: dict[int, VideoFile] = {}
     for request in requests():
         signal.alarm(alarm_s)  # end this process even if the parent is gone
+        signal.setitimer(signal.ITIMER_PROF, work_s)
         try:
             reply, pixels = _answer(videos, json.loads(request))
             send(replies, json.dumps(reply).encode(), pixels)
@@ -106,6 +115,7 @@ def main() -> None:
             os.write(2, b"ran out of the memory that it may use")
             os._exit(NO_MEMORY)
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _answer(videos: dict[int, VideoFile], request: dict[str, Any]) -> tuple[dict[str, Any], bytes | memoryview]:

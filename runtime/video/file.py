@@ -27,14 +27,16 @@ from .frames import (
     normalise,
     regular_file,
 )
+from .orientation import Orientation
 from .packet_index import Key, Packet, index_packets
 
 __all__ = ["FrameArray", "FrameSource", "VideoFile", "normalise"]
 
 # Excluded: formats that refer to other files or URLs (playlists, image patterns, sdp) or draw text.
-_CONTAINERS = "mov,mp4,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg,ivf"
+_CONTAINERS = "mov,mp4,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg,ivf,gif"
 # PyAV 18 raises an error on metadata that is not UTF-8 unless this is set; PyAV 19 reads it and lacks the option.
 _READ_ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+_HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 _FORWARD_FRAMES = 3  # decode ahead to a keyframe this near instead of seeking, which restarts the decoder
 _FAULTS = (av.FFmpegError, MemoryError, UnicodeError)  # what PyAV raises on a bad file
 
@@ -108,6 +110,10 @@ class VideoFile(SampledFrames):
                     self._fetch(index)
                 frame = self._passed.pop(index)
                 self._check_size(frame.height, frame.width)  # the size may change within a video
+                if frame.color_trc in _HDR:
+                    self.doubt(f"HDR ({_HDR[frame.color_trc]}): colours are not mapped to SDR", damaged=False)
+                if off_deg := Orientation.of(frame).off_deg:
+                    self.doubt(f"turned: shown to the nearest quarter turn, {off_deg:.0f} degrees off", damaged=False)
                 self._images[index] = cropped(frame, self.preprocessing)
         except _FAULTS as fault:
             raise self._refusal(fault) from None
@@ -130,10 +136,17 @@ class VideoFile(SampledFrames):
         films = [s for s in streams if not s.disposition & av.stream.Disposition.attached_pic]
         if not films:
             raise VideoError(f"{self._name} has no video stream. Expected a video file.")
-        self._stream = films[0]
-        context = self._stream.codec_context
-        if context is None:
+        if any(film.codec_context is None for film in films):
             raise VideoError(f"{self._name} has a video stream of an unknown codec. Convert it, e.g. to H.264.")
+        # as FFmpeg chooses; the first of equal ones
+        self._stream = max(films, key=lambda film: film.codec_context.width * film.codec_context.height)
+        context = self._stream.codec_context
+        if len(films) > 1:
+            self.doubt(
+                f"{len(films)} video streams: stream {self._stream.index} was taken, the largest "
+                f"({context.width} x {context.height})",
+                damaged=False,
+            )
         self._check_size(context.height, context.width)
         self._fields = self._container.format.name == "mpegts" and context.codec.canonical_name in ("h264", "hevc")
         context.thread_type, context.thread_count = "NONE", 1
@@ -158,6 +171,8 @@ class VideoFile(SampledFrames):
         """List the times and keyframes without decoding."""
         index = index_packets(self._container, self._stream, self._demux(), MAX_FRAMES)
         self._check_count(index.count)
+        if index.encrypted:
+            raise VideoError(f"{self._name} is encrypted. Expected a decrypted copy.")
         if index.lost:
             self.doubt(index.lost)
         self._times, self._keys, self.frames_total = index.times, index.keys, index.frames
@@ -284,12 +299,16 @@ class VideoFile(SampledFrames):
         if not fits(height, width, self.preprocessing):
             raise VideoError(
                 f"{self._name}: frames of {width} x {height} pixels. "
-                f"Expected 1 to {MAX_PIXELS} pixels, before and after resizing; convert it."
+                f"Expected 1 to {MAX_PIXELS} pixels, before and after resizing. Make it smaller: "
+                "ffmpeg -i IN -vf scale=-2:1080 OUT.mp4"
             )
 
     def _check_count(self, frames: int) -> None:
         if frames > MAX_FRAMES:
-            raise VideoError(f"{self._name} holds more than {MAX_FRAMES} frames. Expected at most that; cut it.")
+            raise VideoError(
+                f"{self._name} holds more than {MAX_FRAMES} frames. Expected at most that. Cut it into files of an "
+                "hour: ffmpeg -i IN -c copy -f segment -segment_time 3600 OUT%03d.mp4"
+            )
 
     def _refusal(self, fault: Exception) -> VideoError:
         reason = getattr(fault, "strerror", None) or type(fault).__name__

@@ -18,6 +18,7 @@ from ...grid.errors import FramesError, InputRefusedError, UsageError, VideoErro
 from ...grid.preprocessing import Preprocessing, sample_frames
 from ..closing import Closing
 from .npy_header import ONE_HEADER
+from .orientation import Orientation
 
 MAX_PIXELS = 4096 * 4096
 MAX_FRAMES = 1_000_000
@@ -87,13 +88,10 @@ def fits(height: int, width: int, preprocessing: Preprocessing) -> bool:
 
 
 def cropped(frame: av.VideoFrame, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the frame rotated, resized and cropped, as RGB [crop, crop, 3].
-
-    Rotations are rounded to whole quarter turns.
-    """
+    """Return the frame resized, oriented as it is to be shown, and cropped, as RGB [crop, crop, 3]."""
     height, width = preprocessing.resized(frame.height, frame.width)
     rgb = frame.to_ndarray(width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
-    image = np.rot90(rgb, round(frame.rotation / 90))  # both counterclockwise
+    image = Orientation.of(frame).shown(rgb)
     top, left = ((size - preprocessing.crop) // 2 for size in image.shape[:2])
     return image[top : top + preprocessing.crop, left : left + preprocessing.crop].astype(np.uint8, order="C")
 

@@ -16,7 +16,7 @@ from av.bitstream import BitStreamFilterContext
 Packet: TypeAlias = "av.Packet[av.stream.Stream]"
 
 # In these, one packet is one shown frame with a true pts.
-_INDEXED_CONTAINERS = frozenset({"mov", "matroska", "avi", "mpegts", "flv"})
+_INDEXED_CONTAINERS = frozenset({"mov", "matroska", "avi", "mpegts", "flv", "gif"})
 _INDEXED_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg", "ffv1", "prores", "gif"})
 # AVI has no pts, so those of H.264 are made up; its frames are counted, but read in order.
 _INDEXED_IN = {"avi": frozenset({"mpeg4", "mjpeg", "ffv1"}), "mpegts": frozenset({"h264", "hevc", "mpeg2video"})}
@@ -45,6 +45,7 @@ class PacketIndex:
         frames: number of shown frames; 0 if the packets do not tell.
         times: pts of the shown frames, in order; empty if they are unknown.
         keys: the keyframes, in order of pts.
+        encrypted: whether some packets are.
         lost: what the file declares but does not hold, in words; empty if nothing is missing.
     """
 
@@ -52,6 +53,7 @@ class PacketIndex:
     frames: int
     times: list[int]
     keys: list[Key]
+    encrypted: bool
     lost: str
 
 
@@ -73,7 +75,7 @@ def index_packets(
     times: list[int] = []
     keys: list[Key] = []
     others_end: dict[int, int] = {}  # by stream
-    count = 0
+    count, encrypted = 0, False
     for packet in packets:
         pts = packet.pts
         if packet.stream_index != stream.index:
@@ -82,6 +84,7 @@ def index_packets(
                 others_end[packet.stream_index] = max(end, others_end.get(packet.stream_index, end))
             continue
         count += 1
+        encrypted |= packet.has_sidedata("encryption_info")
         exact &= pts is not None and (kind != "avi" or packet.size > _PLACEHOLDER_BYTES)
         if pts is not None:
             if packet.is_keyframe:
@@ -105,7 +108,7 @@ def index_packets(
     if not exact or any(before == after for before, after in itertools.pairwise(times)):
         times, keys = [], []
     frames = len(times) or (0 if counter is None else counter.total())
-    return PacketIndex(count, frames, times, keys, lost)
+    return PacketIndex(count, frames, times, keys, encrypted, lost)
 
 
 class _AviFrames:

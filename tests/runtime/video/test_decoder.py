@@ -182,7 +182,7 @@ def test_a_child_that_dies_while_a_video_is_opened_costs_that_video(decoder, cli
 
 
 def test_a_hanging_child_is_killed(clips, expected):
-    with Decoder(timeout_s=3) as decoder:
+    with Decoder(timeout_s=2, stall_s=3) as decoder:
         source = decoder.open(clips[0], SMALL, SAMPLES)
         source.read((0, 1))
         pid = decoder.pid
@@ -191,6 +191,20 @@ def test_a_hanging_child_is_killed(clips, expected):
             source.read((2, 3))
         assert gone(pid)
         np.testing.assert_array_equal(whole(decoder.open(clips[1], SMALL, SAMPLES)), expected[1])
+
+
+def test_the_limit_counts_work_and_not_waiting(clips, expected, tmp_path):
+    """A child that is kept from working is not blamed for it; one that works too long is."""
+    with Decoder(timeout_s=0.5) as decoder:
+        source = decoder.open(clips[0], SMALL, SAMPLES)
+        hold(decoder.pid)
+        threading.Timer(1.5, os.kill, (decoder.pid, signal.SIGCONT)).start()
+        np.testing.assert_array_equal(source.read((0, 1)), expected[0][:2])
+    large = encode(tmp_path / "large.mp4", 0, frames=40, size=(1920, 1080))
+    with Decoder(timeout_s=0.02) as hasty:
+        with pytest.raises(VideoError, match=r"takes more than 0.02 s of CPU time .* Give --decode-timeout"):
+            whole(hasty.open(large, SMALL, SAMPLES))
+        assert gone(hasty.pid)
 
 
 def test_a_child_that_dies_between_requests_costs_nothing(decoder, clips, expected):

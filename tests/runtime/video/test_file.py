@@ -1,5 +1,6 @@
 """Frame i of a video is frame i, in any order of asking; what is not whole is refused or flagged."""
 
+import contextlib
 import importlib.metadata
 import os
 import struct
@@ -16,6 +17,7 @@ from dynvid.grid.errors import FramesError, UsageError, VideoError
 from dynvid.grid.preprocessing import Preprocessing, sample_frames
 from dynvid.runtime.video import file as video
 from dynvid.runtime.video.file import FrameArray, VideoFile, normalise
+from dynvid.runtime.video.frames import cropped
 
 SMALL = Preprocessing(short_side=64, crop=56)
 SAMPLES = 16
@@ -125,7 +127,7 @@ def clip(tmp_path_factory):
     return make
 
 
-def linear(path, preprocessing=SMALL, samples=SAMPLES, turns=0):
+def linear(path, preprocessing=SMALL, samples=SAMPLES, shown=lambda image: image):
     """The sampled frames by decoding everything in order: number of frames, [samples, crop, crop, 3]."""
     with av.open(path) as container:
         frames = list(container.decode(container.streams.video[0]))
@@ -134,7 +136,7 @@ def linear(path, preprocessing=SMALL, samples=SAMPLES, turns=0):
         frame = frames[index]
         height, width = preprocessing.resized(frame.height, frame.width)
         image = frame.to_ndarray(width=width, height=height, format="rgb24", interpolation="BILINEAR")
-        image = np.rot90(image, turns)
+        image = shown(image)
         top, left = (image.shape[0] - preprocessing.crop) // 2, (image.shape[1] - preprocessing.crop) // 2
         images.append(image[top : top + preprocessing.crop, left : left + preprocessing.crop])
     return len(frames), np.stack(images)
@@ -281,19 +283,37 @@ def patched(path, target, box, offset, *values):
 ONE = 1 << 16
 
 
-@pytest.mark.parametrize(
-    ("matrix", "turns"),
-    [((0, ONE, 0, -ONE, 0), -1), ((-ONE, 0, 0, 0, -ONE), 2), ((0, -ONE, 0, ONE, 0), 1)],
-    ids=["clockwise", "half", "counterclockwise"],
-)
+SHOWN = {  # by display matrix: what FFmpeg's player does
+    "clockwise": ((0, ONE, 0, -ONE, 0), lambda image: np.rot90(image, -1)),
+    "half": ((-ONE, 0, 0, 0, -ONE), lambda image: np.rot90(image, 2)),
+    "counterclockwise": ((0, -ONE, 0, ONE, 0), lambda image: np.rot90(image, 1)),
+    "mirrored": ((-ONE, 0, 0, 0, ONE), lambda image: image[:, ::-1]),
+    "flipped": ((ONE, 0, 0, 0, -ONE), lambda image: image[::-1]),
+    "transposed": ((0, ONE, 0, ONE, 0), lambda image: image.swapaxes(0, 1)),
+    "anti-transposed": ((0, -ONE, 0, -ONE, 0), lambda image: np.rot90(image, 2).swapaxes(0, 1)),
+    "half a degree off": ((ONE, ONE // 115, 0, -ONE // 115, ONE), lambda image: image),
+}
+
+
+@pytest.mark.parametrize("how", SHOWN)
 @pytest.mark.parametrize("name", ["even.mp4", "tall.mp4"])
-def test_rotation_is_honoured(clip, tmp_path, name, matrix, turns):
+def test_frames_are_shown_as_their_matrix_says(clip, tmp_path, name, how):
+    matrix, shown = SHOWN[how]
     path = patched(clip(name), tmp_path / "turned.mp4", b"tkhd", 40, *matrix)
     odd = Preprocessing(short_side=65, crop=56)
-    _, expected = linear(clip(name), odd, turns=turns)
+    _, expected = linear(path, odd, shown=shown)
     with VideoFile(path, odd, SAMPLES) as source:
         np.testing.assert_array_equal(source.pixels(range(SAMPLES)), expected)
         assert source.warnings == []
+
+
+def test_another_angle_is_warned_of(clip, tmp_path):
+    slanted = (56754, 32768, 0, -32768, 56754)
+    path = patched(clip("even.mp4"), tmp_path / "slanted.mp4", b"tkhd", 40, *slanted)
+    with VideoFile(path, SMALL, SAMPLES) as source:
+        np.testing.assert_array_equal(source.pixels(range(SAMPLES)), linear(clip("even.mp4"))[1])
+        assert source.warnings == ["turned: shown to the nearest quarter turn, 30 degrees off"]
+        assert not source.damaged
 
 
 def test_an_edit_list_hides_frames(clip, tmp_path):
@@ -557,6 +577,82 @@ def test_normalise_maps_every_value(clip):
     for channel in range(3):
         exact = (np.arange(256) / 255 - SMALL.mean[channel]) / SMALL.std[channel]
         np.testing.assert_allclose(frames[0, channel, 0], exact, rtol=0, atol=1e-6)
+
+
+def test_an_animation_is_a_video(tmp_path):
+    path = encode(tmp_path / "a.gif", "gif", {}, 40, pixel_format="rgb8")
+    with VideoFile(path, SMALL, SAMPLES) as source:
+        assert (source.frames_total, source.frames_decoded) == (40, 0)
+    assert outcome(path, linear(path)[1]) == "same"
+
+
+def test_of_two_video_streams_the_largest_is_taken_and_said(tmp_path):
+    path = tmp_path / "two.mkv"
+    with av.open(path, "w") as out:
+        streams = [out.add_stream("libx264", rate=30, options={"threads": "1"}) for _ in range(3)]
+        for stream, size in zip(streams, ((96, 64), (192, 128), (192, 128)), strict=True):
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for i in range(30):
+            for stream in streams:
+                frame = av.VideoFrame.from_ndarray(picture(i, stream.width, stream.height), format="rgb24")
+                frame.pts, frame.time_base = i, Fraction(1, 30)
+                out.mux(stream.encode(frame))
+        for stream in streams:
+            out.mux(stream.encode(None))
+    large = Preprocessing(short_side=128, crop=56)
+    with av.open(path) as container:
+        frames = list(container.decode(container.streams.video[1]))
+    with VideoFile(path, large, SAMPLES) as source:
+        assert source.warnings == ["3 video streams: stream 1 was taken, the largest (192 x 128)"]
+        assert not source.damaged
+        np.testing.assert_array_equal(source.pixels([3])[0], cropped(frames[sample_frames(30, SAMPLES)[3]], large))
+
+
+def test_an_encrypted_file_is_refused_for_what_it_is(tmp_path):
+    muxer = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "01" * 16, "encryption_kid": "02" * 16}
+    path = encode(tmp_path / "drm.mp4", "libx264", {"g": "12"}, 30, muxer=muxer)
+    with pytest.raises(VideoError, match=r"drm.mp4' is encrypted. Expected a decrypted copy."):
+        VideoFile(path, SMALL, SAMPLES)
+
+
+@pytest.mark.parametrize(("transfer", "name"), [("smpte2084", "PQ"), ("arib-std-b67", "HLG")])
+def test_hdr_is_warned_of(tmp_path, transfer, name):
+    path = encode(tmp_path / "hdr.mp4", "libx264", {"x264-params": f"transfer={transfer}"}, 20)
+    with VideoFile(path, SMALL, SAMPLES) as source:
+        source.read((0, 1))
+        assert source.warnings == [f"HDR ({name}): colours are not mapped to SDR"] and not source.damaged
+
+
+@pytest.mark.parametrize("name", ["gop12.mkv", "h264.ts"])
+def test_what_is_too_long_is_refused_with_the_command_that_cuts_it(clip, monkeypatch, name):
+    monkeypatch.setattr("dynvid.runtime.video.file.MAX_FRAMES", 50)
+    with pytest.raises(VideoError, match="more than 50 frames.*-f segment"):
+        VideoFile(clip(name), SMALL, SAMPLES)
+
+
+OTHERS = sorted(Path(os.environ["DYNVID_CLIPS"]).iterdir()) if "DYNVID_CLIPS" in os.environ else []
+
+
+@pytest.mark.skipif(not OTHERS, reason="DYNVID_CLIPS does not name a folder of videos")
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.name)
+def test_every_video_of_a_folder_equals_linear_decoding_or_is_refused(path):
+    frames, whole = [], False
+    with contextlib.suppress(av.FFmpegError), av.open(path, metadata_errors="replace") as container:
+        stream = max(container.streams.video, key=lambda one: one.width * one.height)
+        stream.thread_type = "NONE"
+        for frame in container.decode(stream):
+            frames.append(frame)
+        whole = True
+    try:
+        with VideoFile(path, SMALL, SAMPLES) as source:
+            found = {sample: image for pair in PERMUTED for sample, image in zip(pair, source.pixels(pair), strict=True)}
+    except VideoError:
+        assert not whole
+        return
+    assert source.frames_total == len(frames) or source.damaged
+    if source.frames_total == len(frames):
+        for sample, number in enumerate(sample_frames(len(frames), SAMPLES)):
+            np.testing.assert_array_equal(found[sample], cropped(frames[number], SMALL))
 
 
 def real_clips():
