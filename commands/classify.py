@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def classify(
             decoders=decoders,
             max_in_flight_mb=max_in_flight,
         ) as model,
-        steps() as step,
+        steps() if output is not None or as_json else nullcontext(),
     ):
         click.echo(model.runs, err=True)
 
@@ -107,9 +108,7 @@ def classify(
             max_failures=max_failures,
             retry_failed=retry_failed,
             trace=trace,
-            report=lambda line: click.echo(line, err=True),
             on_record=show,
-            progress=step if output is not None or as_json else lambda _: None,
         )
     if said := failures.partial(total, output):
         click.echo(f"Error: {said}", err=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from ...grid.manifest import Manifest
 from ...runtime.video.decoder import Decoder
 from ...runtime.video.listing import read_list
 from ..report.report import Decode
+
+LOG = logging.getLogger("dynvid")
 
 Floats = NDArray[np.float32]
 
@@ -85,7 +88,7 @@ def random_clips(manifest: Manifest, count: int, seed: int = 0) -> Clips:
     return Clips(frames, None, f"{count} clips of noise", None)
 
 
-def read_clips(path: Path, manifest: Manifest, most: int, report: Callable[[str], None]) -> Clips:
+def read_clips(path: Path, manifest: Manifest, most: int) -> Clips:
     """Return the first ``most`` videos of a LIST, fully decoded, one after another.
 
     Raises:
@@ -100,7 +103,7 @@ def read_clips(path: Path, manifest: Manifest, most: int, report: Callable[[str]
     order, frames, times = manifest.grid.frame_order, [], []
     with Decoder() as decoder:
         for number, video in enumerate(videos, 1):
-            report(f"decoding {number}/{len(videos)}")
+            LOG.debug(f"decoding {number}/{len(videos)}")
             with decoder.open(video.path, manifest.preprocessing, manifest.grid.num_frames) as source:
                 frames.append(source.read(order))
                 times.append(source.decode_ms)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from .half_precision import in_half, may_be_rounded
 from .onnx_graph import OPSET, to_onnx
 from .subgraphs import Subgraph, head_name, split
 
+LOG = logging.getLogger("dynvid")
+
 Key = tuple[str, Precision, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 
 
@@ -28,7 +31,6 @@ class BundleBuilder:
     Args:
         network: in eval mode, fp32.
         source_sha256: of the training checkpoint.
-        report: called with a line about each export.
 
     Attributes:
         parts: the modules of each precision; fp32 comes first.
@@ -37,12 +39,11 @@ class BundleBuilder:
             bundle.
     """
 
-    def __init__(self, network: VideoNetwork, source_sha256: str, report: Callable[[str], None]) -> None:
+    def __init__(self, network: VideoNetwork, source_sha256: str) -> None:
         self.parts: dict[Stored, list[Subgraph]] = {}
         self.network = network
         self.ranges: Mapping[str, float] = {}
         self._source_sha256 = source_sha256
-        self._report = report
         self._fp32_only: tuple[str, ...] = ()
         self._graphs: dict[Key, bytes] = {}
 
@@ -59,7 +60,7 @@ class BundleBuilder:
         new = [part for part in self.parts[precision] if key_of(part) not in self._graphs]
         whole = {part.name: key_of(part) for part in self.parts["fp32"]}
         for number, part in enumerate(new, 1):
-            self._report(f"exporting {precision} {number}/{len(new)}: {part.name}")
+            LOG.info(f"exporting {precision} {number}/{len(new)}: {part.name}")
             made = precision == "fp16" and may_be_rounded(part)
             self._graphs[key_of(part)] = in_half(self._graphs[whole[part.name]], part) if made else to_onnx(part)
 

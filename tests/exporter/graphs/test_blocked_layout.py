@@ -114,7 +114,7 @@ def test_a_segment_that_keeps_its_batch_takes_and_gives_features_blocked_as_well
         return kept[-1]
 
     clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
-    figures = prove_fused(EngineGraphs(bundle, "fp32", prepare), clips, lambda _: None)
+    figures = prove_fused(EngineGraphs(bundle, "fp32", prepare), clips)
     assert max(*figures["checkpoints"], *figures["handed_on"]) <= 1e-5
     ports = onnx.load_model_from_string(unpack(kept[0]).model).graph
     shapes = {v.name: len(v.type.tensor_type.shape.dim) for v in (*ports.input, *ports.output)}
@@ -123,12 +123,12 @@ def test_a_segment_that_keeps_its_batch_takes_and_gives_features_blocked_as_well
 
 @pytest.mark.parametrize("kept", [("block0", "head0"), ("block1", "head1"), ("block0",), ("block1",)])
 def test_bundles_of_mixed_precision_are_within_the_bound(exports, kept):
-    draft = BundleBuilder(exports.network(NETWORKS["msdnet"]), "0" * 64, lambda _: None)
+    draft = BundleBuilder(exports.network(NETWORKS["msdnet"]), "0" * 64)
     draft.add("fp32")
     draft.add("fp16", kept)
     bundle = draft.bundle()
     clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
-    figures = prove_fused(EngineGraphs(bundle, "fp16", for_onnxruntime), clips, lambda _: None)
+    figures = prove_fused(EngineGraphs(bundle, "fp16", for_onnxruntime), clips)
     assert 0 < max(figures["checkpoints"]) <= 2e-2
 
 
@@ -326,4 +326,4 @@ def test_a_segment_that_does_not_play_along_is_found_by_the_proof(bundle, side):
 
     clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
     with pytest.raises(ProofError, match=r"segment2 \(fp32\)"):
-        prove_fused(EngineGraphs(bundle, "fp32", prepare), clips, lambda _: None)
+        prove_fused(EngineGraphs(bundle, "fp32", prepare), clips)
