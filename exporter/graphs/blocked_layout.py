@@ -17,7 +17,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from ...runtime.backends.onnxruntime import session_options
-from .rewritten_graph import attributes_of
+from .graph import attributes_of
 
 _DOMAIN = "com.microsoft.nchwc"
 _FRAMES, _CHANNELS = 0, 1  # axes of a tensor [frames, channels, height, width]

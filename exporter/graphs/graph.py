@@ -1,33 +1,45 @@
-"""A graph that is being rewritten: its nodes, its constants, and what is known about its tensors."""
+"""A graph that is being edited: its nodes, its constants, and what is known about its tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
+
+_LARGE_BYTES = 1024
+"""A constant of this size is a weight: no shape depends on its values, and copying them takes most of the time."""
 
 
 class Graph:
-    """An ONNX model under construction.
+    """An ONNX model under construction; fusing, rewriting and laying out all edit it.
 
     Attributes:
         nodes: in topological order.
         constants: by name.
         ports: inputs and outputs, by name.
         outputs: names of the outputs.
+        ir_version: of the format.
     """
 
-    def __init__(self, content: bytes) -> None:
-        self._model = onnx.load_model_from_string(content)
-        graph = self._model.graph
+    def __init__(self, model: ModelProto) -> None:
+        graph = model.graph
+        self.ir_version, self._name, self._producer = model.ir_version, graph.name, model.producer_name
+        self._opsets = list(model.opset_import)
+        self._inputs = [value.name for value in graph.input]
         self.nodes: list[NodeProto] = list(graph.node)
         self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self.ports = {value.name: value for value in (*graph.input, *graph.output)}
         self.outputs = [value.name for value in graph.output]
+
+    @classmethod
+    def read(cls, content: bytes) -> Graph:
+        """Return the graph of a model's bytes."""
+        return cls(onnx.load_model_from_string(content))
 
     def value(self, name: str) -> NDArray[Any] | None:
         """Return a constant's value, None if ``name`` is computed."""
@@ -56,12 +68,26 @@ class Graph:
         return found
 
     def shapes(self) -> dict[str, list[int]]:
-        """Return the shape of every tensor, with -1 for unknown sizes."""
-        known = infer_shapes(self.model(), check_type=True, strict_mode=True, data_prop=True).graph
-        values = {v.name: v.type.tensor_type.shape.dim for v in (*known.input, *known.value_info, *known.output)}
-        return {name: [d.dim_value or -1 for d in shape] for name, shape in values.items()}
+        """Return the shape of every tensor that is no constant, with -1 for unknown sizes; [] for an unknown rank.
 
-    def replace(self, others: dict[str, list[NodeProto]]) -> None:
+        Raises:
+            InferenceError: If the nodes do not fit together.
+        """
+        large = [t for t in self.constants.values() if t.ByteSize() >= _LARGE_BYTES]
+        declared = [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large]
+        small = [t for t in self.constants.values() if t.ByteSize() < _LARGE_BYTES]
+        known = infer_shapes(self._model(declared, small), check_type=True, strict_mode=True, data_prop=True).graph
+        values = {v.name: v.type.tensor_type.shape.dim for v in (*known.input, *known.value_info, *known.output)}
+        return {
+            name: [d.dim_value or -1 for d in shape] for name, shape in values.items() if name not in self.constants
+        }
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Rename tensors wherever nodes read or write them."""
+        for node in self.nodes:
+            rename(node, names)
+
+    def replace(self, others: Mapping[str, list[NodeProto]]) -> None:
         """Replace the nodes that write these tensors, and drop what no output needs."""
         needed, kept = set(self.outputs), []
         nodes = [new for old in self.nodes for new in others.get(old.output[0], [old])]
@@ -72,15 +98,25 @@ class Graph:
         self.nodes = kept[::-1]
         self.constants = {name: tensor for name, tensor in self.constants.items() if name in needed}
 
-    def model(self) -> onnx.ModelProto:
+    def model(self) -> ModelProto:
         """Return the model in its current state."""
-        model, old = onnx.ModelProto(), self._model
-        model.ir_version, model.producer_name = old.ir_version, old.producer_name
-        model.opset_import.extend(old.opset_import)
-        inputs, outputs = ([self.ports[v.name] for v in values] for values in (old.graph.input, old.graph.output))
-        graph = helper.make_graph(self.nodes, old.graph.name, inputs, outputs, list(self.constants.values()))
-        model.graph.CopyFrom(graph)
+        return self._model([], list(self.constants.values()))
+
+    def _model(self, more_inputs: Sequence[ValueInfoProto], constants: Sequence[TensorProto]) -> ModelProto:
+        model = ModelProto(ir_version=self.ir_version, producer_name=self._producer, opset_import=self._opsets)
+        graph = model.graph
+        graph.name = self._name
+        graph.node.extend(self.nodes)
+        graph.input.extend([*(self.ports[name] for name in self._inputs), *more_inputs])
+        graph.output.extend(self.ports[name] for name in self.outputs)
+        graph.initializer.extend(constants)
         return model
+
+
+def rename(node: NodeProto, names: Mapping[str, str]) -> None:
+    """Rename the tensors that a node reads or writes."""
+    for tensors in (node.input, node.output):
+        tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:
