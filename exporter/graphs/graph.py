@@ -16,13 +16,13 @@ _LARGE_BYTES = 1024
 
 
 class Graph:
-    """An ONNX model under construction; fusing, rewriting and laying out all edit it.
+    """An ONNX model under construction; fusing, rewriting and optimising all edit it.
 
     Attributes:
         nodes: in topological order.
         constants: by name.
         ports: inputs and outputs, by name.
-        outputs: names of the outputs.
+        inputs, outputs: their names.
         ir_version: of the format.
     """
 
@@ -30,7 +30,7 @@ class Graph:
         graph = model.graph
         self.ir_version, self._name, self._producer = model.ir_version, graph.name, model.producer_name
         self._opsets = list(model.opset_import)
-        self._inputs = [value.name for value in graph.input]
+        self.inputs = [value.name for value in graph.input]
         self.nodes: list[NodeProto] = list(graph.node)
         self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self.ports = {value.name: value for value in (*graph.input, *graph.output)}
@@ -57,7 +57,7 @@ class Graph:
 
     def writers(self) -> dict[str, NodeProto]:
         """Return the node that writes each computed tensor."""
-        return {tensor: node for node in self.nodes for tensor in node.output}
+        return {tensor: node for node in self.nodes for tensor in node.output if tensor}
 
     def readers(self) -> dict[str, list[NodeProto]]:
         """Return the nodes that read each tensor."""
@@ -107,7 +107,7 @@ class Graph:
         graph = model.graph
         graph.name = self._name
         graph.node.extend(self.nodes)
-        graph.input.extend([*(self.ports[name] for name in self._inputs), *more_inputs])
+        graph.input.extend([*(self.ports[name] for name in self.inputs), *more_inputs])
         graph.output.extend(self.ports[name] for name in self.outputs)
         graph.initializer.extend(constants)
         return model

@@ -13,6 +13,7 @@ from dynvid.exporter.engines.makers import for_onnxruntime
 from dynvid.exporter.engines.segment_graphs import EngineGraphs
 from dynvid.exporter.graphs.blocked_layout import block_size, use_blocked_layout
 from dynvid.exporter.graphs.fuse import fuse
+from dynvid.exporter.graphs.graph import Graph
 from dynvid.exporter.graphs.optimise import optimise
 from dynvid.exporter.graphs.rewrites import rewrite
 from dynvid.exporter.proof.clips import proof_clips
@@ -295,9 +296,9 @@ def test_channels_that_fill_no_block_are_joined_in_the_plain_layout():
     for stop, inputs in ((24, "some"), (16, "plain.blocked-0-16")):
         constants = {name: np.array([n]) for name, n in (("a", 0), ("b", stop), ("c", 1))}
         content, _ = small(nodes, constants, {"x": [2, 32, 5, 7], "y": [4, stop, 5, 7]})
-        model = onnx.load_model_from_string(content)
-        use_blocked_layout(model)
-        assert [list(n.input) for n in model.graph.node if n.op_type == "Concat"] == [[inputs] * 2]
+        graph = Graph.read(content)
+        use_blocked_layout(graph)
+        assert [list(n.input) for n in graph.nodes if n.op_type == "Concat"] == [[inputs] * 2]
 
 
 def test_the_same_channels_of_other_frames_are_other_tensors():
