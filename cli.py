@@ -24,7 +24,7 @@ from .commands.verify import verify
 from .grid.errors import DynvidError
 
 
-class InOrder(click.Group):
+class CommandsInOrder(click.Group):
     """Lists its commands in the order in which they are used."""
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -32,7 +32,7 @@ class InOrder(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandsInOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dynvid")
 @click.option("-v", "--verbose", is_flag=True, help="Print on standard error all that is being done, line by line.")
 @click.pass_context

@@ -39,7 +39,7 @@ from .measure.stream_bench import LOADS, NEVER, OFFLINE, StreamBench, StreamOpti
 from .measure.stream_bench import STATIC as STATIC_STREAM
 from .mlperf.loadgen import LoadGenOrder
 from .mlperf.subject import Referee, judged
-from .report.report import Estimate, Latency, Memory, OperatingPoint, Peer, Report, Scenario, Setting
+from .report.report import Estimate, Latency, MemoryUse, OperatingPoint, Peer, Report, Scenario, Setting
 
 LOG = logging.getLogger("dynvid")
 
@@ -194,7 +194,7 @@ def bench(
                 options.streams,
             ),
         ),
-        Memory(
+        MemoryUse(
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             bytes_per_video(fused_segments(manifest, options.precision)),
             stream.slots * options.streams,

@@ -27,7 +27,7 @@ from .proof.clips import proof_clips
 from .proof.equivalence import PROOF_CLIPS, prove
 from .proof.reference import Reference
 from .split.bundle_builder import BundleBuilder
-from .split.subgraphs import Subgraph, split
+from .split.subgraphs import SubgraphModule, split
 
 LOG = logging.getLogger("dynvid")
 
@@ -91,7 +91,7 @@ def prove_again(bundle: Bundle, training_checkpoint: Path) -> dict[str, Any]:
         )
     network = network_of(manifest, training_checkpoint)
     clips = proof_clips(PROOF_CLIPS, manifest.grid.num_frames, manifest.preprocessing)
-    parts: dict[Stored, list[Subgraph]] = {
+    parts: dict[Stored, list[SubgraphModule]] = {
         precision: split(network, precision, manifest.fp32_only)
         for precision in manifest.precisions
         if precision != "int8"

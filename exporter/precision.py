@@ -13,7 +13,7 @@ from .proof.reference import FP16_LIMIT, Reference
 from .proof.subgraph_equivalence import SIZES, load_programs, prove_subgraphs
 from .proof.tolerances import BOUND, SHARE, Rounding, require
 from .split.bundle_builder import BundleBuilder, Key, key_of
-from .split.subgraphs import Subgraph
+from .split.subgraphs import SubgraphModule
 
 LOG = logging.getLogger("dynvid")
 
@@ -119,7 +119,7 @@ def _by_route(draft: BundleBuilder, kept: set[str], split: SplitLogits, referenc
     return {place: _reason("route", error, limit) for place in places[:least]}
 
 
-def _blocks_first(part: Subgraph) -> tuple[bool, int]:
+def _blocks_first(part: SubgraphModule) -> tuple[bool, int]:
     return part.kind == "head", part.block
 
 

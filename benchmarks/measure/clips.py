@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...calibration.scoring import class_labels
 from ...grid.errors import UsageError
 from ...grid.manifest import Manifest
+from ...runtime.closing import Closing
 from ...runtime.video.decoder import Decoder
 from ...runtime.video.listing import read_list
 from ..report.report import Decode
@@ -45,7 +46,7 @@ class Clips:
         return [InOrder(clip, manifest.grid.frame_order) for clip in self.frames]
 
 
-class InOrder:
+class InOrder(Closing):
     """A clip in permuted order as a source of frames: a segment's frames are contiguous, so none is copied."""
 
     def __init__(self, frames: Floats, order: Sequence[int]) -> None:
@@ -64,12 +65,6 @@ class InOrder:
 
     def close(self) -> None:
         """Do nothing."""
-
-    def __enter__(self) -> InOrder:
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        self.close()
 
 
 def random_clips(manifest: Manifest, count: int, seed: int = 0) -> Clips:

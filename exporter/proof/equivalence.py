@@ -21,7 +21,7 @@ from ...grid.manifest import Precision, Stored
 from ...models.network import VideoNetwork
 from ...runtime.backends.base import Backend
 from ...runtime.session import ArraySource, Session
-from ..split.subgraphs import Subgraph
+from ..split.subgraphs import SubgraphModule
 from .reference import Reference
 from .rounding import measure_rounding
 from .sensitivity import drift, prove_sensitivity
@@ -37,7 +37,7 @@ Floats = NDArray[np.float32]
 
 def prove(
     network: VideoNetwork,
-    subgraphs: Mapping[Stored, list[Subgraph]],
+    subgraphs: Mapping[Stored, list[SubgraphModule]],
     bundle: Bundle,
     backend: Backend,
     reference: Reference,
@@ -85,7 +85,7 @@ def prove(
 
 
 def prove_set(
-    subgraphs: Mapping[Stored, list[Subgraph]],
+    subgraphs: Mapping[Stored, list[SubgraphModule]],
     bundle: Bundle,
     backend: Backend,
     precision: Stored,

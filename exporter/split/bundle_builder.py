@@ -10,15 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ...grid.bundle import Bundle
-from ...grid.manifest import Manifest, Precision, Stored, Variant
-from ...grid.manifest import Subgraph as ManifestSubgraph
+from ...grid.manifest import Manifest, Precision, Stored, Subgraph, Variant
 from ...grid.tensors import TensorSpec
 from ...models.config_json import to_json
 from ...models.cost import measure_costs
 from ...models.network import VideoNetwork
 from .half_precision import in_half, may_be_rounded
 from .onnx_graph import OPSET, to_onnx
-from .subgraphs import Subgraph, head_name, split
+from .subgraphs import SubgraphModule, head_name, split
 
 LOG = logging.getLogger("dynvid")
 
@@ -40,7 +39,7 @@ class BundleBuilder:
     """
 
     def __init__(self, network: VideoNetwork, source_sha256: str) -> None:
-        self.parts: dict[Stored, list[Subgraph]] = {}
+        self.parts: dict[Stored, list[SubgraphModule]] = {}
         self.network = network
         self.ranges: Mapping[str, float] = {}
         self._source_sha256 = source_sha256
@@ -92,7 +91,7 @@ class BundleBuilder:
             preprocessing=config.preprocessing,
             costs=measure_costs(network),
             subgraphs=tuple(
-                ManifestSubgraph(
+                Subgraph(
                     part.name,
                     part.kind,
                     part.block,
@@ -113,7 +112,7 @@ class BundleBuilder:
         )
 
 
-def key_of(part: Subgraph) -> Key:
+def key_of(part: SubgraphModule) -> Key:
     """Return what distinguishes the graphs of a subgraph: its precision and the dtypes of its ports."""
     return part.name, part.precision, part.inputs, part.outputs
 
