@@ -1,10 +1,12 @@
 """The Python interface: one function per command, and ``load``. Each imports what it needs when it is called.
 
-It is one long file, because it is the reference of the interface.
+What they do is told to the logger ``dynvid``: steps as INFO, counts and details as DEBUG. It is one long file, because
+it is the reference of the interface.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +20,7 @@ from .runtime.open_model import open_model as load
 
 if TYPE_CHECKING:
     from .benchmarks.measure.contestants import Loads
-    from .benchmarks.report.report import Report as BenchReport
+    from .benchmarks.report.report import Report
     from .benchmarks.segment_times import Timing
     from .calibration.calibrate import Calibration
     from .calibration.drift import Drift
@@ -28,13 +30,14 @@ if TYPE_CHECKING:
     from .grid.manifest import Precision
     from .grid.thresholds import Rule
 
+LOG = logging.getLogger("dynvid")
+
 __all__ = [
     "bench", "build_engines", "calibrate", "doctor", "drift", "export", "load", "plan", "quantize", "time", "train",
     "verify",
 ]  # fmt: skip
 
 StrPath = str | os.PathLike[str]
-Report = Callable[[str], None]
 
 
 def plan(
@@ -95,8 +98,6 @@ def export(
     frames: int | None = None,
     precision: str = "fp16",
     range_data: StrPath | None = None,
-    report: Report = lambda _: None,
-    warn: Report = lambda _: None,
 ) -> Bundle:
     """Split a training checkpoint along its route, export every unique subgraph, prove the result, and write it.
 
@@ -110,8 +111,6 @@ def export(
         frames: sampled frames l of a public layout; None: 16.
         precision: fp16 exports both precisions, fp32 only that one.
         range_data: LIST of videos whose activations decide what may be fp16.
-        report: called with a line about each step.
-        warn: called with warnings about the training checkpoint, before the export begins.
 
     Returns:
         The bundle, whose ``manifest.proof`` has the figures of the proof.
@@ -130,27 +129,23 @@ def export(
         Path(training_checkpoint), layout=layout, network=network, route=route, shift=shift, num_frames=frames
     )
     for warning in loaded.warnings:
-        warn(warning)
-    clips = None if range_data is None else read_clips(Path(range_data), loaded.network.config, report)
+        LOG.warning(warning)
+    clips = None if range_data is None else read_clips(Path(range_data), loaded.network.config)
     return run_export(
         loaded.network,
         Path(bundle),
         source_sha256=sha256_of(Path(training_checkpoint)),
         precisions=("fp32",) if precision == "fp32" else ("fp32", "fp16"),
         range_clips=clips,
-        report=report,
     )
 
 
-def verify(
-    bundle: StrPath, training_checkpoint: StrPath | None = None, *, report: Report = lambda _: None
-) -> dict[str, Any] | None:
+def verify(bundle: StrPath, training_checkpoint: StrPath | None = None) -> dict[str, Any] | None:
     """Check hashes and structure of a bundle; with its training checkpoint, prove it again and return the figures.
 
     Args:
         bundle: the folder.
         training_checkpoint: the one that it was exported from.
-        report: called with a line about each step.
 
     Raises:
         ManifestError, HashError, LintError: If the bundle has changed since its export.
@@ -164,7 +159,7 @@ def verify(
     opened = Bundle.open(Path(bundle))
     opened.verify()
     verify_structure(opened)
-    return None if training_checkpoint is None else prove_again(opened, Path(training_checkpoint), report)
+    return None if training_checkpoint is None else prove_again(opened, Path(training_checkpoint))
 
 
 def build_engines(
@@ -177,7 +172,6 @@ def build_engines(
     max_batch: int = 1,
     only: Sequence[str] | None = None,
     workers: int = 1,
-    report: Report = lambda _: None,
 ) -> list[Row]:
     """Prove and build a bundle's engines.
 
@@ -193,7 +187,6 @@ def build_engines(
         max_batch: most videos in one call, for TensorRT.
         only: names of segments and subgraphs; None: all.
         workers: number of parallel builds.
-        report: called with a line about each step, from any thread.
 
     Returns:
         A row per engine; one that failed has ``error``.
@@ -221,8 +214,7 @@ def build_engines(
         max_batch,
         workers,
         only,
-        prove=lambda graphs: prove_segments(graphs, report),
-        report=report,
+        prove=prove_segments,
     )
 
 
@@ -245,7 +237,6 @@ def calibrate(
     precision: Precision | None = None,
     backend: str = "auto",
     threads: int | None = None,
-    report: Report = lambda _: None,
 ) -> Calibration:
     """Return thresholds chosen on labelled videos: by q, a budget, a drop of accuracy, or a promise about that drop.
 
@@ -271,7 +262,6 @@ def calibrate(
         precision: precision of the scores; None: fp32.
         backend: the backend; auto as in ``load``.
         threads: CPU threads to compute with; None: one per core.
-        report: called with a line about each step.
 
     Returns:
         The calibration; ``save`` writes its T.json, ``report`` is what ``dynvid calibrate --json`` prints.
@@ -310,15 +300,15 @@ def calibrate(
             found = kept_scores(Path(scores), opened)
         else:
             keep = None if scores is None else Path(scores)
-            found = _scores(opened, Path(data), keep, backend, precision or "fp32", threads, report)
+            found = _scores(opened, Path(data), keep, backend, precision or "fp32", threads)
     scored_in: Precision = found.belongs_to.get("precision", "fp32")
     ms = None
     if opened is not None and cost == "ms":
-        ms = _checkpoint_ms(opened, cost_table, backend, scored_in, threads, report)
+        ms = _checkpoint_ms(opened, cost_table, backend, scored_in, threads)
     costs = costs_of(found.macs, ms, len(found.probabilities))
     if request.unit not in costs:
         request = replace(request, unit="exits")
-    report("choosing thresholds")
+    LOG.info("choosing thresholds")
     result = run_calibration(found, costs, request)
     return replace(result, bundle_sha256=None if opened is None else opened.sha256, precision=scored_in)
 
@@ -337,7 +327,6 @@ def quantize(
     max_drop: float | None = None,
     min_agreement: float | None = None,
     threads: int | None = None,
-    report: Report = lambda _: None,
 ) -> tuple[Bundle, Calibration]:
     """Write a bundle that also holds proved INT8 graphs; return it, and thresholds that were chosen for INT8.
 
@@ -354,7 +343,6 @@ def quantize(
         max_drop: largest loss of accuracy of INT8 at any checkpoint, and of the thresholds; None: 0.005, and 0.01 for the thresholds.
         min_agreement: least share of videos with the same exit as in fp32; None: 0.975.
         threads: of onnxruntime; None: one per core.
-        report: called with a line about each step.
 
     Raises:
         UsageError: If ``output`` is the bundle itself, or the thresholds have temperatures.
@@ -376,9 +364,9 @@ def quantize(
         opened, Path(training_checkpoint), Path(data), Path(f"{opened.root}.int8" if output is None else output),
         Path(f"{opened.root}.ranges.json" if ranges is None else ranges), None if scores is None else Path(scores),
         threads, None if thresholds is None else Path(thresholds), max_drop,
-        MIN_AGREEMENT if min_agreement is None else min_agreement, report,
+        MIN_AGREEMENT if min_agreement is None else min_agreement,
     )  # fmt: skip
-    report("choosing thresholds")
+    LOG.info("choosing thresholds")
     result = run_calibration(found, costs_of(found.macs, None, len(found.probabilities)), request)
     result = replace(result, bundle_sha256=made.sha256, precision="int8")
     if save_thresholds is not None:
@@ -415,7 +403,6 @@ def time(
     precision: Precision = "fp32",
     threads: int | None = None,
     rounds: int = 100,
-    report: Report = lambda _: None,
 ) -> Timing:
     """Return the milliseconds of each segment of the route, and of the static network, for one video on this machine.
 
@@ -429,7 +416,6 @@ def time(
         precision: precision to compute in.
         threads: CPU threads to compute with; None: one per core.
         rounds: number of measured runs, at least 5.
-        report: called with a line about each step.
 
     Returns:
         The times; ``write`` saves them for ``calibrate`` and ``dynvid simulate``.
@@ -442,7 +428,7 @@ def time(
     from .grid.bundle import Bundle
 
     opened, folder = Bundle.open(Path(bundle)), None if engines is None else Path(engines)
-    report("measuring the segments")
+    LOG.info("measuring the segments")
     return measure(opened, backend, threads, rounds, precision=precision, engines=folder)
 
 
@@ -469,8 +455,7 @@ def bench(
     referee: bool = False,
     referee_seconds: float = 60.0,
     command: str = "dynvid.bench",
-    report: Report = lambda _: None,
-) -> BenchReport:
+) -> Report:
     """Measure latency against average FLOPs, beside the static network, and write the report.
 
     Args:
@@ -495,7 +480,6 @@ def bench(
         referee: also let MLPerf LoadGen measure.
         referee_seconds: least time that it measures Offline and Server.
         command: the command line, for the report.
-        report: called with a line about each step.
 
     Raises:
         UsageError: If the arguments do not go together.
@@ -530,10 +514,10 @@ def bench(
         tuple(peers), None if training_checkpoint is None else Path(training_checkpoint),
         Referee(into / LOGS, referee_seconds) if referee else None, command,
     )  # fmt: skip
-    measured_on = random_clips(manifest, clips) if data is None else read_clips(Path(data), manifest, clips, report)
+    measured_on = random_clips(manifest, clips) if data is None else read_clips(Path(data), manifest, clips)
     name = fitting_backend(opened, precision, folder) if backend == "auto" else backend
-    loads = partial(_loads, opened, name, precision, folder, report)
-    found = run_bench(opened, name, folder, loads, measured_on, options, report)
+    loads = partial(_loads, opened, name, precision, folder)
+    found = run_bench(opened, name, folder, loads, measured_on, options)
     write_report(found, into)
     return found
 
@@ -553,7 +537,7 @@ def doctor(bundle: StrPath | None = None) -> dict[str, Any]:
     return examine(None if bundle is None else Bundle.open(Path(bundle)))
 
 
-def _loads(bundle: Bundle, backend: str, precision: Precision, folder: Path, report: Report) -> Loads:
+def _loads(bundle: Bundle, backend: str, precision: Precision, folder: Path) -> Loads:
     """Build the engines if that takes no GPU; return the sources of graphs that are not engines.
 
     Raises:
@@ -580,8 +564,7 @@ def _loads(bundle: Bundle, backend: str, precision: Precision, folder: Path, rep
         folder,
         backend,
         precision,
-        prove=lambda graphs: prove_segments(graphs, report),
-        report=report,
+        prove=prove_segments,
     )
     for row in rows:
         if row.error is not None:
@@ -601,7 +584,6 @@ def _scores(
     backend: str,
     precision: Precision,
     threads: int | None,
-    report: Report,
 ) -> Scores:
     """Return the scores of a bundle, run as ``load`` runs it."""
     from .calibration.scoring import score_videos
@@ -613,11 +595,11 @@ def _scores(
     videos = read_list(data)
     executor = open_executor(bundle, backend, precision, limits=Limits(batch=1), threads=threads)
     with Decoder() as decoder:
-        return score_videos(Session(executor), videos, keep, decoder, report)
+        return score_videos(Session(executor), videos, keep, decoder)
 
 
 def _checkpoint_ms(
-    bundle: Bundle, table: StrPath | None, backend: str, precision: Precision, threads: int | None, report: Report
+    bundle: Bundle, table: StrPath | None, backend: str, precision: Precision, threads: int | None
 ) -> list[float]:
     """Return the milliseconds until each checkpoint answers, from a table or measured now."""
     from .benchmarks.segment_times import read_timing
@@ -630,7 +612,7 @@ def _checkpoint_ms(
                 f"measure with 'dynvid time --precision {precision}'"
             )
         return found.checkpoint_ms()
-    return time(bundle.root, backend=backend, precision=precision, threads=threads, report=report).checkpoint_ms()
+    return time(bundle.root, backend=backend, precision=precision, threads=threads).checkpoint_ms()
 
 
 def _require_source(bundle: Bundle, training_checkpoint: Path) -> None:

@@ -14,6 +14,7 @@ from .commands.conformance import conformance
 from .commands.doctor import doctor
 from .commands.drift import drift
 from .commands.export import export
+from .commands.output import every_line
 from .commands.plan import plan
 from .commands.quantize import quantize
 from .commands.simulate import simulate
@@ -23,7 +24,7 @@ from .commands.verify import verify
 from .grid.errors import DynvidError
 
 
-class InOrder(click.Group):
+class CommandsInOrder(click.Group):
     """Lists its commands in the order in which they are used."""
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -31,10 +32,14 @@ class InOrder(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandsInOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dynvid")
-def cli() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Print on standard error all that is being done, line by line.")
+@click.pass_context
+def cli(context: click.Context, verbose: bool) -> None:
     """Deploy dynamic-inference video networks: split, prove, and run along the checkpoint route."""
+    if verbose:
+        context.with_resource(every_line())
 
 
 for command in (

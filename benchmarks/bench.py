@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 from collections.abc import Callable, Sequence
@@ -38,7 +39,9 @@ from .measure.stream_bench import LOADS, NEVER, OFFLINE, StreamBench, StreamOpti
 from .measure.stream_bench import STATIC as STATIC_STREAM
 from .mlperf.loadgen import LoadGenOrder
 from .mlperf.subject import Referee, judged
-from .report.report import Estimate, Latency, Memory, OperatingPoint, Peer, Report, Scenario, Setting
+from .report.report import Estimate, Latency, MemoryUse, OperatingPoint, Peer, Report, Scenario, Setting
+
+LOG = logging.getLogger("dynvid")
 
 MOST_DIFFERENT = 0.02
 """Largest allowed difference between two copies of the static run during a measurement."""
@@ -94,7 +97,6 @@ class _Point:
 
 def bench(
     bundle: Bundle, backend: str, engines: Path, open_loads: Callable[[], Loads], clips: Clips, options: Options,
-    report: Callable[[str], None],
 ) -> Report:  # fmt: skip
     """Return every figure of a bundle on a backend.
 
@@ -105,7 +107,6 @@ def bench(
         open_loads: builds these engines if it can, and says where other graphs come from.
         clips: the clips to classify.
         options: what to measure.
-        report: called with a line about each step.
 
     Raises:
         UsageError: If an option is out of range.
@@ -126,16 +127,16 @@ def bench(
         open_executor, bundle, backend=backend, precision=options.precision, engines=engines, threads=options.threads
     )
     field = Field(open_one, engines, loads, clips)
-    report("scoring every checkpoint")
+    LOG.info("scoring every checkpoint")
     along, static = field.answers(field.along), field.answers(field.static)
     points = _points(along, options)
     peers = _open_peers(bundle, clips, loads, static[0, 0], threads, options)
     contestants = [*field.contestants, *(field.point(p.name, p.thresholds, p.temperatures) for p in points), *peers]
-    samples = Samples(interleave(contestants, len(clips.frames), options.seconds, options.rounds, report))
+    samples = Samples(interleave(contestants, len(clips.frames), options.seconds, options.rounds))
     copies_differ = abs(1 - samples.relative(STATIC, COPY).value)
     field.backend.close()  # each stream opens its own backend
     del field, contestants
-    table = measure_table(open_one, len(manifest.route_cells), options.batch, options.streams, options.seconds, report)
+    table = measure_table(open_one, len(manifest.route_cells), options.batch, options.streams, options.seconds)
     costs = cost_table(
         table, f"measured with {backend}, {options.precision}, {threads} threads, {options.streams} streams"
     )
@@ -143,12 +144,11 @@ def bench(
     how = StreamOptions(options.batch, options.streams, options.stream_seconds, options.load_videos)
     stream = StreamBench(
         manifest, open_one, clips, main.exits, (main.thresholds, main.temperatures), costs, how,
-        report,
     )  # fmt: skip
     streams, efficiencies = stream.run()
     others = others_share(busy, cpu_seconds())
     clip_s = samples.times(NO_EXITS).value / 1e3
-    scenarios = _ask_referee(bundle, backend, engines, clips, along, main, clip_s, options, report)
+    scenarios = _ask_referee(bundle, backend, engines, clips, along, main, clip_s, options)
 
     gmacs = Gmacs.of(manifest, main.exits)
     on_cpu = backend in ON_CPU
@@ -194,7 +194,7 @@ def bench(
                 options.streams,
             ),
         ),
-        Memory(
+        MemoryUse(
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             bytes_per_video(fused_segments(manifest, options.precision)),
             stream.slots * options.streams,
@@ -266,12 +266,12 @@ def _share(hits: NDArray[np.bool_]) -> Estimate:
 
 def _ask_referee(
     bundle: Bundle, backend: str, engines: Path, clips: Clips, along: NDArray[np.float32], main: _Point, clip_s: float,
-    options: Options, report: Callable[[str], None],
+    options: Options,
 ) -> tuple[Scenario, ...]:  # fmt: skip
     given = options.referee
     if given is None:
         return ()
-    report("MLPerf LoadGen: SingleStream, Offline, Server")
+    LOG.info("MLPerf LoadGen: SingleStream, Offline, Server")
     folder, manifest = given.folder.resolve(), bundle.manifest
     checkpoints = range(1, len(manifest.route.cells) + 1)
     order = LoadGenOrder(

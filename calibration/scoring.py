@@ -7,8 +7,9 @@ sha256 of the videos' files. So nothing depends on the order of the list, or on 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,10 @@ from ..runtime.video.listing import ListedVideo
 from .journal import Journal
 from .scores import Scores, read_scores
 
-Report = Callable[[str], None]
+LOG = logging.getLogger("dynvid")
 
 
-def score_videos(
-    session: Session, videos: Sequence[ListedVideo], keep: Path | None, decoder: Decoder, report: Report
-) -> Scores:
+def score_videos(session: Session, videos: Sequence[ListedVideo], keep: Path | None, decoder: Decoder) -> Scores:
     """Return the scores of every exit for the videos of a list, sorted by the sha256 of their files.
 
     Args:
@@ -38,7 +37,6 @@ def score_videos(
         keep: the ``.npz`` that the scores are read from if it exists, and otherwise written to; None: the default,
             beside the bundle.
         decoder: of the videos.
-        report: called with progress.
 
     Raises:
         ListError: If a label is not a class, only some rows have one, or two files have the same contents.
@@ -49,7 +47,7 @@ def score_videos(
     bundle = session.executor.bundle
     manifest = bundle.manifest
     labels = class_labels(videos, manifest)
-    files = file_hashes(videos, report)
+    files = file_hashes(videos)
     belongs_to = _belongs_to(session, files, labels)
     keep = keep or scores_file(bundle, belongs_to)
     if keep.exists():
@@ -69,7 +67,7 @@ def score_videos(
             if name not in done:
                 done[name] = _score(session, video.path, decoder, shape)
                 journal.append(bytes.fromhex(name) + done[name])
-            report(f"{index}/{len(videos)} videos scored")
+            LOG.debug(f"{index}/{len(videos)} videos scored")
         label_of = dict(zip(files, labels, strict=True))
         answers = {name: np.frombuffer(done[name], np.float32).reshape(shape) for name in sorted(files)}
         failed = tuple(name for name, answer in answers.items() if np.isnan(answer).any())
@@ -142,7 +140,7 @@ def _belongs_to(session: Session, files: Sequence[str], labels: Sequence[int | N
     }
 
 
-def file_hashes(videos: Sequence[ListedVideo], report: Report) -> list[str]:
+def file_hashes(videos: Sequence[ListedVideo]) -> list[str]:
     """Return the sha256 of every video's file; duplicates are refused."""
     files: list[str] = []
     for index, video in enumerate(videos, 1):
@@ -151,7 +149,7 @@ def file_hashes(videos: Sequence[ListedVideo], report: Report) -> list[str]:
                 files.append(hashlib.file_digest(file, "sha256").hexdigest())
         except OSError as error:
             raise ListError(f"video '{video.path}' cannot be read ({error.strerror}): repair the list") from None
-        report(f"{index}/{len(videos)} files hashed")
+        LOG.debug(f"{index}/{len(videos)} files hashed")
     twice = [name for name, count in Counter(files).items() if count > 1]
     if twice:
         one, other, *_ = [video.path for video, name in zip(videos, files, strict=True) if name == twice[0]]

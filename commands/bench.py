@@ -58,12 +58,12 @@ def bench(
     from ..api import bench as run_bench
     from ..benchmarks.report.console import describe
 
-    with steps() as step:
+    with steps():
         report = run_bench(
             bundle, output, training_checkpoint, data=data, clips=clips, thresholds=thresholds, qs=qs, batch=batch,
             streams=streams, backend=backend, engines=engines, precision=precision, threads=threads, rounds=rounds,
             seconds=seconds, stream_seconds=stream_seconds, load_videos=load_videos, peers=peers, referee=referee,
-            referee_seconds=referee_seconds, command=shlex.join(["dynvid", *sys.argv[1:]]), report=step,
+            referee_seconds=referee_seconds, command=shlex.join(["dynvid", *sys.argv[1:]]),
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(report.to_json()))

@@ -46,7 +46,7 @@ def build_engines(
     if (precision is not None) + fp16 + int8 > 1:
         raise UsageError("--precision, --fp16 and --int8 exclude one another: give one, since each builds its own set")
     chosen: Precision = precision or ("fp16" if fp16 else "int8" if int8 else "fp32")
-    with steps() as step:
+    with steps():
         rows = run_build(
             bundle,
             backend=backend,
@@ -56,7 +56,6 @@ def build_engines(
             max_batch=max_batch,
             only=_names(only) or None,
             workers=workers,
-            report=step,
         )
     if chosen == "fp16" and not Bundle.open(bundle).manifest.gains_by_fp16:
         click.echo(NO_FP16, err=True)

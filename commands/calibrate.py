@@ -56,11 +56,11 @@ def calibrate(
     if plot is not None:
         with packages("bench"):  # before the work, not after
             from ..calibration.plot import write_curve
-    with steps() as step:
+    with steps():
         result = run_calibration(
             bundle, training_checkpoint, data=data, scores=scores, q=q, budget=budget, max_drop=max_drop, confidence=confidence, rule=rule,
             cost=cost, cost_table=cost_table, temperature=temperature, split=split, seed=seed,
-            precision=precision, backend=backend, threads=threads, report=step,
+            precision=precision, backend=backend, threads=threads,
         )  # fmt: skip
     if output is not None:
         result.save(output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def classify(
             decode_timeout_s=decode_timeout,
             max_in_flight_mb=max_in_flight,
         ) as model,
-        steps() as step,
+        steps() if output is not None or as_json else nullcontext(),
     ):
         click.echo(model.runs, err=True)
 
@@ -116,9 +117,7 @@ def classify(
             max_failures=max_failures,
             retry_failed=retry_failed,
             trace=trace,
-            report=lambda line: click.echo(line, err=True),
             on_record=show,
-            progress=step if output is not None or as_json else lambda _: None,
         )
     if said := failures.partial(total, output):
         click.echo(f"Error: {said}", err=True)

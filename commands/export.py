@@ -29,7 +29,7 @@ def export(
     """Split a training checkpoint along its route, export every unique subgraph, and prove the result."""
     from ..api import export as run_export
 
-    with steps() as step:
+    with steps():
         bundle = run_export(
             training_checkpoint,
             root,
@@ -40,7 +40,5 @@ def export(
             frames=frames,
             precision=precision,
             range_data=range_data,
-            report=step,
-            warn=lambda line: click.echo(f"Warning: {line}", err=True),
         )
     print_proof(bundle, bundle.manifest.proof, as_json)

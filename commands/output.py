@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..grid.bundle import Bundle
 
 
+LOG = logging.getLogger("dynvid")
 NO_FP16 = "Warning: all blocks stay fp32 in the fp16 set of this network, so fp16 gains nothing: use fp32"
 
 _COUNT = re.compile(r"\b(\d+)/(\d+)\b")
@@ -28,28 +30,66 @@ _PLAIN_S = 5.0
 _WIDE = 10_000  # columns: rows are not wrapped outside a terminal
 
 
+class _Shown(logging.Handler):
+    """Shows the log's lines: warnings are printed; steps and counts (all lines, if ``everything``) go to ``show``."""
+
+    def __init__(self, show: Callable[[str], None], everything: bool) -> None:
+        super().__init__()
+        self._show, self._everything = show, everything
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one line."""
+        line = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            print(f"Warning: {line}", file=sys.stderr)  # above the bars, which click.echo would miss
+        elif self._everything or record.levelno >= logging.INFO or _COUNT.search(line):
+            self._show(line)
+
+
 @contextmanager
-def steps() -> Iterator[Callable[[str], None]]:
-    """Show progress on standard error: N/M as a bar with rate and remaining time, anything else as a line.
+def steps() -> Iterator[None]:
+    """Show what is being done on standard error: N/M as a bar with rate and remaining time, anything else as a line.
 
     On a terminal it disappears afterwards. Elsewhere a line is printed every ``_PLAIN_S`` seconds, so that a log
-    shows progress.
+    shows progress. Inside ``every_line``, this shows nothing more.
     """
     from rich.console import Console
 
+    if LOG.handlers:
+        yield
+        return
     console = Console(stderr=True)
-    with _bars(console) if console.is_terminal else _lines() as show:
-        yield show
+    with _bars(console) if console.is_terminal else _lines(_PLAIN_S) as show, _shown(show):
+        yield
 
 
 @contextmanager
-def _lines() -> Iterator[Callable[[str], None]]:
+def every_line() -> Iterator[None]:
+    """Print every line of the log on standard error, with the seconds since the start."""
+    with _lines(0.0) as show, _shown(show, everything=True):
+        yield
+
+
+@contextmanager
+def _shown(show: Callable[[str], None], everything: bool = False) -> Iterator[None]:
+    handler, level = _Shown(show, everything), LOG.level
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
+
+
+@contextmanager
+def _lines(every_s: float) -> Iterator[Callable[[str], None]]:
     said = begun = time.monotonic()
 
     def show(line: str) -> None:
         nonlocal said
         now = time.monotonic()
-        if now - said >= _PLAIN_S:
+        if now - said >= every_s:
             said = now
             click.echo(f"{now - begun:.0f} s: {line}", err=True)
 

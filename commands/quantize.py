@@ -45,11 +45,10 @@ def quantize(
     from ..api import quantize as run_quantize
     from ..calibration.describe import describe
 
-    with steps() as step:
+    with steps():
         made, result = run_quantize(
             bundle, training_checkpoint, data, output=output, save_thresholds=save_thresholds, ranges=ranges,
             scores=scores, thresholds=thresholds, q=q, max_drop=max_drop, min_agreement=min_agreement, threads=threads,
-            report=step,
         )  # fmt: skip
     figures = {"bundle": str(made.root), **made.manifest.proof["int8"]}
     if as_json:

@@ -32,10 +32,9 @@ def time(
     from ..api import time as take_times
     from ..benchmarks.measure.machine import MOST_OTHERS
 
-    with steps() as step:
+    with steps():
         found = take_times(
             bundle, backend=backend, engines=engines, precision=precision, threads=threads, rounds=rounds,
-            report=step,
         )  # fmt: skip
     if output is not None:
         found.write(output)

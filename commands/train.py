@@ -20,12 +20,10 @@ def train(config: Path, output: Path, as_json: bool) -> None:
     """Train a network by the paper's recipe, as configured in the TOML file CONFIG; resumable."""
     from ..api import train as run_training
 
-    with steps() as step:
+    with steps():
 
         def report(line: Any) -> None:
-            if "decoded" in line:
-                step(f"decoding {line['list']}: {line['decoded']} videos")
-            elif as_json:
+            if as_json:
                 click.echo(json.dumps(line))
             else:
                 click.echo("  ".join(f"{key} {value}" for key, value in line.items()))

@@ -27,6 +27,6 @@ def verify(bundle: Path, training_checkpoint: Path | None, as_json: bool) -> Non
     else:
         from ..api import verify as run_verify
 
-        with steps() as step:
-            proof = run_verify(bundle, training_checkpoint, report=step)
+        with steps():
+            proof = run_verify(bundle, training_checkpoint)
     print_proof(opened, proof, as_json)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ from .proof.clips import proof_clips
 from .proof.equivalence import PROOF_CLIPS, prove
 from .proof.reference import Reference
 from .split.bundle_builder import BundleBuilder
-from .split.subgraphs import Subgraph, split
+from .split.subgraphs import SubgraphModule, split
 
-Report = Callable[[str], None]
+LOG = logging.getLogger("dynvid")
 
 
 def export(
@@ -38,7 +39,6 @@ def export(
     source_sha256: str,
     precisions: Sequence[Stored] = ("fp32", "fp16"),
     range_clips: NDArray[np.float32] | None = None,
-    report: Report = lambda _: None,
 ) -> Bundle:
     """Split ``network`` along its route, export every unique subgraph, prove the result, and write it to ``root``.
 
@@ -49,7 +49,6 @@ def export(
         precisions: fp32, and fp16 unless declined.
         range_clips: preprocessed videos in temporal order, [videos, l, 3, crop, crop]. Their activations decide which
             ranges fit fp16. None: the proof's clips. Errors are always measured on the proof's clips.
-        report: called with a line about each step.
 
     Raises:
         IllConditionedError: If fp32 is not enough for the network; found on the first clip.
@@ -59,23 +58,23 @@ def export(
     require_target(root)
     config = network.config
     clips = proof_clips(PROOF_CLIPS, config.grid.num_frames, config.preprocessing)
-    reference, backend = Reference(network, clips, report), open_backend("onnxruntime")
-    draft = BundleBuilder(network, source_sha256, report)
+    reference, backend = Reference(network, clips), open_backend("onnxruntime")
+    draft = BundleBuilder(network, source_sha256)
     reference.logits(1)  # refuse a network that overflows before exporting anything
     draft.add("fp32")
-    figures = prove(network, draft.parts, draft.bundle(), backend, reference, report)
-    seen = reference if range_clips is None else Reference(network, range_clips, report)
+    figures = prove(network, draft.parts, draft.bundle(), backend, reference)
+    seen = reference if range_clips is None else Reference(network, range_clips)
     seen.logits()
     draft.ranges = seen.ranges
     if "fp16" in precisions:
-        figures["fp32_only"], figures["fp16"] = choose(draft, reference, backend, figures, report)
-    report("writing")
+        figures["fp32_only"], figures["fp16"] = choose(draft, reference, backend, figures)
+    LOG.info("writing")
     bundle = draft.bundle()
     assert bundle.held is not None
     return write_bundle(root, replace(bundle.manifest, proof=figures), bundle.held)
 
 
-def prove_again(bundle: Bundle, training_checkpoint: Path, report: Report) -> dict[str, Any]:
+def prove_again(bundle: Bundle, training_checkpoint: Path) -> dict[str, Any]:
     """Prove ``bundle`` again against the training checkpoint that it was exported from; return the figures.
 
     Raises:
@@ -92,12 +91,12 @@ def prove_again(bundle: Bundle, training_checkpoint: Path, report: Report) -> di
         )
     network = network_of(manifest, training_checkpoint)
     clips = proof_clips(PROOF_CLIPS, manifest.grid.num_frames, manifest.preprocessing)
-    parts: dict[Stored, list[Subgraph]] = {
+    parts: dict[Stored, list[SubgraphModule]] = {
         precision: split(network, precision, manifest.fp32_only)
         for precision in manifest.precisions
         if precision != "int8"
     }
-    figures = prove(network, parts, bundle, open_backend("onnxruntime"), Reference(network, clips, report), report)
+    figures = prove(network, parts, bundle, open_backend("onnxruntime"), Reference(network, clips))
     # the choices of the export and of INT8 calibration remain valid
     chosen = {key: value for key, value in manifest.proof.items() if key in ("fp32_only", "int8")}
     return {**figures, **chosen}
@@ -135,16 +134,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_clips(path: Path, config: NetworkConfig, report: Report) -> NDArray[np.float32]:
+def read_clips(path: Path, config: NetworkConfig) -> NDArray[np.float32]:
     """Return the videos of the LIST at ``path``, preprocessed, in temporal order, [videos, l, 3, crop, crop].
 
     Raises:
         ListError, VideoError: If the list or one of its videos cannot be read.
     """
-    clips = []
+    clips, videos = [], read_list(path)
     with Decoder() as decoder:
-        for index, video in enumerate(read_list(path), 1):
-            report(f"decoding {index}")
+        for index, video in enumerate(videos, 1):
+            LOG.debug(f"decoding {index}/{len(videos)}")
             with decoder.open(video.path, config.preprocessing, config.grid.num_frames) as source:
                 clips.append(source.read(range(config.grid.num_frames)))
     return np.stack(clips)

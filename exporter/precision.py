@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from ..runtime.backends.base import Backend
@@ -12,11 +13,12 @@ from .proof.reference import FP16_LIMIT, Reference
 from .proof.subgraph_equivalence import SIZES, load_programs, prove_subgraphs
 from .proof.tolerances import BOUND, SHARE, Rounding, require
 from .split.bundle_builder import BundleBuilder, Key, key_of
-from .split.subgraphs import Subgraph
+from .split.subgraphs import SubgraphModule
+
+LOG = logging.getLogger("dynvid")
 
 FEW = 2
 """Number of clips for trying how many blocks stay fp32. The choice is then checked on all of the proof's clips."""
-Report = Callable[[str], None]
 Reasons = dict[str, dict[str, Any]]
 """By name (``block0``, ``head0``): ``because`` (range, error, route), ``value`` (None: NaN or infinity), ``limit``."""
 
@@ -26,7 +28,6 @@ def choose(
     reference: Reference,
     backend: Backend,
     figures: Mapping[str, Any],
-    report: Report,
 ) -> tuple[Reasons, dict[str, Any]]:
     """Add the fp16 set to ``draft``; return what stays fp32 in it and why, and the figures of its proof.
 
@@ -46,7 +47,6 @@ def choose(
         reference: of the whole network.
         backend: onnxruntime on the CPU.
         figures: of the fp32 set's proof.
-        report: called with a line about each step.
 
     Raises:
         ProofError: If the set is not equal to the network within its tolerances, whatever stays fp32.
@@ -55,18 +55,18 @@ def choose(
     proved = {key_of(part): figures["fp32"]["subgraphs"][part.name] for part in draft.parts["fp32"]}
     while True:
         draft.add("fp16", sorted(reasons))
-        report("fp16: checking which subgraphs need fp32")
+        LOG.info("fp16: checking which subgraphs need fp32")
         more = _by_error(draft, set(reasons), reference, backend, proved)
         if not more:
             split = SplitLogits(draft.bundle(), backend, "fp16", reference.clips)
-            more = _by_route(draft, set(reasons), split, reference, report)
+            more = _by_route(draft, set(reasons), split, reference)
         if not more:
             errors = {part.name: proved[key_of(part)] for part in draft.parts["fp16"]}
             for name, error in errors.items():
                 require(error <= BOUND["fp16"], f"{name} (fp16)", error, BOUND["fp16"], "fp16")
-            return reasons, {"subgraphs": errors, **prove_route(split, reference, Rounding.of(figures), report)}
+            return reasons, {"subgraphs": errors, **prove_route(split, reference, Rounding.of(figures))}
         for name, reason in more.items():
-            report(f"{name} stays fp32: {reason['because']} {reason['value']}, at most {reason['limit']:g} for fp16")
+            LOG.info(f"{name} stays fp32: {reason['because']} {reason['value']}, at most {reason['limit']:g} for fp16")
         reasons |= more
 
 
@@ -96,9 +96,7 @@ def _by_error(
     return {place: _reason("error", error, limit) for place, error in found.items()}
 
 
-def _by_route(
-    draft: BundleBuilder, kept: set[str], split: SplitLogits, reference: Reference, report: Report
-) -> Reasons:
+def _by_route(draft: BundleBuilder, kept: set[str], split: SplitLogits, reference: Reference) -> Reasons:
     limit = SHARE["route"] * BOUND["fp16"]
     half = [part for part in draft.parts["fp16"] if part.place not in kept]
     places = list(dict.fromkeys(part.place for part in sorted(half, key=_blocks_first)))
@@ -114,14 +112,14 @@ def _by_route(
     least, most = 1, len(places)  # number of places that stay fp32
     while least < most:
         middle = (least + most) // 2
-        report(f"fp16: trying {middle} more in fp32")
+        LOG.info(f"fp16: trying {middle} more in fp32")
         draft.add("fp16", sorted({*kept, *places[:middle]}))
         enough = error_of(SplitLogits(draft.bundle(), split.backend, "fp16", reference.clips), FEW) <= limit
         least, most = (least, middle) if enough else (middle + 1, most)
     return {place: _reason("route", error, limit) for place in places[:least]}
 
 
-def _blocks_first(part: Subgraph) -> tuple[bool, int]:
+def _blocks_first(part: SubgraphModule) -> tuple[bool, int]:
     return part.kind == "head", part.block
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -26,6 +27,8 @@ from .results_file import Run, open_results, sha256_of_videos
 from .stream.pool import StreamPool
 from .video.frames import FrameArray, FrameSource
 from .video.listing import read_list
+
+LOG = logging.getLogger("dynvid")
 
 Video = str | os.PathLike[str] | NDArray[Any]
 Item = TypeVar("Item", bound=Video)
@@ -158,13 +161,12 @@ class Model:
         max_failures: float = 0.05,
         retry_failed: bool = False,
         trace: bool = False,
-        report: Callable[[str], None] = lambda _: None,
         on_record: Callable[[dict[str, Any]], None] = lambda _: None,
-        progress: Callable[[str], None] = lambda _: None,
     ) -> tuple[Failures, int]:
         """Classify the videos of a LIST and write one JSON line per video, as ``dynvid classify`` does.
 
-        After an interruption, the same call resumes where the last one stopped. Lines are written as videos finish.
+        After an interruption, the same call resumes where the last one stopped, and warns so in the log ``dynvid``, which
+        also counts the videos (DEBUG). Lines are written as videos finish.
 
         Args:
             videos: a LIST (a CSV file with a column ``video`` of paths relative to it), or paths.
@@ -173,9 +175,7 @@ class Model:
             max_failures: the share of videos that may fail. The run stops if more fail, once 20 videos have been tried.
             retry_failed: try videos again that failed in an earlier run.
             trace: as for ``classify``; lines then have ``logits``.
-            report: called with a line about what an earlier run has done.
             on_record: called with each record as it arrives.
-            progress: called with a line after each video.
 
         Returns:
             How many videos were tried and failed (``Failures.partial`` puts it in words), and how many there are.
@@ -195,7 +195,7 @@ class Model:
             with closing(classify_rest(lambda left: self._records(left, trace), paths, failures)) as records:
                 for one in records:
                     on_record(one)
-                    progress(f"{failures.tried}/{len(paths)} videos")
+                    LOG.debug(f"{failures.tried}/{len(paths)} videos")
             return failures, len(paths)
         listed = each_once(listed)
         paths = shard_of(listed, *shard)
@@ -214,12 +214,12 @@ class Model:
         )
         with open_results(Path(output), run, map(str, paths), retry_failed=retry_failed) as results:
             if results.done:
-                report(f"{output}: {len(results.done)} of {len(paths)} videos are done already")
+                LOG.warning(f"{output}: {len(results.done)} of {len(paths)} videos are done already")
             failures = Failures.of(results, max_failures)
             with closing(classify_rest(lambda left: self._records(left, trace), paths, failures, results)) as records:
                 for one in records:
                     on_record(one)
-                    progress(f"{results.on_disk}/{len(paths)} videos")
+                    LOG.debug(f"{results.on_disk}/{len(paths)} videos")
         return failures, len(paths)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from ..grid.manifest import Precision
 from ..grid.route import Route
 from ..grid.segments import FusedSegment
 from .backends.base import Backend
+from .closing import Closing
 from .execution.composed import CELLS, Cells
 from .execution.executor import CheckpointResult, Executor
 from .exit_histogram import ExitHistogram
@@ -64,7 +65,7 @@ class Prediction:
     segment_ms: tuple[float, ...]
 
 
-class ArraySource:
+class ArraySource(Closing):
     """Frames that are already preprocessed: finite float32 [l, 3, crop, crop] in temporal order."""
 
     def __init__(self, frames: NDArray[np.float32]) -> None:
@@ -87,12 +88,6 @@ class ArraySource:
 
     def close(self) -> None:
         """Do nothing."""
-
-    def __enter__(self) -> ArraySource:
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        self.close()
 
 
 class Session:

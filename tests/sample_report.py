@@ -10,7 +10,7 @@ from dynvid.benchmarks.report.report import (
     Estimate,
     Latency,
     LaunchSpan,
-    Memory,
+    MemoryUse,
     OperatingPoint,
     Peer,
     Ratio,
@@ -110,7 +110,7 @@ def sample_report(**changes):
             Breakdown("one at a time, q = 1.2", 10.39, (BreakdownPart("segments instead of one graph", -0.09), BreakdownPart("heads and decisions", 0.33), BreakdownPart("boundary copies", 0.18), BreakdownPart("scheduling", 0.09)), 10.9),
             Breakdown("stream, q = 1.2", 7.66, (BreakdownPart("batches that are not full", 0.31), BreakdownPart("gathering survivors", 0.16), BreakdownPart("scheduling", 0.11)), 8.24),
         ),
-        memory=Memory(912_000_000, 3_411_000, 24),
+        memory=MemoryUse(912_000_000, 3_411_000, 24),
         decode=Decode(48, 38.2, 36.9, 55.0),
         scenarios=(
             Scenario("SingleStream", "VALID", None, 1024, 61.2, 89.9, 11.1, 10.8, 17.2, 22.9, None, 9.7, 1024, 0),

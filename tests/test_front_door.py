@@ -153,13 +153,12 @@ def test_more_pending_than_allowed_is_refused(tiny_bundle, videos):
         assert model.submit(videos[0]).result().status == "ok"
 
 
-def test_a_list_goes_on_where_it_was(model, listed, tmp_path):
+def test_a_list_goes_on_where_it_was_and_says_so(model, listed, tmp_path, caplog):
     output, records = tmp_path / "out.jsonl", []
     failures, total = model.classify_list(listed, output, on_record=records.append)
     assert (failures.tried, failures.failed, total, len(records)) == (COUNT, 0, COUNT, COUNT)
-    told = []
-    model.classify_list(listed, output, on_record=records.append, report=told.append)
-    assert len(records) == COUNT and told == [f"{output}: {COUNT} of {COUNT} videos are done already"]
+    model.classify_list(listed, output, on_record=records.append)
+    assert len(records) == COUNT and caplog.messages == [f"{output}: {COUNT} of {COUNT} videos are done already"]
     assert len(output.read_text().splitlines()) == COUNT
 
 
@@ -206,15 +205,13 @@ def test_wrong_arguments_are_refused(tiny_bundle, tmp_path):
             dynvid.load(tiny_bundle.root, **wrong)
 
 
-def test_what_the_commands_do_python_does(tiny_bundle, listed, videos, tmp_path):
+def test_what_the_commands_do_python_does_and_tells_the_log(tiny_bundle, listed, videos, tmp_path, caplog):
     planned = dynvid.plan(tiny_bundle.root)
     assert planned["network"] == "msdnet" and len(planned["checkpoints"]) == 4
     assert dynvid.plan("resnet50", frames=16)["full"]["gmacs"] > 60
-    said = []
-    found = dynvid.calibrate(
-        tiny_bundle.root, data=listed, scores=tmp_path / "s.npz", q=1.0, split=1, report=said.append
-    )
-    assert said[-1] == "choosing thresholds" and found.report["q"] == 1.0
+    caplog.set_level("INFO", "dynvid")
+    found = dynvid.calibrate(tiny_bundle.root, data=listed, scores=tmp_path / "s.npz", q=1.0, split=1)
+    assert caplog.messages[-1] == "choosing thresholds" and found.report["q"] == 1.0
     found.save(tmp_path / "T.json")
     with dynvid.load(tiny_bundle.root, thresholds=found.thresholds) as model:
         exits = [answer.checkpoint for _, answer in model.classify_many(videos)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ..grid.errors import ListError
 from ..grid.preprocessing import Preprocessing
 from ..runtime.video.file import VideoFile
 from ..runtime.video.listing import ListedVideo, read_list
+
+LOG = logging.getLogger("dynvid")
 
 
 def class_indices(videos: Sequence[ListedVideo], labels: Sequence[str], path: Path) -> NDArray[np.int64]:
@@ -39,7 +42,6 @@ def load_pixels(
     preprocessing: Preprocessing,
     num_frames: int,
     cache: Path,
-    progress: Callable[[int], None] | None = None,
 ) -> tuple[list[ListedVideo], NDArray[np.uint8]]:
     """Return the videos of the LIST at ``path`` and their sampled frames in temporal order.
 
@@ -56,11 +58,10 @@ def load_pixels(
         shape = (len(videos), num_frames, preprocessing.crop, preprocessing.crop, 3)
         try:
             pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-            for index, video in enumerate(videos):
+            for index, video in enumerate(videos, 1):
                 with VideoFile(video.path, preprocessing, num_frames) as source:
-                    pixels[index] = source.pixels(range(num_frames))
-                if progress is not None:
-                    progress(index + 1)
+                    pixels[index - 1] = source.pixels(range(num_frames))
+                LOG.debug(f"decoding {path.name}: {index}/{len(videos)} videos")
             pixels.flush()
             temporary.replace(target)
         finally:

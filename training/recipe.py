@@ -169,8 +169,7 @@ def train(config_path: Path, run: Path, report: Callable[[Mapping[str, Any]], No
     data = {}
     for name, text in (("train", recipe.train), ("validation", recipe.validation)):
         path = config_path.parent / text
-        counter = lambda done, name=name: report({"decoded": done, "list": name})  # noqa: E731
-        videos, pixels = load_pixels(path, config.preprocessing, config.grid.num_frames, run / "cache", counter)
+        videos, pixels = load_pixels(path, config.preprocessing, config.grid.num_frames, run / "cache")
         data[name] = (
             _Frames(config, pixels),
             torch.from_numpy(class_indices(videos, config.labels, path)),

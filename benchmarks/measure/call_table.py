@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -16,13 +17,13 @@ from ..segment_times import SegmentTime
 from ..simulation.cost_tables import CostTable
 from .contestants import Open
 
+LOG = logging.getLogger("dynvid")
+
 STATIC = 0
 """Index of the static network among segments."""
 
 
-def measure_table(
-    open_one: Open, segments: int, batch: int, streams: int, seconds: float, report: Callable[[str], None]
-) -> list[SegmentTime]:
+def measure_table(open_one: Open, segments: int, batch: int, streams: int, seconds: float) -> list[SegmentTime]:
     """Return the time of every call, index 0 for the static network, with all streams working at the same time.
 
     Each stream is a thread that opens its own backend, because a GPU belongs to one thread, and makes all calls in
@@ -34,7 +35,6 @@ def measure_table(
         batch: most videos in one call.
         streams: number of streams.
         seconds: approximate time to take; every call is made at least 5 and at most 50 times.
-        report: called with a line about each step.
 
     Raises:
         DynvidError: If opening the backend or its executors fails, or a call does.
@@ -61,7 +61,7 @@ def measure_table(
                 rng, samples = np.random.default_rng(number), np.zeros((rounds, len(calls)))
                 for turn in range(rounds):
                     if number == 0:
-                        report(f"t_k(n): round {turn + 1}/{rounds}")
+                        LOG.debug(f"t_k(n): round {turn + 1}/{rounds}")
                     for place in rng.permutation(len(calls)).tolist():
                         samples[turn, place] = call(*calls[place]) * 1e3
                 return samples
@@ -69,7 +69,7 @@ def measure_table(
             all_warm.abort()  # otherwise the others would wait for ever
             raise
 
-    report("t_k(n): warming up")
+    LOG.info("t_k(n): warming up")
     with ThreadPoolExecutor(streams) as pool:
         running = [pool.submit(measure, number) for number in range(streams)]
     faults = [found.exception() for found in running]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from numpy.typing import NDArray
 from ...calibration.scoring import class_labels
 from ...grid.errors import UsageError
 from ...grid.manifest import Manifest
+from ...runtime.closing import Closing
 from ...runtime.video.decoder import Decoder
 from ...runtime.video.listing import read_list
 from ..report.report import Decode
+
+LOG = logging.getLogger("dynvid")
 
 Floats = NDArray[np.float32]
 
@@ -42,7 +46,7 @@ class Clips:
         return [InOrder(clip, manifest.grid.frame_order) for clip in self.frames]
 
 
-class InOrder:
+class InOrder(Closing):
     """A clip in permuted order as a source of frames: a segment's frames are contiguous, so none is copied."""
 
     def __init__(self, frames: Floats, order: Sequence[int]) -> None:
@@ -62,12 +66,6 @@ class InOrder:
     def close(self) -> None:
         """Do nothing."""
 
-    def __enter__(self) -> InOrder:
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        self.close()
-
 
 def random_clips(manifest: Manifest, count: int, seed: int = 0) -> Clips:
     """Return clips of noise, each with its own contrast and colour, so that no two get the same answer.
@@ -85,7 +83,7 @@ def random_clips(manifest: Manifest, count: int, seed: int = 0) -> Clips:
     return Clips(frames, None, f"{count} clips of noise", None)
 
 
-def read_clips(path: Path, manifest: Manifest, most: int, report: Callable[[str], None]) -> Clips:
+def read_clips(path: Path, manifest: Manifest, most: int) -> Clips:
     """Return the first ``most`` videos of a LIST, fully decoded, one after another.
 
     Raises:
@@ -100,7 +98,7 @@ def read_clips(path: Path, manifest: Manifest, most: int, report: Callable[[str]
     order, frames, times = manifest.grid.frame_order, [], []
     with Decoder() as decoder:
         for number, video in enumerate(videos, 1):
-            report(f"decoding {number}/{len(videos)}")
+            LOG.debug(f"decoding {number}/{len(videos)}")
             with decoder.open(video.path, manifest.preprocessing, manifest.grid.num_frames) as source:
                 frames.append(source.read(order))
                 times.append(source.decode_ms)

@@ -18,7 +18,7 @@ MOST_ERROR = 1e-3
 
 NAMES = ("openvino", "torch", "torch-compile")
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Returns the logits [1, classes] of a clip in permuted order, [1, l, 3, crop, crop]."""
 
 
@@ -70,7 +70,7 @@ def open_peer(
     return Contestant(label, classify)
 
 
-def _openvino(graph: bytes, shape: tuple[int, ...], threads: int) -> tuple[str, Run]:
+def _openvino(graph: bytes, shape: tuple[int, ...], threads: int) -> tuple[str, Network]:
     try:
         import openvino
     except ImportError as error:
@@ -95,7 +95,7 @@ def _openvino(graph: bytes, shape: tuple[int, ...], threads: int) -> tuple[str, 
     return f"openvino {openvino.get_version().split('-')[0]}, fp32", run
 
 
-def _torch(bundle: Bundle, path: Path, threads: int, compiled: bool) -> tuple[str, Run]:
+def _torch(bundle: Bundle, path: Path, threads: int, compiled: bool) -> tuple[str, Network]:
     try:
         import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import numpy as np
 from ...grid.errors import UsageError
 from ..report.report import Latency, Sample
 from .estimates import Times, of_mean
+
+LOG = logging.getLogger("dynvid")
 
 MOST_ROUNDS = 50
 
@@ -34,7 +37,6 @@ def interleave(
     clips: int,
     seconds: float,
     rounds: int | None,
-    report: Callable[[str], None],
     seed: int = 0,
 ) -> list[Sample]:
     """Return a sample for each contestant, clip and round.
@@ -46,7 +48,6 @@ def interleave(
         clips: number of clips.
         seconds: time for all rounds together, if ``rounds`` is None; at least one round is completed.
         rounds: passes over all clips; None: as many as fit.
-        report: called with a line about each step.
         seed: of the orders.
 
     Raises:
@@ -55,7 +56,7 @@ def interleave(
     if rounds is not None and rounds < 1:
         raise UsageError(f"{rounds} rounds: expected at least 1")
     for contestant in contestants:
-        report(f"warming up: {contestant.name}")
+        LOG.info(f"warming up: {contestant.name}")
         for clip in range(min(2, clips)):
             contestant.run(clip)
     rng, samples, begun = np.random.default_rng(seed), list[Sample](), time.perf_counter()
@@ -68,7 +69,7 @@ def interleave(
                 left = contestant.run(clip)
                 ms = (time.perf_counter() - started) * 1e3
                 samples.append(Sample(contestant.name, done, clip, left, ms))
-            report(f"round {done + 1}, clip {step}/{clips}")
+            LOG.debug(f"round {done + 1}, clip {step}/{clips}")
         done += 1
         spent = time.perf_counter() - begun
         if rounds is None and spent * (done + 1) / done > seconds:

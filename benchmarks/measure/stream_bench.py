@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from ..simulation.simulator import simulate
 from .clips import Clips, InOrder
 from .contestants import Open
 from .stream_runs import Bed, Served, TimedExecutor
+
+LOG = logging.getLogger("dynvid")
 
 PASSES = 5
 LEAST, MOST = 60, 20000
@@ -60,7 +63,6 @@ class StreamBench:
         chosen: thresholds and temperatures of the operating point.
         table: t_k(n), measured.
         options: see ``StreamOptions``.
-        report: called with a line about each step.
 
     Attributes:
         served: every real run, by name, in the order of the passes.
@@ -70,10 +72,9 @@ class StreamBench:
     def __init__(
         self, manifest: Manifest, open_one: Open, clips: Clips, exits: Exits,
         chosen: tuple[Sequence[float | None], Sequence[float] | None], table: CostTable, options: StreamOptions,
-        report: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._open_one, self._sources, self._exits, self._chosen = open_one, clips.sources(manifest), exits, chosen
-        self._files, self._table, self._options, self._report = clips.paths, table, options, report
+        self._files, self._table, self._options = clips.paths, table, options
         self._batch, self._streams = options.batch, options.streams
         self.slots = slots_for(len(table.segments), options.batch, decoders=1)  # the same number as in classify
         self.served: dict[str, list[Served]] = {OFFLINE: [], NEVER: [], STATIC: []}
@@ -88,7 +89,7 @@ class StreamBench:
             static = stack.enter_context(self._bed(self._sources, full=True))
             files = stack.enter_context(self._bed(self._files, full=False)) if self._files else None
             for number in range(PASSES):
-                self._report(f"stream: pass {number + 1}/{PASSES}")
+                LOG.info(f"stream: pass {number + 1}/{PASSES}")
                 bed.judge_by(*self._chosen)
                 served = self._serve(OFFLINE, bed, order)
                 efficiencies.append(served.run.videos_per_s / bound.videos_per_s)
@@ -129,7 +130,7 @@ class StreamBench:
     def _under_load(self, bed: Bed, share: float, most_per_s: float) -> StreamRun:
         rate, name = share * most_per_s, f"Poisson, {share:.0%} of the oracle"
         order = self._order(rate, seed=1, count=self._options.load_videos)
-        self._report(f"stream: {len(order)} videos, {name}")
+        LOG.info(f"stream: {len(order)} videos, {name}")
         arrivals = poisson_arrivals(rate, len(order))
         served = self._serve(name, bed, order, arrivals)
         bound = oracle(self._table, self._exits[order], self._batch, arrivals, self._streams)

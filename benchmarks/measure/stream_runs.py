@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.closing import Closing
 from ...runtime.execution.executor import Executor
 from ...runtime.prediction import Answer
 from ...runtime.scheduling.slots import Slot
@@ -85,7 +86,7 @@ class _Counts(NamedTuple):
     seconds: Floats
 
 
-class Bed:
+class Bed(Closing):
     """One or several streams, kept open for several runs on the same clips; a context manager.
 
     Args:
@@ -115,10 +116,8 @@ class Bed:
         for _, answer in self._intake.classify(clips):  # warm-up
             _answered(answer)
 
-    def __enter__(self) -> Bed:
-        return self
-
-    def __exit__(self, *fault: object) -> None:
+    def close(self) -> None:
+        """End the streams."""
         self._intake.close()
 
     def judge_by(self, thresholds: Sequence[float | None] | None, temperatures: Sequence[float] | None) -> None:

@@ -76,7 +76,7 @@ def or_die(call: Callable[P, None]) -> Callable[P, None]:
     return guarded
 
 
-class Subject:
+class SystemUnderTest:
     """The streams as LoadGen sees them: a system under test, and its sample library.
 
     Args:
@@ -169,21 +169,21 @@ def run(scenario: ScenarioOrder) -> list[int]:
 
     bundle = Bundle.open(Path(scenario.order.bundle))
     with open_streams(scenario, bundle) as streams:
-        subject = Subject(streams, bundle.manifest, clips, complete)
+        system = SystemUnderTest(streams, bundle.manifest, clips, complete)
         in_memory = max(1, min(len(clips), _MAX_CLIPS_BYTES // clips[0].nbytes))
-        subject.load(range(in_memory))
-        rate = subject.warm_up(scenario.warm_up_s, 2 * scenario.order.batch * scenario.order.streams)
-        subject.unload(range(in_memory))
+        system.load(range(in_memory))
+        rate = system.warm_up(scenario.warm_up_s, 2 * scenario.order.batch * scenario.order.streams)
+        system.unload(range(in_memory))
         logs = loadgen.LogSettings()
         logs.enable_trace = False
         logs.log_output.outdir = str(scenario.folder)
         logs.log_output.copy_summary_to_stdout = False
-        sut = loadgen.ConstructSUT(or_die(subject.issue), or_die(subject.flush))
-        library = loadgen.ConstructQSL(len(clips), in_memory, or_die(subject.load), or_die(subject.unload))
+        sut = loadgen.ConstructSUT(or_die(system.issue), or_die(system.flush))
+        library = loadgen.ConstructQSL(len(clips), in_memory, or_die(system.load), or_die(system.unload))
         loadgen.StartTestWithLogSettings(sut, library, settings(loadgen, scenario, rate), logs, "")
         loadgen.DestroyQSL(library)
         loadgen.DestroySUT(sut)
-    return subject.exits
+    return system.exits
 
 
 def settings(loadgen: Any, scenario: ScenarioOrder, rate: float) -> Any:

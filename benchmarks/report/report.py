@@ -159,7 +159,7 @@ class Breakdown:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryUse:
     """Of this process at its peak, everything included; of a video in flight in the state store, ``slots`` at most."""
 
     peak_bytes: int
@@ -281,7 +281,7 @@ class Report:
     table: tuple[SegmentTime, ...]
     streams: tuple[StreamRun, ...]
     breakdowns: tuple[Breakdown, ...]
-    memory: Memory
+    memory: MemoryUse
     decode: Decode | None
     scenarios: tuple[Scenario, ...]
     samples: tuple[Sample, ...]

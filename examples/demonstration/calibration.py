@@ -50,7 +50,7 @@ def main() -> None:
     bundle, backend, times = Bundle.open(root), open_backend("onnxruntime", 1), folder / "times.json"
     session, videos = Session.open(bundle, backend), read_list(listing)
     with Decoder() as decoder:
-        scores = score_videos(session, videos, folder / "demo.npz", decoder, lambda _: None)
+        scores = score_videos(session, videos, folder / "demo.npz", decoder)
     if not times.exists():
         measure(bundle, backend, 1, rounds=300, warmup=50).write(times)
     timing = read_timing(times, bundle)

@@ -18,7 +18,7 @@ from evaluate import choose, load_frames, trace
 
 from dynvid.calibration.thresholds import ThresholdVector, exits
 from dynvid.exporter.export import export, sha256_of
-from dynvid.exporter.split.subgraphs import Subgraph, split
+from dynvid.exporter.split.subgraphs import SubgraphModule, split
 from dynvid.grid.bundle import Bundle
 from dynvid.models.layouts import load_training_checkpoint
 from dynvid.models.network import VideoNetwork
@@ -50,13 +50,13 @@ def half_modules(network: VideoNetwork, bundle: Bundle) -> Run:
     order, size = list(manifest.grid.frame_order), manifest.grid.frames_per_set
     parts = split(network, "fp16", manifest.fp32_only)
 
-    def inputs(part: Subgraph, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def inputs(part: SubgraphModule, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         empty = part.inputs[len(given) :]  # states at the start of a video
         return *given, *(torch.zeros(s.concrete(1, 1), dtype=getattr(torch, s.dtype)) for s in empty)
 
     def run(clip: np.ndarray) -> np.ndarray:
         features = (torch.from_numpy(clip[order])[None].to(getattr(torch, parts[0].inputs[0].dtype)),)
-        last: dict[str, tuple[Subgraph, torch.Tensor]] = {}
+        last: dict[str, tuple[SubgraphModule, torch.Tensor]] = {}
         for part in parts:
             if part.kind == "block":
                 outputs = part.module(*inputs(part, features))

@@ -60,7 +60,7 @@ def measure(folder: Path, clips: int, backend: str) -> dict:
         for name, path in lists.items():
             keep = folder / f"{precision}.{backend}.{name}.npz"
             with Decoder() as decoder:
-                found[precision, name] = score_videos(session, read_list(path), keep, decoder, lambda _: None)
+                found[precision, name] = score_videos(session, read_list(path), keep, decoder)
     left, answers = {}, {}
     for precision in ("fp32", "int8"):
         chosen = geometric_thresholds(found[precision, "calibration"].probabilities.max(axis=2), Q)

@@ -26,7 +26,7 @@ def measure(bundle: Path, clips: Path, count: int) -> None:
     executor = Executor(watched.bundle, open_backend("onnxruntime", 1))
     with Decoder() as decoder, tempfile.TemporaryDirectory() as folder:
         keep = Path(folder) / "ranges.json"
-        find_ranges(executor, watched.tensors, read_list(clips)[:count], keep, decoder, lambda _: None)
+        find_ranges(executor, watched.tensors, read_list(clips)[:count], keep, decoder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"| {count} | {peak:.0f} | {time.monotonic() - started:.0f} |", flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from .int8_speed import is_faster
 from .jobs import EngineJob
 from .makers import EngineMaker, open_maker, preparation
 from .segment_graphs import EngineGraphs
-from .tensorrt_builder import Report
+
+LOG = logging.getLogger("dynvid")
 
 PARTIAL = 7
 
@@ -81,7 +83,6 @@ def build_engines(
     only: Sequence[str] | None = None,
     expected: Sequence[int] | None = None,
     prove: Callable[[EngineGraphs], object] | None = None,
-    report: Report = lambda _: None,
 ) -> list[Row]:
     """Build the missing engines that the bundle's route needs; return a row for every engine.
 
@@ -99,7 +100,6 @@ def build_engines(
         only: names of subgraphs and segments to build; None: all.
         expected: videos that enter each segment; None: as in ``jobs.jobs``.
         prove: see ``EngineGraphs``.
-        report: called with a line about each step, from any thread.
 
     Raises:
         UsageError: If an argument is out of range or not for the flavour, or the bundle lacks the precision.
@@ -129,10 +129,10 @@ def build_engines(
         status: Literal["built", "kept", "failed"] = "failed"
         engine = fault = None
         try:
-            status, engine = _ensure(job, cache, maker, precision, graphs, fp32, report)
+            status, engine = _ensure(job, cache, maker, precision, graphs, fp32)
         except DynvidError as error:
             fault = error
-        report(f"engines {next(number)}/{len(found)}: {job.name} {precision}: {status}")
+        LOG.info(f"engines {next(number)}/{len(found)}: {job.name} {precision}: {status}")
         return Row(job.name, precision, maker.flavour, maker.targets, status, engine, fault)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -169,7 +169,6 @@ def _ensure(
     precision: Precision,
     graphs: EngineGraphs,
     fp32: EngineGraphs,
-    report: Report,
 ) -> tuple[Literal["built", "kept"], Engine]:
     """Return the engine of a job, from the cache or newly built; ``fp32``: the graphs to use if INT8 is not faster."""
 
@@ -181,11 +180,8 @@ def _ensure(
         if kept.key == key(kept.key.onnx_sha256) and cache.has(kept.key):
             return "kept", kept
 
-    def tell(line: str) -> None:
-        report(f"{job.name} {precision}: {line}")
-
     graph = graphs.take(job.source)
-    made = maker.make(job, graph, tell)
+    made = maker.make(job, graph)
     if graphs.precision == "int8":
         backend = maker.backend()
         if backend is not None and isinstance(job.source, FusedSegment):
@@ -193,9 +189,9 @@ def _ensure(
                 faster, own_ms, fp32_ms = is_faster(backend, job, made[0], fp32.lend(job.source))
             finally:
                 backend.close()
-            tell(f"{own_ms:.3g} ms in INT8, {fp32_ms:.3g} ms without")
+            LOG.info(f"{job.name} {precision}: {own_ms:.3g} ms in INT8, {fp32_ms:.3g} ms without")
             if not faster:
-                made = maker.make(job, fp32.take(job.source), tell)
+                made = maker.make(job, fp32.take(job.source))
         require_int8(made[1], graph.census or graph_census(graph.content), job, whole=backend is None)
     plan, census, seconds = made
     require_census(census, job, graphs.precision)

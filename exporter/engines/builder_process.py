@@ -6,6 +6,7 @@ pickled.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import threading
 import time
@@ -17,8 +18,9 @@ from ...grid.tensors import Ports
 from ...runtime.backends.tensorrt_api import open_api
 from ...runtime.child_process import ChildFailure, ChildProcess, end_with_the_parent, open_replies, requests, send
 from .dtype_census import Census
-from .tensorrt_builder import Report, build
+from .tensorrt_builder import build
 
+LOG = logging.getLogger("dynvid")
 _Built = tuple[bytes, Census, float]
 
 
@@ -51,7 +53,7 @@ class Children:
         self._running: set[ChildProcess] = set()
         self._ended = False
 
-    def build(self, order: Order, report: Report) -> _Built:
+    def build(self, order: Order) -> _Built:
         """Return the plan, its census, and the seconds that a new process took.
 
         Raises:
@@ -67,7 +69,7 @@ class Children:
             child.send(pickle.dumps(order))
             reply: str | DynvidError | _Built = pickle.loads(child.receive())
             while isinstance(reply, str):
-                report(reply)
+                LOG.debug(f"{order.name}: {reply}")
                 reply = pickle.loads(child.receive())
         except ChildFailure as failure:
             raise EngineBuildError(

@@ -21,7 +21,6 @@ from .dtype_census import Census, graph_census
 from .int8_speed import call_on_noise
 from .jobs import EngineJob, fused_jobs, jobs
 from .segment_graphs import EngineGraph
-from .tensorrt_builder import Report
 
 
 class EngineMaker(Protocol):
@@ -48,7 +47,7 @@ class EngineMaker(Protocol):
         """
         ...
 
-    def make(self, job: EngineJob, graph: EngineGraph, report: Report) -> tuple[bytes, Census, float]:
+    def make(self, job: EngineJob, graph: EngineGraph) -> tuple[bytes, Census, float]:
         """Build the engine of ``job`` from ``graph``; return it, its dtype census, and the seconds that it took.
 
         Raises:
@@ -119,10 +118,10 @@ class TensorRTMaker:
         """Return an engine for each subgraph of the route, each fused segment, and ``full``."""
         return jobs(bundle, precision, self._max_batch, self._expected)
 
-    def make(self, job: EngineJob, graph: EngineGraph, report: Report) -> tuple[bytes, Census, float]:
+    def make(self, job: EngineJob, graph: EngineGraph) -> tuple[bytes, Census, float]:
         """Return the plan; see ``EngineMaker``."""
         return self._children.build(
-            Order(job.name, self.flavour, graph.content, job.source, job.profiles, self.targets), report
+            Order(job.name, self.flavour, graph.content, job.source, job.profiles, self.targets)
         )
 
     def kill(self) -> None:
@@ -159,7 +158,7 @@ class CpuMaker:
         """Return an engine for each fused segment of the route, and ``full``."""
         return fused_jobs(bundle, precision)
 
-    def make(self, job: EngineJob, graph: EngineGraph, report: Report) -> tuple[bytes, Census, float]:
+    def make(self, job: EngineJob, graph: EngineGraph) -> tuple[bytes, Census, float]:
         """Return the prepared graph and its census; OpenVINO compiles it once, for one video.
 
         What OpenVINO gets is counted anew. onnxruntime's optimised graph is no plain ONNX, so there the fused one counts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from ...grid.segments import FusedSegment
 from ...runtime.backends.tensorrt_api import first_line
 from ..graphs.fuse import fuse
 from .dtype_census import Census, graph_census
+
+LOG = logging.getLogger("dynvid")
 
 
 class EngineGraph(NamedTuple):
@@ -114,4 +117,5 @@ class EngineGraphs:
             ) from None
         content, census = self._prepare(fused), graph_census(fused)
         seconds = round(time.perf_counter() - started, 3)
+        LOG.debug(f"{segment.name} {self.precision}: fused and prepared in {seconds} s")
         return EngineGraph(content, hashlib.sha256(fused).hexdigest(), census, seconds)

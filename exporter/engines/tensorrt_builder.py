@@ -16,8 +16,7 @@ from ...grid.tensors import Ports
 from ...runtime.backends.tensorrt_api import Api
 from .dtype_census import Census, census_of, require_ports
 
-Report = Callable[[str], None]
-_REPORT_EVERY_S = 0.2
+_TELL_EVERY_S = 0.2
 
 
 def build(
@@ -27,7 +26,7 @@ def build(
     name: str,
     profiles: tuple[Profile, ...],
     targets: tuple[str, ...] = (),
-    report: Report = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
     workspace_bytes: int | None = None,
 ) -> tuple[bytes, Census]:
     """Return the plan of an ONNX model, and the dtype census of its layers and ports.
@@ -39,7 +38,7 @@ def build(
         name: for errors.
         profiles: shapes that the engine must support.
         targets: some of ``api.targets`` to build for; empty: TensorRT-RTX's default, or the present GPU.
-        report: called with a line about each phase, possibly from another thread.
+        tell: called with a line about each phase, possibly from another thread.
         workspace_bytes: most scratch memory on the GPU; None: all of it.
 
     Raises:
@@ -67,7 +66,7 @@ def build(
         _add_profile(api, builder, config, ports, profile, number, name)
     census = census_of(api, network)
     api.errors.clear()
-    monitor = _monitor(trt, report)  # must live as long as the build
+    monitor = _monitor(trt, tell)  # must live as long as the build
     config.progress_monitor = monitor
     memory = builder.build_serialized_network(network, config)
     if memory is None:
@@ -121,15 +120,15 @@ def _add_profile(api: Api, builder: Any, config: Any, ports: Ports, profile: Pro
         raise _refused(api, name, f"profile {number} ({', '.join(told)})", api.errors.reason())
 
 
-def _monitor(trt: Any, report: Report) -> Any:
-    """Return a progress monitor that reports a few lines per second."""
+def _monitor(trt: Any, tell: Callable[[str], None]) -> Any:
+    """Return a progress monitor that tells a few lines per second."""
     lock = threading.Lock()
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._steps: dict[str, int] = {}
-            self._told = -_REPORT_EVERY_S
+            self._told = -_TELL_EVERY_S
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with lock:
@@ -145,8 +144,8 @@ def _monitor(trt: Any, report: Report) -> Any:
 
         def _tell(self, line: str) -> None:
             with lock:
-                if time.monotonic() - self._told >= _REPORT_EVERY_S:
-                    report(line)
+                if time.monotonic() - self._told >= _TELL_EVERY_S:
+                    tell(line)
                     self._told = time.monotonic()
 
     return Monitor()

@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from ...runtime.backends.onnxruntime import session_options
-from .rewritten_graph import attributes_of
+from .graph import Graph, attributes_of
 
 _DOMAIN = "com.microsoft.nchwc"
 _FRAMES, _CHANNELS = 0, 1  # axes of a tensor [frames, channels, height, width]
@@ -28,7 +28,7 @@ _FEATURE = re.compile(r"(in|out)\.block\d+\.feature\d+")
 Bounds = tuple[int, int]  # start and stop
 
 
-def use_blocked_layout(model: ModelProto) -> tuple[str, ...]:
+def use_blocked_layout(graph: Graph) -> tuple[str, ...]:
     """Keep a segment's optimised graph blocked where possible; return the names of the ports that are blocked.
 
     These are the fp32 features of one video whose channels fill whole blocks of 16. Only the port and the processor
@@ -37,15 +37,14 @@ def use_blocked_layout(model: ModelProto) -> tuple[str, ...]:
     """
     if block_size() == 1:
         return ()
-    graph = _Graph(model)
-    inputs = [value for value in model.graph.input if _is_blocked(value)]
-    outputs = [value for value in model.graph.output if _is_blocked(value)]
-    graph.read_blocked(inputs)
-    graph.stay_blocked({value.name for value in outputs})
-    graph.write_blocked(outputs)
-    del model.graph.node[:]
-    model.graph.node.extend(graph.nodes)
-    model.graph.initializer.extend(graph.new_constants)
+    layout = _Layout(graph)
+    inputs, outputs = (
+        [port for port in map(graph.ports.__getitem__, names) if _is_blocked(port)]
+        for names in (graph.inputs, graph.outputs)
+    )
+    layout.read_blocked(inputs)
+    layout.stay_blocked({value.name for value in outputs})
+    layout.write_blocked(outputs)
     return tuple(value.name for value in (*inputs, *outputs))
 
 
@@ -71,18 +70,11 @@ def block_size() -> int:
     return int(np.flatnonzero(blocked.ravel() == 1)[0])  # the second pixel follows the first pixel's channels
 
 
-class _Graph:
-    """The nodes being changed, and which plain tensors also exist in the blocked layout.
+class _Layout:
+    """A graph, and which of its plain tensors also exist in the blocked layout."""
 
-    Attributes:
-        nodes: in order.
-        new_constants: constants that they read in addition to the model's.
-    """
-
-    def __init__(self, model: ModelProto) -> None:
-        self.nodes: list[NodeProto] = list(model.graph.node)
-        self.new_constants: list[TensorProto] = []
-        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
         whole = [n for n in self._reorders("ReorderOutput") if not _channels(n) % _LARGEST_BLOCK]
         self._blocked = {node.output[0]: node.input[0] for node in whole}
         self._channels = {node.output[0]: _channels(node) for node in whole}  # channels of the tensors in _blocked
@@ -92,20 +84,20 @@ class _Graph:
         """Declare these inputs as blocked; nodes that read them plain get a plain copy."""
         for port in ports:
             shape, plain, blocked = _shape(port), f"{port.name}.plain", port.name
-            self._rename({port.name: plain}, written=False)
+            self._graph.rename({port.name: plain})
             if len(shape) == _WITH_BATCH:  # the graph kept the batch of one
                 blocked = f"{port.name}.frames"
-                self.nodes.insert(0, self._reshape(port.name, blocked, shape[1:]))
-                self.nodes.insert(1, _to_plain(blocked, f"{plain}.frames", shape[-3]))
-                self.nodes.insert(2, self._reshape(f"{plain}.frames", plain, shape))
+                self._graph.nodes.insert(0, self._reshape(port.name, blocked, shape[1:]))
+                self._graph.nodes.insert(1, _to_plain(blocked, f"{plain}.frames", shape[-3]))
+                self._graph.nodes.insert(2, self._reshape(f"{plain}.frames", plain, shape))
             else:
-                self.nodes.insert(0, _to_plain(blocked, plain, shape[-3]))
+                self._graph.nodes.insert(0, _to_plain(blocked, plain, shape[-3]))
                 self._blocked[plain], self._channels[plain] = blocked, shape[-3]
 
     def stay_blocked(self, outputs: set[str]) -> None:
         """Let channel slices, and nodes that join frames, read and write blocked tensors."""
         wanted = outputs | {node.input[0] for node in self._reorders("ReorderInput")}
-        nodes, self.nodes = self.nodes, []
+        nodes, self._graph.nodes = self._graph.nodes, []
         for node in nodes:
             taken = self._channel_slice(node)
             if taken is not None and node.input[0] in self._blocked:
@@ -113,9 +105,11 @@ class _Graph:
             elif self._joins_frames(node) and node.output[0] in wanted and self._blocked.keys() & set(node.input):
                 self._join_blocked(node)
             else:
-                self.nodes.append(node)
-        back = {node.output[0]: node.input[0] for node in self._reorders("ReorderInput")}
-        self._rename({tensor: self._blocked[plain] for tensor, plain in back.items() if plain in self._blocked}, False)
+                self._graph.nodes.append(node)
+        back = {node.output[0]: self._blocked.get(node.input[0]) for node in self._reorders("ReorderInput")}
+        same = {tensor: blocked for tensor, blocked in back.items() if blocked not in (None, tensor)}
+        self._graph.nodes = [node for node in self._graph.nodes if node.output[0] not in same]
+        self._graph.rename(same)
 
     def _slice_blocked(self, node: NodeProto, channels: Bounds, frames: Bounds | None) -> None:
         """Slice whole blocks from a blocked tensor, and convert only the wanted channels to the plain layout."""
@@ -126,12 +120,12 @@ class _Graph:
         name = "-".join(map(str, (f"{source}.blocked", *(number for pair in bounds.values() for number in pair))))
         if name not in self._taken:
             self._taken.add(name)
-            self.nodes.append(self._slice(self._blocked[source], name, bounds))
+            self._graph.nodes.append(self._slice(self._blocked[source], name, bounds))
         if start == first:  # the conversion drops the channels from stop on
             self._add_plain(name, node.output[0], stop - first)
         else:
-            self.nodes.append(_to_plain(name, f"{node.output[0]}.more", stop - first))
-            self.nodes.append(
+            self._graph.nodes.append(_to_plain(name, f"{node.output[0]}.more", stop - first))
+            self._graph.nodes.append(
                 self._slice(f"{node.output[0]}.more", node.output[0], {_CHANNELS: (start - first, stop - first)})
             )
 
@@ -143,17 +137,19 @@ class _Graph:
             tensor = inputs[place]
             if tensor not in self._blocked:
                 self._blocked[tensor], self._channels[tensor] = f"{tensor}.blocked", channels
-                self.nodes.append(helper.make_node("ReorderInput", [tensor], [self._blocked[tensor]], domain=_DOMAIN))
+                self._graph.nodes.append(
+                    helper.make_node("ReorderInput", [tensor], [self._blocked[tensor]], domain=_DOMAIN)
+                )
             inputs[place] = self._blocked[tensor]
         joined = NodeProto()
         joined.CopyFrom(node)
         joined.input[:], joined.output[:] = inputs, [f"{plain}.blocked"]
-        self.nodes.append(joined)
+        self._graph.nodes.append(joined)
         self._add_plain(joined.output[0], plain, channels)
 
     def _add_plain(self, blocked: str, plain: str, channels: int) -> None:
         """Add a plain copy of a tensor, and remember the pair if it has whole blocks."""
-        self.nodes.append(_to_plain(blocked, plain, channels))
+        self._graph.nodes.append(_to_plain(blocked, plain, channels))
         if not channels % _LARGEST_BLOCK:
             self._blocked[plain], self._channels[plain] = blocked, channels
 
@@ -161,9 +157,9 @@ class _Graph:
         """Return whether a node joins tensors, or zeros and a tensor, along the frames."""
         if node.op_type == "Concat":
             return bool(attributes_of(node)["axis"] == _FRAMES)
-        if node.op_type != "Pad" or len(node.input) != 2 or node.input[1] not in self._constants:
+        pads = self._graph.value(node.input[1]) if node.op_type == "Pad" and len(node.input) == 2 else None
+        if pads is None:
             return False
-        pads = numpy_helper.to_array(self._constants[node.input[1]])
         zeros = attributes_of(node).get("mode", b"constant") == b"constant"
         return zeros and pads.size == 8 and not np.delete(pads, [_FRAMES, _FRAMES + 4]).any()
 
@@ -172,13 +168,10 @@ class _Graph:
 
         None for any other node.
         """
-        if (
-            node.op_type != "Slice"
-            or len(node.input) != 5
-            or not all(name in self._constants for name in node.input[1:])
-        ):
+        if node.op_type != "Slice" or len(node.input) != 5 or not self._graph.constants.keys() >= set(node.input[1:]):
             return None
-        starts, stops, axes, steps = (numpy_helper.to_array(self._constants[name]).tolist() for name in node.input[1:])
+        values = (self._graph.value(name) for name in node.input[1:])
+        starts, stops, axes, steps = (value.tolist() for value in values if value is not None)
         bounds = dict(zip(axes, zip(starts, stops, strict=True), strict=True))
         if set(steps) != {1} or _CHANNELS not in bounds or not bounds.keys() <= {_CHANNELS, _FRAMES}:
             return None
@@ -187,23 +180,18 @@ class _Graph:
 
     def _slice(self, tensor: str, output: str, bounds: dict[int, Bounds]) -> NodeProto:
         starts, stops = zip(*bounds.values(), strict=True)
-        numbers = [self._constant(list(values)) for values in (starts, stops, bounds, [1] * len(bounds))]
+        numbers = [self._graph.sizes(*values) for values in (starts, stops, bounds, [1] * len(bounds))]
         return helper.make_node("Slice", [tensor, *numbers], [output])
 
     def _reshape(self, tensor: str, output: str, shape: list[int]) -> NodeProto:
-        return helper.make_node("Reshape", [tensor, self._constant(shape)], [output])
-
-    def _constant(self, value: list[int]) -> str:
-        name = f"blocked.int64.{'x'.join(map(str, value))}"
-        if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(np.array(value, np.int64), name)
-            self.new_constants.append(self._constants[name])
-        return name
+        return helper.make_node("Reshape", [tensor, self._graph.sizes(*shape)], [output])
 
     def _reorders(self, operator: str) -> list[NodeProto]:
         """Return the nodes that convert to or from [frames, channels, height, width]; others have channels last."""
         return [
-            node for node in self.nodes if node.op_type == operator and not attributes_of(node).get("channels_last")
+            node
+            for node in self._graph.nodes
+            if node.op_type == operator and not attributes_of(node).get("channels_last")
         ]
 
     def write_blocked(self, ports: Iterable[ValueInfoProto]) -> None:
@@ -211,26 +199,23 @@ class _Graph:
         done: set[str] = set()
         for port in ports:
             plain, blocked = f"{port.name}.plain", self._blocked.get(port.name)
-            self._rename({port.name: plain}, written=True)
+            self._rename(port.name, plain)
             shape = _shape(port)
             if len(shape) == _WITH_BATCH:
                 frames = [f"{port.name}.{layout}.frames" for layout in ("plain", "blocked")]
-                self.nodes.append(self._reshape(plain, frames[0], shape[1:]))
-                self.nodes.append(helper.make_node("ReorderInput", frames[:1], frames[1:], domain=_DOMAIN))
-                self.nodes.append(self._reshape(frames[1], port.name, shape))
+                self._graph.nodes.append(self._reshape(plain, frames[0], shape[1:]))
+                self._graph.nodes.append(helper.make_node("ReorderInput", frames[:1], frames[1:], domain=_DOMAIN))
+                self._graph.nodes.append(self._reshape(frames[1], port.name, shape))
             # an input or another output cannot also be this output
-            elif blocked is not None and blocked not in done and any(blocked in node.output for node in self.nodes):
-                self._rename({blocked: port.name}, written=True)
+            elif blocked is not None and blocked not in done and blocked in self._graph.writers():
+                self._rename(blocked, port.name)
             else:
-                self.nodes.append(helper.make_node("ReorderInput", [plain], [port.name], domain=_DOMAIN))
+                self._graph.nodes.append(helper.make_node("ReorderInput", [plain], [port.name], domain=_DOMAIN))
             done.add(port.name)
 
-    def _rename(self, names: dict[str, str], written: bool) -> None:
-        for node in self.nodes:
-            for tensors in (node.input, node.output) if written else (node.input,):
-                tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
-        if written:
-            self._blocked = {plain: names.get(blocked, blocked) for plain, blocked in self._blocked.items()}
+    def _rename(self, old: str, new: str) -> None:
+        self._graph.rename({old: new})
+        self._blocked = {plain: new if blocked == old else blocked for plain, blocked in self._blocked.items()}
 
 
 def _is_blocked(port: ValueInfoProto) -> bool:

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from onnx.shape_inference import InferenceError, infer_shapes
+from onnx import NodeProto, helper
+from onnx.shape_inference import InferenceError
 
 from ...grid.bundle import Bundle
 from ...grid.errors import LintError
@@ -22,6 +21,7 @@ from ...grid.route import Span
 from ...grid.segments import FusedSegment, block_of, embeddings_name, feature_name, features_of, state_name
 from ...grid.tensors import TensorSpec
 from ...runtime.execution.composed import frame_weights
+from .graph import Graph, rename
 from .lint import clean, lint
 
 _FRAMES_AXIS = 1
@@ -55,7 +55,7 @@ class _Piece(NamedTuple):
     frames: int
 
 
-class _SegmentGraph:
+class _SegmentGraph(Graph):
     """A fused graph that grows cell by cell.
 
     Tensors handed on between segments or spans are held as pieces in the order of their frames, under their names in
@@ -63,13 +63,13 @@ class _SegmentGraph:
     """
 
     def __init__(self, bundle: Bundle, segment: FusedSegment, precision: Precision) -> None:
+        inputs, outputs = ([_value(spec) for spec in specs] for specs in (segment.inputs, segment.outputs))
+        opset = helper.make_opsetid("", bundle.manifest.opset)
+        super().__init__(helper.make_model(helper.make_graph([], segment.name, inputs, outputs), opset_imports=[opset]))
         self._bundle = bundle
         self._segment = segment
         self._precision: Precision = precision
         self._size = bundle.manifest.grid.frames_per_set
-        self._nodes: list[NodeProto] = []
-        self._constants: dict[str, TensorProto] = {}
-        self._ir_version = 0
         self._held = {
             spec.name.removeprefix("in."): [_Piece(spec.name, int(spec.shape[_FRAMES_AXIS]))] for spec in segment.inputs
         }
@@ -93,13 +93,16 @@ class _SegmentGraph:
             self._held.setdefault(feature_name(spec), []).append(_Piece(written[spec.name], frames))
 
     def end(self) -> None:
-        """Add the head, or without one keep what a head would read."""
+        """Add the head, or without one keep what a head would read; name the outputs, and drop what they do not need."""
         manifest = self._bundle.manifest
         if self._segment.head is not None:
             self._add_head(manifest.subgraph(self._segment.head))
         else:
             feature = manifest.subgraph(manifest.heads[-1]).variant(self._precision).inputs[0]
             self._held["features"] = self._held.get(feature_name(feature), [])
+        self.rename({self._join(self._held[s.name.removeprefix("out.")]): s.name for s in self._segment.outputs})
+        self.nodes = list(self._without_reshapes(_shapes(self, self._segment.name)))
+        self.replace({})
 
     def _add_head(self, head: Subgraph) -> None:
         """Answer from the frames that the last block has just computed and those embedded before."""
@@ -111,20 +114,12 @@ class _SegmentGraph:
         feeds = {
             feature.name: self._join(new),
             embeddings.name: self._state(embeddings_name(head.block)),
-            weights.name: self._constant("frame_weights", frame_weights(seen, manifest.grid.num_frames)),
+            weights.name: self.constant("frame_weights", frame_weights(seen, manifest.grid.num_frames)),
         }
         written = self._add_cell(head, head.name, sum(piece.frames for piece in new), feeds)
         self._held[embeddings_name(head.block)] = [_Piece(written[head.states[0].output], 0)]
         for name in ("logits", "probabilities"):
             self._held[name] = [_Piece(written[name], 0)]
-
-    def model(self) -> ModelProto:
-        """Return the whole graph, without nodes that its outputs do not need."""
-        names = {self._join(self._held[s.name.removeprefix("out.")]): s.name for s in self._segment.outputs}
-        for node in self._nodes:
-            _rename(node, names)
-        shapes = _shapes(self._of(self._nodes), self._segment.name)
-        return self._of(_needed(self._without_reshapes(shapes), (spec.name for spec in self._segment.outputs)))
 
     # tensors
 
@@ -145,7 +140,7 @@ class _SegmentGraph:
         return self._join(taken)
 
     def _slice(self, piece: _Piece, start: int, stop: int) -> _Piece:
-        bounds = [self._constant(f"int64.{n}", np.array([n], np.int64)) for n in (start, stop, _FRAMES_AXIS)]
+        bounds = [self.sizes(n) for n in (start, stop, _FRAMES_AXIS)]
         return _Piece(self._add("Slice", [piece.tensor, *bounds], f"{piece.tensor}.{start}-{stop}"), stop - start)
 
     def _join(self, pieces: Sequence[_Piece]) -> str:
@@ -155,13 +150,9 @@ class _SegmentGraph:
     # nodes
 
     def _add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        if not any(output in node.output for node in self._nodes):
-            self._nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
+        if not any(output in node.output for node in self.nodes):
+            self.nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
         return output
-
-    def _constant(self, name: str, value: NDArray[np.generic]) -> str:
-        self._constants[name] = numpy_helper.from_array(value, name)
-        return name
 
     def _add_cell(self, subgraph: Subgraph, place: str, frames: int, feeds: Mapping[str, str | None]) -> dict[str, str]:
         """Append an instance of a cell's graph; return the tensors of its ports.
@@ -174,72 +165,59 @@ class _SegmentGraph:
         """
         variant = subgraph.variant(self._precision)
         zeros = [spec for spec in variant.inputs if feeds[spec.name] is None]
-        model = _cell(self._bundle.read(variant), place, frames, zeros)
-        self._ir_version = model.ir_version
+        cell = _cell(self._bundle.read(variant), place, frames, zeros)
+        self.ir_version = cell.ir_version
         names = {port: tensor for port, tensor in feeds.items() if tensor is not None}
-        for tensor in model.graph.initializer:
+        for tensor in cell.constants.values():
             names[tensor.name] = tensor.name = f"{subgraph.name}/{tensor.name}"
-            self._constants[tensor.name] = tensor
-        for node in model.graph.node:
+            self.constants[tensor.name] = tensor
+        for node in cell.nodes:
             names |= {tensor: f"{place}/{tensor}" for tensor in node.output if tensor}
             node.name = f"{place}/{node.name or node.output[0]}"
-            _rename(node, names)
-            self._nodes.append(node)
+            rename(node, names)
+            self.nodes.append(node)
         return names
 
     def _without_reshapes(self, shapes: Mapping[str, list[int]]) -> Iterable[NodeProto]:
         """Yield the nodes without reshapes that cancel out: rows to frames at a cell's end, back at the next."""
         sources: dict[str, str] = {}
         same: dict[str, str] = {}
-        outputs = {spec.name for spec in self._segment.outputs}
-        for node in self._nodes:
-            _rename(node, same)
-            if node.op_type == "Reshape" and node.input[1] in self._constants:
+        for node in self.nodes:
+            rename(node, same)
+            target = self.value(node.input[1]) if node.op_type == "Reshape" else None
+            if target is not None:
                 source = node.input[0] = sources.get(node.input[0], node.input[0])
                 (output,) = node.output
-                target = numpy_helper.to_array(self._constants[node.input[1]]).tolist()
                 # a reshape leaves at most one size open, so shapes that look equal are equal
-                if target == shapes.get(source) and output not in outputs:
+                if target.tolist() == shapes.get(source) and output not in self.outputs:
                     same[output] = source
                     continue
                 sources[output] = source
             yield node
 
-    def _of(self, nodes: Sequence[NodeProto]) -> ModelProto:
-        read = {tensor for node in nodes for tensor in node.input}
-        constants = [tensor for name, tensor in self._constants.items() if name in read]
-        inputs, outputs = ([_value(s) for s in ports] for ports in (self._segment.inputs, self._segment.outputs))
-        opset = helper.make_opsetid("", self._bundle.manifest.opset)
-        graph = helper.make_graph(nodes, self._segment.name, inputs, outputs, constants)
-        return helper.make_model(graph, opset_imports=[opset], ir_version=self._ir_version)
 
-
-def _cell(content: bytes, place: str, frames: int, zeros: Sequence[TensorSpec]) -> ModelProto:
+def _cell(content: bytes, place: str, frames: int, zeros: Sequence[TensorSpec]) -> Graph:
     """Return a cell's graph for ``frames`` frames, with the states ``zeros`` at zeros.
 
     Sizes computed from input shapes become constants, except for the batch.
     """
-    model = onnx.load_model_from_string(content)
-    graph = model.graph
-    for value in (*graph.input, *graph.output):
+    graph = Graph.read(content)
+    for value in graph.ports.values():
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param == "frames":
                 dimension.dim_value = frames
-    shapes = _shapes(model, place)
-    for node in graph.node:
+    shapes = _shapes(graph, place)
+    for node in graph.nodes:
         shape = shapes.get(node.output[0])
-        if node.op_type == "Reshape" and shape is not None and shape.count(-1) <= 1:
-            node.input[1] = f"{node.output[0]}.{frames}.shape"
-            graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), node.input[1]))
-    nodes = _needed(graph.node, [value.name for value in graph.output])
+        if node.op_type == "Reshape" and shape and shape.count(-1) <= 1:
+            node.input[1] = graph.constant(f"{node.output[0]}.{frames}.shape", np.array(shape, np.int64))
+    graph.replace({})
     for spec in zeros:
         pads = np.zeros(2 * len(spec.shape), np.int64)
         pads[_FRAMES_AXIS] = spec.shape[_FRAMES_AXIS]
-        graph.initializer.append(numpy_helper.from_array(pads, f"{spec.name}.zeros"))
-        nodes = [_padded(node, spec.name, place) if spec.name in node.input else node for node in nodes]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return model
+        graph.constant(f"{spec.name}.zeros", pads)
+        graph.replace({n.output[0]: [_padded(n, spec.name, place)] for n in graph.readers().get(spec.name, [])})
+    return graph
 
 
 def _padded(node: NodeProto, state: str, place: str) -> NodeProto:
@@ -253,33 +231,12 @@ def _padded(node: NodeProto, state: str, place: str) -> NodeProto:
     return helper.make_node("Pad", [node.input[1], f"{state}.zeros"], node.output, node.name)
 
 
-def _needed(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
-    """Return the nodes on which ``outputs`` depend, in order."""
-    needed, kept = set(outputs), []
-    for node in reversed(list(nodes)):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    return kept[::-1]
-
-
-def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
-    for tensors in (node.input, node.output):
-        tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
-
-
-def _shapes(model: ModelProto, name: str) -> dict[str, list[int]]:
-    """Return the shapes of tensors of known rank in ``model``, with -1 for unknown sizes; ``name`` is for errors."""
+def _shapes(graph: Graph, name: str) -> dict[str, list[int]]:
+    """Return the shapes of a graph's tensors; ``name`` is for errors."""
     try:
-        graph = infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
+        return graph.shapes()
     except InferenceError as error:
         raise LintError(f"{name}: its cells do not fit together: {str(error).splitlines()[0]}. Export again.") from None
-    tensors = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
-    return {
-        name: [dimension.dim_value or -1 for dimension in tensor.shape.dim]
-        for name, tensor in tensors.items()
-        if tensor.HasField("shape")
-    }
 
 
 def _value(spec: TensorSpec) -> onnx.ValueInfoProto:

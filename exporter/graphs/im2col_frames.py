@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from .rewritten_graph import Graph, attributes_of
+from .graph import Graph, attributes_of
 
 _FEW_PIXELS, _MANY_BYTES = 4, 1 << 20
 """Most pixels per frame, if the weights have at least this many bytes and so exceed a core's own cache."""

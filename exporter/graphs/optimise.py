@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto, numpy_helper
 
 from ...grid.errors import BackendError
 from ...runtime.backends.onnxruntime import first_line, ort_errors, session_options
 from ...runtime.backends.optimised_graph import OptimisedGraph, pack, weight_name
 from .blocked_layout import block_size, use_blocked_layout
+from .graph import Graph
 
 _LEAST_BYTES = 1024
 """Least size of a shared weight. Smaller ones stay in the model, where shapes and axes must be."""
@@ -49,20 +49,20 @@ def optimise(content: bytes, blocked: bool = True) -> bytes:
                 f"onnxruntime {onnxruntime.__version__} cannot optimise a graph: {first_line(error)}. "
                 "Run 'dynvid doctor'."
             ) from None
-        model = onnx.load(written)
-    ports = use_blocked_layout(model) if blocked else ()
-    return pack(_apart(model)._replace(blocked=ports, block=block_size() if ports else 1))
+        graph = Graph.read(written.read_bytes())
+    ports = use_blocked_layout(graph) if blocked else ()
+    return pack(_apart(graph)._replace(blocked=ports, block=block_size() if ports else 1))
 
 
-def _apart(model: ModelProto) -> OptimisedGraph:
-    """Return the model and its weights, each weight once, named after its contents.
+def _apart(graph: Graph) -> OptimisedGraph:
+    """Return the graph's model and its weights, each weight once, named after its contents.
 
     onnxruntime numbers and orders what it adds differently each time; here equal graphs become equal bytes.
     """
     names: dict[str, str] = {}
     kept: dict[str, TensorProto] = {}
     weights: dict[str, NDArray[Any]] = {}
-    for tensor in model.graph.initializer:
+    for tensor in graph.constants.values():
         value = numpy_helper.to_array(tensor)
         name = names[tensor.name] = weight_name(value)
         if value.nbytes < _LEAST_BYTES:
@@ -70,27 +70,22 @@ def _apart(model: ModelProto) -> OptimisedGraph:
         else:
             weights[name] = value
             kept[name] = _elsewhere(tensor, name, value.nbytes)
-    ports = {value.name for value in (*model.graph.input, *model.graph.output)}
-    nodes = _in_order(model)
-    for place, node in enumerate(nodes):
+    graph.nodes, graph.constants = _in_order(graph), dict(sorted(kept.items()))
+    for place, node in enumerate(graph.nodes):
         for turn, tensor in enumerate(node.output):
-            names.setdefault(tensor, tensor if tensor in ports or not tensor else f"{place}.{turn}")
+            names.setdefault(tensor, tensor if tensor in graph.ports or not tensor else f"{place}.{turn}")
         node.name = f"{place}.{node.op_type}"
-        for tensors in (node.input, node.output):
-            tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
-    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(kept[name] for name in sorted(kept))
-    return OptimisedGraph(model.SerializeToString(deterministic=True), dict(sorted(weights.items())), (), 1)
+    graph.rename(names)
+    return OptimisedGraph(graph.model().SerializeToString(deterministic=True), dict(sorted(weights.items())), (), 1)
 
 
-def _in_order(model: ModelProto) -> list[NodeProto]:
+def _in_order(graph: Graph) -> list[NodeProto]:
     """Return the nodes, each after those that it reads from, in the order met on the way back from the outputs.
 
     Outputs that need the fewest nodes come first. So what a segment hands on is written early, and its memory is freed.
     """
-    writers = {tensor: node for node in model.graph.node for tensor in node.output if tensor}
-    outputs = sorted((value.name for value in model.graph.output), key=lambda name: len(_back_from([name], writers)))
+    writers = graph.writers()
+    outputs = sorted(graph.outputs, key=lambda name: len(_back_from([name], writers)))
     return _back_from(outputs, writers)
 
 

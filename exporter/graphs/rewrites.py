@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
+from .graph import Graph, rename
 from .im2col_frames import im2col_frames
-from .rewritten_graph import Graph
 from .slice_pushdown import slice_pushdown
 from .uint8_activations import uint8_activations
 
@@ -160,7 +160,7 @@ def rewrite(content: bytes, rewrites: Sequence[Rewrite] = REWRITES) -> bytes:
 
     Its ports keep the segment's names and have its shapes for one video: [1, frames, ...] or [frames, ...].
     """
-    graph = Graph(content)
+    graph = Graph.read(content)
     for one in rewrites:
         one(graph)
     model = graph.model()
@@ -205,8 +205,7 @@ def _without_identities(graph: Graph) -> None:
     for node in graph.nodes:
         if node.op_type == "Identity" and same.get(node.input[0], node.input[0]) == node.output[0]:
             node.output[0] = f"{node.name}.unread"
-        for tensors in (node.input, node.output):
-            tensors[:] = [same.get(tensor, tensor) for tensor in tensors]
+        rename(node, same)
     graph.nodes = [n for n in graph.nodes if n.op_type != "Identity" or n.input[0] != n.output[0]]
     graph.replace({})
 

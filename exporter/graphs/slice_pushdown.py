@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, helper
 
-from .rewritten_graph import Graph, attributes_of
+from .graph import Graph, attributes_of
 
 _FRAMES, _CHANNELS = 0, 1  # axes of a tensor [frames, channels, height, width]
 

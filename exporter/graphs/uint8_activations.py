@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from .rewritten_graph import Graph
+from .graph import Graph
 
 _OF_SIGNED = 128  # the zero point if values may be negative: q + 128 now means what q meant
 

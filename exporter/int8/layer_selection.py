@@ -8,6 +8,7 @@ runs on from its own states, so that drift along the chain counts.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -22,8 +23,9 @@ from ...runtime.backends.base import Backend
 from ..proof.equivalence import PROOF_Q, SplitLogits, scale_of
 from .quantized_variants import Layers, QuantizedVariants
 
+LOG = logging.getLogger("dynvid")
+
 Floats = NDArray[np.float32]
-Report = Callable[[str], None]
 
 _SHARE = 4
 """Each step returns one in this many of the worst cell's convolutions to fp32, those with the largest loss."""
@@ -59,7 +61,6 @@ def choose(
     score: Callable[[Bundle], Scores],
     max_drop: float,
     min_agreement: float,
-    report: Report,
 ) -> Choice:
     """Return the least that must stay in fp32, found by a greedy search from the largest loss to the smallest.
 
@@ -72,7 +73,6 @@ def choose(
         score: returns the scores of an INT8 bundle on the same videos.
         max_drop: see ``drops``.
         min_agreement: see ``exits_agree``.
-        report: called with a line about each step.
 
     Raises:
         ProofError: If the bounds do not hold even with everything in fp32.
@@ -87,7 +87,7 @@ def choose(
         return _loss(SplitLogits(twins.bundle(others), backend, "int8", clips).first(len(clips)), reference)
 
     for name, found in layers.items():
-        report(f"int8: measuring the loss of {name}")
+        LOG.info(f"int8: measuring the loss of {name}")
         if found:
             cell_loss[name] = loss({name: found})
     left = dict(cell_loss)
@@ -104,7 +104,7 @@ def choose(
             )
         name = max(left, key=left.__getitem__)
         if name not in layer_loss:
-            report(f"{seen}: examining {name}")
+            LOG.info(f"{seen}: examining {name}")
             layer_loss[name] = {layer: loss({name: (layer,)}) for layer in layers[name]}
         still = sorted(set(layers[name]).difference(kept[name]), key=layer_loss[name].__getitem__, reverse=True)
         kept[name] = (*kept[name], *still[: -(-len(layers[name]) // _SHARE)])
@@ -113,7 +113,7 @@ def choose(
             left[name] = loss({name: rest})
         else:
             del left[name]
-        report(f"{seen}: {len(kept[name])} of {len(layers[name])} convolutions of {name} stay in fp32")
+        LOG.info(f"{seen}: {len(kept[name])} of {len(layers[name])} convolutions of {name} stay in fp32")
 
 
 def drops(plain: Scores, found: Scores) -> tuple[float, ...]:

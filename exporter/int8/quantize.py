@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,8 +38,9 @@ from .quantized_variants import QuantizedVariants
 from .range_observers import observe_ranges
 from .range_pass import find_ranges, require_videos
 
+LOG = logging.getLogger("dynvid")
+
 Floats = NDArray[np.float32]
-Report = Callable[[str], None]
 
 MAX_DROP = 0.005
 """Default limit on the loss of accuracy at any checkpoint: half a point."""
@@ -61,7 +63,6 @@ def calibrate_int8(
     thresholds: Path | None,
     max_drop: float | None,
     min_agreement: float,
-    report: Report,
 ) -> tuple[Bundle, Scores]:
     """Write ``bundle`` with proved INT8 variants to ``root``; return it, and its INT8 set's scores.
 
@@ -76,7 +77,6 @@ def calibrate_int8(
         thresholds: T.json that videos leave by while ranges are measured; None: they run to the end.
         max_drop: see ``drops``; None: ``MAX_DROP``.
         min_agreement: see ``exits_agree``.
-        report: called with a line about each step.
 
     Raises:
         UsageError: If ``root`` is the bundle's own folder, or the thresholds have temperatures.
@@ -95,21 +95,21 @@ def calibrate_int8(
     network, watched = network_of(manifest, training_checkpoint), observe_ranges(bundle)
     backend = open_backend("onnxruntime", threads)
     with Decoder() as decoder:
-        plain = score_videos(Session.open(bundle, backend), videos, keep_scores, decoder, report)
+        plain = score_videos(Session.open(bundle, backend), videos, keep_scores, decoder)
         executor = Executor(watched.bundle, backend)
-        ranges = find_ranges(executor, watched.tensors, videos, keep, decoder, report, chosen)
-        files = file_hashes(videos, report)
+        ranges = find_ranges(executor, watched.tensors, videos, keep, decoder, chosen)
+        files = file_hashes(videos)
         clips = _clips(decoder, sorted(videos, key=dict(zip(videos, files, strict=True)).__getitem__), manifest)
 
         def score(made: Bundle) -> Scores:
-            return score_videos(Session.open(made, backend, precision="int8"), videos, None, decoder, report)
+            return score_videos(Session.open(made, backend, precision="int8"), videos, None, decoder)
 
-        reference = Reference(network, clips, report)
+        reference = Reference(network, clips)
         twins = QuantizedVariants(bundle, ranges)
         drop = MAX_DROP if max_drop is None else max_drop
-        choice = choose(twins, clips, reference.logits(), backend, plain, score, drop, min_agreement, report)
+        choice = choose(twins, clips, reference.logits(), backend, plain, score, drop, min_agreement)
     made = twins.bundle(choice.kept)
-    report("int8: checking videos alone and among others")
+    LOG.info("int8: checking videos alone and among others")
     proof = figures(
         choice, twins, plain, rounded(drift(network, made, backend, "int8", clips[0], reference.last_features))
     )

@@ -7,8 +7,9 @@ not grow with the number of videos, an interrupted pass resumes, and neither ord
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from ...runtime.video.frames import FrameSource
 from ...runtime.video.listing import ListedVideo
 from .ranges import Ranges, read_ranges
 
+LOG = logging.getLogger("dynvid")
+
 Floats = NDArray[np.float32]
-Report = Callable[[str], None]
 
 LEAST_VIDEOS = 32
 """With fewer videos, the largest activation of a layer would be a matter of chance."""
@@ -68,7 +70,6 @@ def find_ranges(
     videos: Sequence[ListedVideo],
     keep: Path,
     decoder: Decoder,
-    report: Report,
     thresholds: tuple[float | None, ...] | None = None,
 ) -> Ranges:
     """Return the ranges of a bundle on the videos of a list.
@@ -79,7 +80,6 @@ def find_ranges(
         videos: of the list; labels are not used. Videos that cannot be read are skipped.
         keep: the file that the ranges are read from if it exists, and otherwise written to.
         decoder: of the videos.
-        report: called with progress.
         thresholds: the exit thresholds, except for ``FLOOR`` videos; None: each video runs to the end of the route.
 
     Raises:
@@ -91,7 +91,7 @@ def find_ranges(
     """
     require_videos(len(videos))
     bundle, route = executor.bundle, executor.route
-    files = file_hashes(videos, report)
+    files = file_hashes(videos)
     data = hashlib.sha256("".join(f"{name}\n" for name in sorted(files)).encode()).hexdigest()
     if keep.exists():
         return read_ranges(keep, bundle.sha256, data, thresholds)
@@ -136,7 +136,7 @@ def find_ranges(
                 record = bytes.fromhex(name) + row.tobytes()
                 journal.append(record)
                 take(record)
-            report(f"{number}/{len(videos)} videos observed")
+            LOG.debug(f"{number}/{len(videos)} videos observed")
         require_videos(int(reached[0]), len(videos))
         _require_variety(plain, int(reached[0]))
         found: dict[str, dict[str, float]] = {name: {} for name in sorted(tensors)}

@@ -6,7 +6,8 @@ the tensor itself for a subgraph. Everything runs on onnxruntime's CPU provider.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,26 +21,26 @@ from ...grid.manifest import Precision, Stored
 from ...models.network import VideoNetwork
 from ...runtime.backends.base import Backend
 from ...runtime.session import ArraySource, Session
-from ..split.subgraphs import Subgraph
+from ..split.subgraphs import SubgraphModule
 from .reference import Reference
 from .rounding import measure_rounding
 from .sensitivity import drift, prove_sensitivity
 from .subgraph_equivalence import SIZES, load_programs, prove_subgraphs
 from .tolerances import SEES, Rounding, require, rounded
 
+LOG = logging.getLogger("dynvid")
+
 PROOF_CLIPS = 8
 PROOF_Q = 1.2
 Floats = NDArray[np.float32]
-Report = Callable[[str], None]
 
 
 def prove(
     network: VideoNetwork,
-    subgraphs: Mapping[Stored, list[Subgraph]],
+    subgraphs: Mapping[Stored, list[SubgraphModule]],
     bundle: Bundle,
     backend: Backend,
     reference: Reference,
-    report: Report,
 ) -> dict[str, Any]:
     """Return the figures of the proof, as the manifest holds them.
 
@@ -51,7 +52,6 @@ def prove(
         bundle: the bundle; need not be on disk.
         backend: onnxruntime on the CPU.
         reference: of the network, on clips that are all different.
-        report: called with a line about each step.
 
     Raises:
         IllConditionedError: If fp32 is not enough for the network.
@@ -59,13 +59,13 @@ def prove(
         ProofError: With the first figure that exceeds its tolerance.
     """
     first = reference.logits(1)
-    report("measuring PyTorch's own rounding: one clip in fp64")
+    LOG.info("measuring PyTorch's own rounding: one clip in fp64")
     rounding = measure_rounding(network, reference.clips[0])
     rounding.require_conditioned()
     traced = SplitLogits(bundle, backend, "fp32", reference.clips)
-    errors = prove_set(subgraphs, bundle, backend, "fp32", reference, rounding, report)
-    prove_route(traced, reference, rounding, report, clips=1)
-    report("fp32: losing every state in turn, and reversing time")
+    errors = prove_set(subgraphs, bundle, backend, "fp32", reference, rounding)
+    prove_route(traced, reference, rounding, clips=1)
+    LOG.info("fp32: losing every state in turn, and reversing time")
     limit = SEES * max(rounding.tolerances("fp32", first.shape[1]))
     sees = prove_sensitivity(network, bundle, backend, reference.clips[0], scale_of(first)[-1], limit)
     figures: dict[str, Any] = {
@@ -74,28 +74,27 @@ def prove(
         "reference": "PyTorch, fp32, each video alone",
         "executor": "onnxruntime CPUExecutionProvider, all graph optimisations",
         "rounding": rounding.to_json(),
-        "fp32": {"subgraphs": errors, **prove_route(traced, reference, rounding, report)},
+        "fp32": {"subgraphs": errors, **prove_route(traced, reference, rounding)},
     }
     for precision in subgraphs:
         if precision != "fp32":
-            errors = prove_set(subgraphs, bundle, backend, precision, reference, rounding, report)
+            errors = prove_set(subgraphs, bundle, backend, precision, reference, rounding)
             traced = SplitLogits(bundle, backend, precision, reference.clips)
-            figures[precision] = {"subgraphs": errors, **prove_route(traced, reference, rounding, report)}
+            figures[precision] = {"subgraphs": errors, **prove_route(traced, reference, rounding)}
     return {**figures, "sees": sees}
 
 
 def prove_set(
-    subgraphs: Mapping[Stored, list[Subgraph]],
+    subgraphs: Mapping[Stored, list[SubgraphModule]],
     bundle: Bundle,
     backend: Backend,
     precision: Stored,
     reference: Reference,
     rounding: Rounding,
-    report: Report,
 ) -> dict[str, float]:
     """Return the error of each subgraph of one precision; arguments and errors are those of ``prove``."""
     parts = subgraphs[precision]
-    report(f"{precision}: every subgraph at {len(SIZES)} sizes")
+    LOG.info(f"{precision}: every subgraph at {len(SIZES)} sizes")
     programs = load_programs(parts, bundle, backend, precision)
     return prove_subgraphs(
         subgraphs["fp32"], parts, programs, backend, reference.ordered, SIZES, precision, rounding.tolerance
@@ -125,7 +124,7 @@ class SplitLogits:
 
 
 def prove_route(
-    split: SplitLogits, reference: Reference, rounding: Rounding, report: Report, clips: int | None = None
+    split: SplitLogits, reference: Reference, rounding: Rounding, clips: int | None = None
 ) -> dict[str, Any]:
     """Return the figures of drift and of the whole route, on the first ``clips`` clips (None: all).
 
@@ -133,7 +132,7 @@ def prove_route(
         ProofError: As ``prove``.
     """
     precision, count = split.precision, len(reference.clips) if clips is None else clips
-    report(f"{precision}: whole route, {count} clips")
+    LOG.info(f"{precision}: whole route, {count} clips")
     expected, logits = reference.logits(count), split.first(count)
     bounds = rounding.tolerances(precision, expected.shape[1])
     errors = route_errors(logits, expected)

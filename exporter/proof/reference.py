@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from ...grid.errors import ProofError
 from ...models.network import VideoNetwork
 
+LOG = logging.getLogger("dynvid")
+
 FP16_LIMIT = 1e4  # well below half precision's 65504
 
 Floats = NDArray[np.float32]
@@ -26,17 +29,15 @@ class Reference:
     Args:
         network: the whole network, in eval mode.
         clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop].
-        report: called with a line about each clip.
 
     Attributes:
         network, clips: as given.
         ranges: the largest absolute activation so far anywhere in each block and head, by name (``block0``, ``head0``).
     """
 
-    def __init__(self, network: VideoNetwork, clips: Floats, report: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, network: VideoNetwork, clips: Floats) -> None:
         self.network, self.clips = network, clips
         self.ranges: dict[str, float] = {}
-        self._report = report
         self._seen: list[Observation] = []
 
     @property
@@ -58,7 +59,7 @@ class Reference:
         """
         count = len(self.clips) if count is None else count
         for index in range(len(self._seen), count):
-            self._report(f"PyTorch reference {index + 1}/{len(self.clips)}")
+            LOG.debug(f"PyTorch reference {index + 1}/{len(self.clips)}")
             seen = observe(self.network, self.clips[index])
             self._seen.append(seen if index == 0 else replace(seen, last_features=seen.last_features[:0]))
             self.ranges = {name: max(self.ranges.get(name, 0.0), value) for name, value in seen.ranges.items()}

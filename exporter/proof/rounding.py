@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...models.network import VideoNetwork
-from ..split.subgraphs import HeadSubgraph, Subgraph, head_name, in_fp64, split
+from ..split.subgraphs import HeadSubgraph, SubgraphModule, head_name, in_fp64, split
 from .tolerances import Rounding, relative
 
 Outputs = dict[str, dict[str, Tensor]]  # by subgraph and port
@@ -46,7 +46,7 @@ def _relative(single: Tensor, exact: Tensor) -> float:
     return relative(float((single - exact).abs().max()), float(exact.std()))
 
 
-def _chain(parts: Sequence[Subgraph], frames: Tensor, network: VideoNetwork) -> tuple[Outputs, list[Tensor]]:
+def _chain(parts: Sequence[SubgraphModule], frames: Tensor, network: VideoNetwork) -> tuple[Outputs, list[Tensor]]:
     """Return each subgraph's outputs for all frames [1, l, 3, crop, crop], and each checkpoint's logits, [classes]."""
     border = network.grid.border
     cut = frames.shape[1] if border is None else border * network.grid.frames_per_set

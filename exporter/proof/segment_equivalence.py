@@ -5,7 +5,8 @@ The cells are proved against PyTorch at export. This proof compares graphs with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from ..engines.segment_graphs import EngineGraphs
 from .clips import proof_clips
 from .tolerances import Rounding, relative, require, require_bits, require_softmax, rounded, tolerance
 
+LOG = logging.getLogger("dynvid")
+
 _WITHIN_RANGES = np.float32(0.25)
 """Contrast of the clips for INT8: noise of full contrast may exceed ranges measured on videos."""
 BATCH = 3
@@ -31,7 +34,7 @@ Arrays = dict[str, NDArray[Any]]  # by output port, [batch, ...]
 Floats = NDArray[np.float32]
 
 
-def prove_fused(graphs: EngineGraphs, clips: Floats, report: Callable[[str], None]) -> dict[str, Any]:
+def prove_fused(graphs: EngineGraphs, clips: Floats) -> dict[str, Any]:
     """Return how far a bundle's fused segments, and ``full``, are from its cells on onnxruntime's CPU provider.
 
     Differences are those of the worst clip, in standard deviations of the tensor (averaged over the clips). Answers
@@ -42,7 +45,6 @@ def prove_fused(graphs: EngineGraphs, clips: Floats, report: Callable[[str], Non
     Args:
         graphs: of a proved bundle, which need not be on disk. They lend the graphs to prove.
         clips: preprocessed videos in temporal order, [clips, l, 3, crop, crop], all different.
-        report: called with a line about each step.
 
     Raises:
         ProofError: With the first segment and tensor that differ.
@@ -51,7 +53,7 @@ def prove_fused(graphs: EngineGraphs, clips: Floats, report: Callable[[str], Non
     manifest = bundle.manifest
     segments, full = fused_segments(manifest, precision), fused_full(manifest, precision)
     for segment in (*segments, full):
-        report(f"{precision}: fusing {segment.name}")
+        LOG.info(f"{precision}: fusing {segment.name}")
         graphs.lend(segment)
 
     def alone_and_among_others(whole: bool) -> list[list[Arrays]]:
@@ -68,11 +70,11 @@ def prove_fused(graphs: EngineGraphs, clips: Floats, report: Callable[[str], Non
                 require_bits(alone[clip][segment.index - 1], own, where)
         return alone
 
-    report(f"{precision}: the cells, {len(clips)} clips")
+    LOG.info(f"{precision}: the cells, {len(clips)} clips")
     # not specialised, as in the fused graph: then both are optimised alike, and bits can be compared
     cells = Executor(bundle, backend, precision, Cells(specialised=False))
     expected = [_run(cells, clip[None], [None] * len(segments)) for clip in clips]
-    report(f"{precision}: {len(segments)} fused segments and full, alone and {BATCH} at once")
+    LOG.info(f"{precision}: {len(segments)} fused segments and full, alone and {BATCH} at once")
     rounding = Rounding.of(manifest.proof)
     bounds = rounding.tolerances(precision, len(manifest.route_cells))
     handed_on = {name: tolerance(precision, figure) for name, figure in rounding.handed_on(manifest).items()}
@@ -91,12 +93,11 @@ def prove_fused(graphs: EngineGraphs, clips: Floats, report: Callable[[str], Non
     }
 
 
-def prove_segments(graphs: EngineGraphs, report: Callable[[str], None]) -> None:
+def prove_segments(graphs: EngineGraphs) -> None:
     """Prove the fused segments of a bundle on dynvid's own clips, before engines are built from them.
 
     Args:
         graphs: of the segments.
-        report: called with a line about each step.
 
     Raises:
         ProofError: As ``prove_fused``.
@@ -105,7 +106,7 @@ def prove_segments(graphs: EngineGraphs, report: Callable[[str], None]) -> None:
     clips = proof_clips(CLIPS, manifest.grid.num_frames, manifest.preprocessing)
     if graphs.precision == "int8":  # beyond the ranges, signed and unsigned activations clip at different values
         clips *= _WITHIN_RANGES
-    prove_fused(graphs, clips, report)
+    prove_fused(graphs, clips)
 
 
 def _errors(

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...grid.bundle import Bundle
 from ...grid.manifest import Precision
 from ...runtime.backends.base import Backend, Program
-from ..split.subgraphs import Subgraph
+from ..split.subgraphs import SubgraphModule
 from .tolerances import relative, require, require_bits, require_softmax
 
 # sizes other than the export's example, each (batch, frames)
@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 
 
 def load_programs(
-    parts: Sequence[Subgraph], bundle: Bundle, backend: Backend, precision: Precision
+    parts: Sequence[SubgraphModule], bundle: Bundle, backend: Backend, precision: Precision
 ) -> dict[str, Program]:
     """Return the programs of ``parts``, by name."""
     variants = {part.name: bundle.manifest.subgraph(part.name).variant(precision) for part in parts}
@@ -32,8 +32,8 @@ def load_programs(
 
 
 def prove_subgraphs(
-    modules: Sequence[Subgraph],
-    parts: Sequence[Subgraph],
+    modules: Sequence[SubgraphModule],
+    parts: Sequence[SubgraphModule],
     programs: Mapping[str, Program],
     backend: Backend,
     clips: Floats,
@@ -95,7 +95,7 @@ def prove_subgraphs(
 class Case:
     """One call of a subgraph: its inputs, in the dtypes of its ports, and its fp32 module's outputs."""
 
-    part: Subgraph
+    part: SubgraphModule
     batch: int
     frames: int
     feeds: dict[str, NDArray[Any]]
@@ -113,7 +113,7 @@ class Case:
 
 
 def cases(
-    modules: Sequence[Subgraph], parts: Sequence[Subgraph], clips: Floats, sizes: Sequence[tuple[int, int]]
+    modules: Sequence[SubgraphModule], parts: Sequence[SubgraphModule], clips: Floats, sizes: Sequence[tuple[int, int]]
 ) -> Iterator[Case]:
     """Yield every call of a proof, in the order of the subgraphs, twice for each of ``sizes``."""
     for batch, frames in sizes:
@@ -144,7 +144,7 @@ def cases(
 
 
 def run(
-    part: Subgraph, program: Program, backend: Backend, feeds: Mapping[str, Any], batch: int, frames: int
+    part: SubgraphModule, program: Program, backend: Backend, feeds: Mapping[str, Any], batch: int, frames: int
 ) -> dict[str, NDArray[Any]]:
     """Return every output of one call of a subgraph, by name."""
     inputs, outputs = {}, {}
@@ -158,7 +158,7 @@ def run(
 
 
 def _chain(
-    part: Subgraph, program: Program, backend: Backend, feeds: Mapping[str, Any], batch: int, frames: int
+    part: SubgraphModule, program: Program, backend: Backend, feeds: Mapping[str, Any], batch: int, frames: int
 ) -> dict[str, NDArray[Any]]:
     """Return the outputs of one call per frame: features joined, states and answers from the last call."""
     dynamic = {spec.name for spec in (*part.inputs, *part.outputs) if "frames" in spec.shape}

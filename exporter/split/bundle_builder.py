@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ...grid.bundle import Bundle
-from ...grid.manifest import Manifest, Precision, Stored, Variant
-from ...grid.manifest import Subgraph as ManifestSubgraph
+from ...grid.manifest import Manifest, Precision, Stored, Subgraph, Variant
 from ...grid.tensors import TensorSpec
 from ...models.config_json import to_json
 from ...models.cost import measure_costs
 from ...models.network import VideoNetwork
 from .half_precision import in_half, may_be_rounded
 from .onnx_graph import OPSET, to_onnx
-from .subgraphs import Subgraph, head_name, split
+from .subgraphs import SubgraphModule, head_name, split
+
+LOG = logging.getLogger("dynvid")
 
 Key = tuple[str, Precision, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 
@@ -28,7 +30,6 @@ class BundleBuilder:
     Args:
         network: in eval mode, fp32.
         source_sha256: of the training checkpoint.
-        report: called with a line about each export.
 
     Attributes:
         parts: the modules of each precision; fp32 comes first.
@@ -37,12 +38,11 @@ class BundleBuilder:
             bundle.
     """
 
-    def __init__(self, network: VideoNetwork, source_sha256: str, report: Callable[[str], None]) -> None:
-        self.parts: dict[Stored, list[Subgraph]] = {}
+    def __init__(self, network: VideoNetwork, source_sha256: str) -> None:
+        self.parts: dict[Stored, list[SubgraphModule]] = {}
         self.network = network
         self.ranges: Mapping[str, float] = {}
         self._source_sha256 = source_sha256
-        self._report = report
         self._fp32_only: tuple[str, ...] = ()
         self._graphs: dict[Key, bytes] = {}
 
@@ -59,7 +59,7 @@ class BundleBuilder:
         new = [part for part in self.parts[precision] if key_of(part) not in self._graphs]
         whole = {part.name: key_of(part) for part in self.parts["fp32"]}
         for number, part in enumerate(new, 1):
-            self._report(f"exporting {precision} {number}/{len(new)}: {part.name}")
+            LOG.info(f"exporting {precision} {number}/{len(new)}: {part.name}")
             made = precision == "fp16" and may_be_rounded(part)
             self._graphs[key_of(part)] = in_half(self._graphs[whole[part.name]], part) if made else to_onnx(part)
 
@@ -91,7 +91,7 @@ class BundleBuilder:
             preprocessing=config.preprocessing,
             costs=measure_costs(network),
             subgraphs=tuple(
-                ManifestSubgraph(
+                Subgraph(
                     part.name,
                     part.kind,
                     part.block,
@@ -112,7 +112,7 @@ class BundleBuilder:
         )
 
 
-def key_of(part: Subgraph) -> Key:
+def key_of(part: SubgraphModule) -> Key:
     """Return what distinguishes the graphs of a subgraph: its precision and the dtypes of its ports."""
     return part.name, part.precision, part.inputs, part.outputs
 

@@ -10,13 +10,13 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from ..graphs.lint import lint
-from .subgraphs import Subgraph
+from .subgraphs import SubgraphModule
 
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 _PORTS = {"float32": _FLOAT, "float16": _HALF}
 
 
-def may_be_rounded(subgraph: Subgraph) -> bool:
+def may_be_rounded(subgraph: SubgraphModule) -> bool:
     """Return whether ``in_half`` gives the same graph as torch.
 
     It always does for what computes in fp32, since only the ports can be half precision. Otherwise all modules must
@@ -27,7 +27,7 @@ def may_be_rounded(subgraph: Subgraph) -> bool:
     return subgraph.precision == "fp32" or all(type(m).__module__.startswith(("dynvid.", "torch.")) for m in modules)
 
 
-def in_half(content: bytes, subgraph: Subgraph) -> bytes:
+def in_half(content: bytes, subgraph: SubgraphModule) -> bytes:
     """Return the graph of an fp16 subgraph: the same nodes, rounded weights, and a cast wherever precisions meet.
 
     A block in half precision computes in it throughout, a head only until it has embedded its frames. What was folded
@@ -88,7 +88,7 @@ def in_half(content: bytes, subgraph: Subgraph) -> bytes:
     return model.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
 
-def _precisions(nodes: Sequence[NodeProto], subgraph: Subgraph) -> Iterator[int]:
+def _precisions(nodes: Sequence[NodeProto], subgraph: SubgraphModule) -> Iterator[int]:
     """Yield the precision that each node computes in: FLOAT or FLOAT16."""
     wide = {spec.name for spec in subgraph.inputs[1:]} if subgraph.kind == "head" else set()
     for node in nodes:

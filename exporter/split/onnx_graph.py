@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...grid.tensors import TensorSpec
 from ..graphs.lint import clean, lint
-from .subgraphs import Subgraph
+from .subgraphs import SubgraphModule
 
 OPSET = 20
 # sizes of the example; never 1, which torch.export would hard-code
@@ -24,7 +24,7 @@ _EXAMPLE_BATCH, _EXAMPLE_FRAMES = 2, 3
 _TORCH = {"float32": torch.float32, "float16": torch.float16}
 
 
-def to_onnx(subgraph: Subgraph) -> bytes:
+def to_onnx(subgraph: SubgraphModule) -> bytes:
     """Return ``subgraph`` as the bytes of a self-contained, linted ONNX model.
 
     Raises:

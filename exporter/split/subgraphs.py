@@ -26,7 +26,7 @@ DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
-class Subgraph:
+class SubgraphModule:
     """A module ready for export, with the names and shapes of its ports and its compute precision."""
 
     name: str
@@ -103,7 +103,7 @@ class HeadSubgraph(nn.Module):
         return logits, torch.softmax(logits, dim=-1), embeddings
 
 
-def split(network: VideoNetwork, precision: Precision, fp32_only: Sequence[str] = ()) -> list[Subgraph]:
+def split(network: VideoNetwork, precision: Precision, fp32_only: Sequence[str] = ()) -> list[SubgraphModule]:
     """Return the subgraphs that the network's route needs, each block followed by its heads.
 
     In fp16 everything is half precision except the subgraphs ``fp32_only``, and every head's mean, linear layer and
@@ -118,7 +118,7 @@ def split(network: VideoNetwork, precision: Precision, fp32_only: Sequence[str] 
     features: tuple[TensorSpec, ...] = (
         TensorSpec("frames", DTYPES[precisions[0]], ("batch", "frames", 3, crop, crop)),
     )
-    found: list[Subgraph] = []
+    found: list[SubgraphModule] = []
     for block, own in enumerate(precisions):
         reader = precisions[min(block + 1, last)]
         boundary: DType = "float16" if own == reader == "fp16" else "float32"
@@ -132,7 +132,7 @@ def split(network: VideoNetwork, precision: Precision, fp32_only: Sequence[str] 
 
 def _block(
     network: VideoNetwork, block: int, inputs: tuple[TensorSpec, ...], precision: Precision, boundary: DType
-) -> Subgraph:
+) -> SubgraphModule:
     module = network.blocks[block]
     shift = StatefulShift(network.config.shift, block, 2)
     with torch.no_grad():
@@ -144,7 +144,7 @@ def _block(
     states = tuple(StatePort(f"state_in.{point}", f"state_out.{point}") for point in points)
     shapes = [("batch", *x.shape[1:]) for x in shift.states_out.values()]
     ports = list(zip(states, shapes, strict=True))
-    return Subgraph(
+    return SubgraphModule(
         f"block{block}",
         "block",
         block,
@@ -162,9 +162,9 @@ def head_name(network: VideoNetwork, checkpoint: int) -> str:
     return f"head{block}" if name == "shared" else f"head{block}.{name}"
 
 
-def _heads(network: VideoNetwork, block: int, feature: TensorSpec, precision: Precision) -> list[Subgraph]:
+def _heads(network: VideoNetwork, block: int, feature: TensorSpec, precision: Precision) -> list[SubgraphModule]:
     here = [c.index for c in network.route.checkpoints if c.cell.block == block]
-    found: dict[str, Subgraph] = {}
+    found: dict[str, SubgraphModule] = {}
     for checkpoint in here:
         name = head_name(network, checkpoint)
         head = network.head(block)
@@ -173,7 +173,7 @@ def _heads(network: VideoNetwork, block: int, feature: TensorSpec, precision: Pr
         num_frames, classes = network.grid.num_frames, network.config.classes
         state = StatePort(f"embeddings_in.{block}", f"embeddings_out.{block}")
         module = HeadSubgraph(head, linear, precision)
-        found[name] = Subgraph(
+        found[name] = SubgraphModule(
             name,
             "head",
             block,
@@ -194,7 +194,7 @@ def _heads(network: VideoNetwork, block: int, feature: TensorSpec, precision: Pr
     return list(found.values())
 
 
-def in_fp64(part: Subgraph) -> Subgraph:
+def in_fp64(part: SubgraphModule) -> SubgraphModule:
     """Return an fp32 subgraph whose module computes in fp64 on fp64 tensors, as a reference for fp32."""
     module = copy.deepcopy(part.module).double()
     if isinstance(module, BlockSubgraph):

@@ -57,7 +57,6 @@ def measured(tiny_bundle, engines, fused):
     def run(clips, options, loads=None):
         return bench(
             tiny_bundle, "onnxruntime", engines, lambda: loads or Loads(more=fused, graph=fused), clips, options,
-            lambda _: None,
         )  # fmt: skip
 
     return run
@@ -214,7 +213,7 @@ def test_clips_of_files_are_also_served_from_their_files(tiny_bundle, tmp_path, 
         np.save(tmp_path / f"{number}.npy", rng.integers(0, 256, (9, 40, 48, 3), np.uint8))
         rows.append(f"{number}.npy")
     (tmp_path / "list.csv").write_text("\n".join(rows))
-    read = read_clips(tmp_path / "list.csv", tiny_bundle.manifest, CLIPS, lambda _: None)
+    read = read_clips(tmp_path / "list.csv", tiny_bundle.manifest, CLIPS)
     found = measured(read, dataclasses.replace(QUICK, rounds=1))
     by = {run.name: run for run in found.streams if run.measured}
     assert by[FILES].videos == by[NEVER].videos and by[FILES].videos_per_s > 0
@@ -246,7 +245,7 @@ class OfOneThread(OnnxRuntimeBackend):
 
 def test_without_engines_nothing_is_measured_in_their_place(tiny_bundle, clips, tmp_path):
     with pytest.raises(MissingEngineError, match="no engine in .*Run 'dynvid build-engines"):
-        bench(tiny_bundle, "onnxruntime", tmp_path, Loads, clips, QUICK, lambda _: None)
+        bench(tiny_bundle, "onnxruntime", tmp_path, Loads, clips, QUICK)
 
 
 @pytest.mark.parametrize("streams", [1, 3])
@@ -259,7 +258,7 @@ def test_each_stream_of_the_table_keeps_to_one_thread(tiny_bundle, engines, stre
             opened.append(backend)
         return open_executor(tiny_bundle, backend, engines=engines, **options)
 
-    table = measure_table(open_one, 4, 2, streams, 0.01, lambda _: None)
+    table = measure_table(open_one, 4, 2, streams, 0.01)
     assert len({backend.opener for backend in opened}) == len(opened) == streams
     assert [(e.index, e.batch) for e in table] == [(k, n) for k in range(5) for n in (1, 2)]
 
@@ -274,7 +273,7 @@ def test_a_stream_that_fails_ends_the_table_with_its_error(tiny_bundle, engines)
         return open_executor(tiny_bundle, backend or OfOneThread(), engines=engines, **options)
 
     with pytest.raises(BackendError, match="no second GPU"):
-        measure_table(open_one, 4, 1, 2, 0.01, lambda _: None)
+        measure_table(open_one, 4, 1, 2, 0.01)
 
 
 # peers
@@ -321,16 +320,16 @@ def test_clips_of_a_list_are_decoded_labelled_and_timed(tiny_bundle, tmp_path):
         rows.append(f"{number}.npy,{'abcde'[number % 5]}")
     path = tmp_path / "list.csv"
     path.write_text("\n".join(rows))
-    found = read_clips(path, manifest, 9, lambda _: None)
+    found = read_clips(path, manifest, 9)
     assert found.labels.tolist() == [n % 5 for n in range(9)]
     assert found.frames.shape[:2] == (9, manifest.grid.num_frames)
     assert found.decode.videos == 9 and found.decode.mean_ms > 0
     assert "9 videos of list.csv" in found.source
     path.write_text("\n".join([*rows[:-1], "9.npy,none"]))
     with pytest.raises(ListError, match="not classes"):
-        read_clips(path, manifest, 10, lambda _: None)
+        read_clips(path, manifest, 10)
     with pytest.raises(UsageError, match="2 clips: expected at least"):
-        read_clips(path, manifest, 2, lambda _: None)
+        read_clips(path, manifest, 2)
 
 
 # the command

@@ -24,10 +24,6 @@ from dynvid.runtime.video.decoder import Decoder
 from dynvid.runtime.video.listing import ListedVideo, read_list
 
 
-def quiet(_):
-    pass
-
-
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -52,7 +48,7 @@ def clips(tmp_path_factory) -> list[ListedVideo]:
 def score(session):
     def run(videos, keep):
         with Decoder() as decoder:
-            return score_videos(session, videos, keep, decoder, quiet)
+            return score_videos(session, videos, keep, decoder)
 
     return run
 
@@ -69,12 +65,17 @@ def test_neither_order_nor_an_interruption_changes_a_bit(session, score, clips, 
         class Stop(Exception):
             pass
 
-        def stop(text, at=f"{2 + 2 * number}/8 videos scored"):
-            if text == at:
-                raise Stop
+        class Stopping(Decoder):
+            left = 2 + 2 * number
 
-        with pytest.raises(Stop), Decoder() as decoder:
-            score_videos(session, shuffled, keep, decoder, stop)
+            def open(self, *arguments):
+                if not self.left:
+                    raise Stop
+                self.left -= 1
+                return super().open(*arguments)
+
+        with pytest.raises(Stop), Stopping() as decoder:
+            score_videos(session, shuffled, keep, decoder)
         journal = keep.with_name(keep.name + ".journal")
         with journal.open("ab") as file:
             file.write(b"torn")
@@ -128,7 +129,7 @@ def test_without_a_file_scores_lie_beside_the_bundle(session, clips, tiny_bundle
     shutil.copytree(tiny_bundle.root, tmp_path / "b")
     own = Session.open(Bundle.open(tmp_path / "b"), session.executor.backend)
     with Decoder() as decoder:
-        score_videos(own, clips[:2], None, decoder, quiet)
+        score_videos(own, clips[:2], None, decoder)
     assert [p.suffix for p in (tmp_path / "b.scores").iterdir()] == [".npz"]
 
 

@@ -107,11 +107,11 @@ def chosen(network, ranges=None):
     """Return what stays fp32 and why, and the draft."""
     clips = proof_clips(PROOF_CLIPS, network.grid.num_frames, network.config.preprocessing)
     reference, backend = Reference(network, clips), open_backend("onnxruntime")
-    draft = BundleBuilder(network, "0" * 64, lambda _: None)
+    draft = BundleBuilder(network, "0" * 64)
     draft.add("fp32")
-    figures = prove(network, draft.parts, draft.bundle(), backend, reference, lambda _: None)
+    figures = prove(network, draft.parts, draft.bundle(), backend, reference)
     draft.ranges = ranges or reference.ranges
-    return choose(draft, reference, backend, figures, lambda _: None)[0], draft
+    return choose(draft, reference, backend, figures)[0], draft
 
 
 def test_nothing_stays_fp32_without_a_reason(network):
@@ -215,7 +215,7 @@ def test_an_error_of_the_route_that_never_ends_stops_when_all_is_fp32(network, m
 def test_fused_segments_hand_on_the_dtypes_that_the_cells_have(network, monkeypatch, kept):
     monkeypatch.setattr(draft_module, "to_onnx", lambda part: part.name.encode())
     monkeypatch.setattr(draft_module, "in_half", lambda content, _: content)
-    draft = BundleBuilder(network, "0" * 64, lambda _: None)
+    draft = BundleBuilder(network, "0" * 64)
     draft.add("fp32")
     draft.add("fp16", kept)
     manifest = draft.bundle().manifest
@@ -277,7 +277,7 @@ def test_where_all_blocks_stay_fp32_the_commands_say_so(exports, tmp_path):
 
 def test_where_nothing_more_can_stay_fp32_the_whole_bound_holds(network, monkeypatch):
     """Else a network would be refused that its proof passes."""
-    draft, bounds = BundleBuilder(network, "0" * 64, lambda _: None), {}
+    draft, bounds = BundleBuilder(network, "0" * 64), {}
     draft.add("fp32")
     draft.add("fp16", ["block0", "head0", "head1"])
 

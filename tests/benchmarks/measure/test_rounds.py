@@ -16,7 +16,7 @@ def test_everyone_runs_every_clip_once_a_round_in_an_order_drawn_anew():
     def contestant(name):
         return Contestant(name, lambda clip: runs.append((name, clip)) or 1 + clip % 2)
 
-    samples = interleave([contestant(n) for n in "abc"], 6, 0.0, 3, lambda _: None)
+    samples = interleave([contestant(n) for n in "abc"], 6, 0.0, 3)
     counted = Counter((s.contestant, s.round, s.clip) for s in samples)
     assert set(counted.values()) == {1}
     assert len(counted) == 3 * 3 * 6
@@ -28,10 +28,10 @@ def test_everyone_runs_every_clip_once_a_round_in_an_order_drawn_anew():
 
 def test_one_round_is_made_whole_and_further_ones_only_if_they_fit():
     one = [Contestant("a", lambda clip: 1)]
-    assert {s.round for s in interleave(one, 4, 0.0, None, lambda _: None)} == {0}
-    assert {s.round for s in interleave(one, 4, 60.0, None, lambda _: None)} == set(range(50))
+    assert {s.round for s in interleave(one, 4, 0.0, None)} == {0}
+    assert {s.round for s in interleave(one, 4, 60.0, None)} == set(range(50))
     with pytest.raises(UsageError, match="0 rounds"):
-        interleave(one, 4, 1.0, 0, lambda _: None)
+        interleave(one, 4, 1.0, 0)
 
 
 def test_ratios_are_of_the_same_clip_and_round():

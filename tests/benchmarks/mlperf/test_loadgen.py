@@ -162,15 +162,15 @@ def test_ctrl_c_ends_the_child_too(quick, monkeypatch):
 
 @pytest.mark.parametrize("callback", ["load", "issue", "_submit", "_answer"])
 def test_an_exception_in_a_callback_ends_the_child_in_order(quick, callback):
-    planted = f"def broken(self, *_): raise ValueError('planted')\nchild.Subject.{callback} = broken"
+    planted = f"def broken(self, *_): raise ValueError('planted')\nchild.SystemUnderTest.{callback} = broken"
     if callback == "load":  # not in the warm-up, which is no callback
-        planted = "load = child.Subject.load\ndef broken(self, indices):\n    if isinstance(indices, range): load(self, indices)\n    else: raise ValueError('planted')\nchild.Subject.load = broken"
+        planted = "load = child.SystemUnderTest.load\ndef broken(self, indices):\n    if isinstance(indices, range): load(self, indices)\n    else: raise ValueError('planted')\nchild.SystemUnderTest.load = broken"
     single, _, _ = referee(quick, child_with(planted))
     assert (single.validity, single.reason) == ("ABORTED", "died (exit code 1): ValueError: planted")
 
 
 def test_a_lost_answer_is_not_waited_for(quick):
-    single, _, _ = referee(quick, child_with("child.Subject._answer = lambda *_: None"), grace_s=4.0)
+    single, _, _ = referee(quick, child_with("child.SystemUnderTest._answer = lambda *_: None"), grace_s=4.0)
     assert single.validity == "ABORTED"
     assert single.reason.startswith("did not answer within ")
 

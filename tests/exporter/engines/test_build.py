@@ -91,10 +91,11 @@ def files_of(folder):
 # tables
 
 
-def test_rows_say_what_was_built_and_the_next_call_keeps_it(rtx, tiny_bundle, tmp_path):
-    only, lines = ["block1", "segment3"], []
+def test_rows_say_what_was_built_and_the_next_call_keeps_it(rtx, tiny_bundle, tmp_path, caplog):
+    caplog.set_level("INFO", "dynvid")
+    only = ["block1", "segment3"]
     arguments = {"precision": "fp16", "targets": ("sm120", "sm86", "sm86"), "max_batch": 4, "only": only}
-    rows = build_engines(tiny_bundle, tmp_path / "e", report=lines.append, **arguments)
+    rows = build_engines(tiny_bundle, tmp_path / "e", **arguments)
     assert [(row.subgraph, row.status) for row in rows] == [("block1", "built"), ("segment3", "built")]
     assert exit_code(rows) == 0
     table = rows[0].to_json()
@@ -103,7 +104,7 @@ def test_rows_say_what_was_built_and_the_next_call_keeps_it(rtx, tiny_bundle, tm
     assert table["seconds"] > 0
     assert table["bytes"] == len(EngineCache(tmp_path / "e").read(rows[0].engine))
     assert table["dtype_census"]["convolution"] == {"float16": 6}
-    assert lines[-1] == "engines 2/2: segment3 fp16: built"
+    assert caplog.messages[-1] == "engines 2/2: segment3 fp16: built"
     before = files_of(tmp_path / "e")
     again = build_engines(tiny_bundle, tmp_path / "e", **arguments)
     assert [row.status for row in again] == ["kept", "kept"]
@@ -318,7 +319,7 @@ def test_a_build_that_starts_after_the_end_is_killed(stub, tiny_bundle):
     children.kill()
     order = Order(job.name, "tensorrt", graph_of(job, tiny_bundle, "fp32"), job.source, job.profiles, ())
     with pytest.raises(EngineBuildError, match="died .SIGKILL."):
-        children.build(order, print)
+        children.build(order)
 
 
 # arguments

@@ -274,9 +274,9 @@ def test_ports_of_another_dtype_are_refused(api, tiny_bundle, job):
 # progress
 
 
-def test_progress_is_reported_from_the_builders_threads(api):
+def test_progress_is_told_from_the_builders_threads(api):
     lines = []
-    build(api, model(), PORTS, "it", PROFILES, ("sm86",), report=lines.append)
+    build(api, model(), PORTS, "it", PROFILES, ("sm86",), tell=lines.append)
     assert lines
     assert lines[0] == "building engine"
 

@@ -13,6 +13,7 @@ from dynvid.exporter.engines.makers import for_onnxruntime
 from dynvid.exporter.engines.segment_graphs import EngineGraphs
 from dynvid.exporter.graphs.blocked_layout import block_size, use_blocked_layout
 from dynvid.exporter.graphs.fuse import fuse
+from dynvid.exporter.graphs.graph import Graph
 from dynvid.exporter.graphs.optimise import optimise
 from dynvid.exporter.graphs.rewrites import rewrite
 from dynvid.exporter.proof.clips import proof_clips
@@ -114,7 +115,7 @@ def test_a_segment_that_keeps_its_batch_takes_and_gives_features_blocked_as_well
         return kept[-1]
 
     clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
-    figures = prove_fused(EngineGraphs(bundle, "fp32", prepare), clips, lambda _: None)
+    figures = prove_fused(EngineGraphs(bundle, "fp32", prepare), clips)
     assert max(*figures["checkpoints"], *figures["handed_on"]) <= 1e-5
     ports = onnx.load_model_from_string(unpack(kept[0]).model).graph
     shapes = {v.name: len(v.type.tensor_type.shape.dim) for v in (*ports.input, *ports.output)}
@@ -123,12 +124,12 @@ def test_a_segment_that_keeps_its_batch_takes_and_gives_features_blocked_as_well
 
 @pytest.mark.parametrize("kept", [("block0", "head0"), ("block1", "head1"), ("block0",), ("block1",)])
 def test_bundles_of_mixed_precision_are_within_the_bound(exports, kept):
-    draft = BundleBuilder(exports.network(NETWORKS["msdnet"]), "0" * 64, lambda _: None)
+    draft = BundleBuilder(exports.network(NETWORKS["msdnet"]), "0" * 64)
     draft.add("fp32")
     draft.add("fp16", kept)
     bundle = draft.bundle()
     clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
-    figures = prove_fused(EngineGraphs(bundle, "fp16", for_onnxruntime), clips, lambda _: None)
+    figures = prove_fused(EngineGraphs(bundle, "fp16", for_onnxruntime), clips)
     assert 0 < max(figures["checkpoints"]) <= 2e-2
 
 
@@ -295,9 +296,9 @@ def test_channels_that_fill_no_block_are_joined_in_the_plain_layout():
     for stop, inputs in ((24, "some"), (16, "plain.blocked-0-16")):
         constants = {name: np.array([n]) for name, n in (("a", 0), ("b", stop), ("c", 1))}
         content, _ = small(nodes, constants, {"x": [2, 32, 5, 7], "y": [4, stop, 5, 7]})
-        model = onnx.load_model_from_string(content)
-        use_blocked_layout(model)
-        assert [list(n.input) for n in model.graph.node if n.op_type == "Concat"] == [[inputs] * 2]
+        graph = Graph.read(content)
+        use_blocked_layout(graph)
+        assert [list(n.input) for n in graph.nodes if n.op_type == "Concat"] == [[inputs] * 2]
 
 
 def test_the_same_channels_of_other_frames_are_other_tensors():
@@ -326,4 +327,4 @@ def test_a_segment_that_does_not_play_along_is_found_by_the_proof(bundle, side):
 
     clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
     with pytest.raises(ProofError, match=r"segment2 \(fp32\)"):
-        prove_fused(EngineGraphs(bundle, "fp32", prepare), clips, lambda _: None)
+        prove_fused(EngineGraphs(bundle, "fp32", prepare), clips)

@@ -30,7 +30,7 @@ def clips_of(bundle, count=3):
 
 
 def prove(bundle, precision="fp32", count=3):
-    return prove_fused(EngineGraphs(bundle, precision), clips_of(bundle, count), lambda _: None)
+    return prove_fused(EngineGraphs(bundle, precision), clips_of(bundle, count))
 
 
 def on_route(bundle, cells, linked=True):
@@ -209,7 +209,7 @@ def test_half_precision_graphs_keep_their_dtypes(tiny_bundle):
 
 
 def test_a_block_kept_in_fp32_is_fused_in_fp32(exports):
-    draft = BundleBuilder(exports.network(SMALL), "0" * 64, lambda _: None)
+    draft = BundleBuilder(exports.network(SMALL), "0" * 64)
     draft.add("fp32")
     draft.add("fp16", ["block0"])
     bundle = draft.bundle()

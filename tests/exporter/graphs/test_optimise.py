@@ -237,6 +237,6 @@ def test_every_job_of_a_bundle_is_optimised(tiny_bundle):
     maker = open_maker("onnxruntime")
     graphs = EngineGraphs(tiny_bundle, "fp32", preparation("onnxruntime"))
     for job in fused_jobs(tiny_bundle, "fp32"):
-        plan, census, _ = maker.make(job, graphs.take(job.source), lambda _: None)
+        plan, census, _ = maker.make(job, graphs.take(job.source))
         assert b"nchwc" in unpack(plan).model or not this_processor().startswith("avx")
         assert census["convolution"].keys() == {"float32"}

@@ -31,7 +31,7 @@ def prove(bundle, precision="fp32", rewrites=REWRITES):
     grid = bundle.manifest.grid
     clips = proof_clips(3, grid.num_frames, bundle.manifest.preprocessing)
     graphs = EngineGraphs(bundle, precision, lambda graph: for_onnxruntime(graph, rewrites))
-    figures = prove_fused(graphs, clips, lambda _: None)
+    figures = prove_fused(graphs, clips)
     return max(*figures["checkpoints"], *figures["handed_on"], figures["full"])
 
 

@@ -242,7 +242,7 @@ def test_convolutions_multiply_unsigned_bytes_by_signed_ones_where_vnni_does(
 def test_fused_segments_compute_what_the_cells_compute(int8_bundle):
     manifest = int8_bundle.manifest
     clips = proof_clips(3, manifest.grid.num_frames, manifest.preprocessing)
-    figures = prove_fused(EngineGraphs(int8_bundle, "int8", preparation("onnxruntime")), clips, lambda _: None)
+    figures = prove_fused(EngineGraphs(int8_bundle, "int8", preparation("onnxruntime")), clips)
     assert max(figures["checkpoints"]) < 0.2
 
 
@@ -320,14 +320,14 @@ def test_openvino_refuses_signed_activations(int8_bundle):
     backend.load(for_openvino(graph), segment, segment.name)
 
 
-def test_what_is_not_faster_in_int8_stays_in_fp32_and_runs_beside_the_rest(int8_bundle, tmp_path, monkeypatch):
+def test_what_is_not_faster_in_int8_stays_in_fp32_and_runs_beside_the_rest(int8_bundle, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(build_module, "is_faster", lambda _, job, *__: (job.name == "segment2", 1.0, 1.0))
-    lines = []
-    rows = build_engines(int8_bundle, tmp_path, "onnxruntime", "int8", report=lines.append)
+    caplog.set_level("INFO", "dynvid")
+    rows = build_engines(int8_bundle, tmp_path, "onnxruntime", "int8")
     kinds = {row.subgraph: set(row.engine.dtype_census["convolution"]) for row in rows}
     assert kinds.pop("segment2") == {"int8"}
     assert all(kind == {"float32"} for kind in kinds.values())
-    assert any("segment1 int8: 1 ms in INT8, 1 ms without" in line for line in lines)
+    assert "segment1 int8: 1 ms in INT8, 1 ms without" in caplog.messages
     backend = open_backend("onnxruntime")
     session = Session.open(
         int8_bundle, backend, precision="int8", programs=open_engines(int8_bundle, backend, tmp_path, "int8").plan
@@ -345,7 +345,7 @@ def test_fp32_in_the_place_of_int8_is_proved_too(int8_bundle, tmp_path, monkeypa
     proved = {}
 
     def prove(graphs):
-        prove_segments(graphs, lambda _: None)
+        prove_segments(graphs)
         manifest, precision = int8_bundle.manifest, graphs.precision
         segments = (*fused_segments(manifest, precision), fused_full(manifest, precision))
         proved[precision] = {segment.name: graphs.lend(segment) for segment in segments}
@@ -404,8 +404,8 @@ def test_a_census_without_int8_is_refused(int8_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "is_faster", lambda *_: (True, 1.0, 2.0))
 
     class Forgetful(type(build_module.open_maker("onnxruntime"))):
-        def make(self, job, graph, report):
-            plan, census, seconds = super().make(job, graph, report)
+        def make(self, job, graph):
+            plan, census, seconds = super().make(job, graph)
             return plan, census | {"convolution": {"int8": 1, "float32": 5}}, seconds
 
     monkeypatch.setattr(build_module, "open_maker", lambda *_: Forgetful("onnxruntime", "int8"))
@@ -498,7 +498,7 @@ def chosen(monkeypatch):
         return Scores(found, plain.labels, None, names)
 
     def run(max_drop, score=score, min_agreement=0.0):
-        return choose(FakeTwins(), np.zeros(4), reference, None, plain, score, max_drop, min_agreement, lambda _: None)
+        return choose(FakeTwins(), np.zeros(4), reference, None, plain, score, max_drop, min_agreement)
 
     return run
 

@@ -46,7 +46,7 @@ def videos(tmp_path_factory):
 def find(executor, watched):
     def run(videos, keep, thresholds=None):
         with Decoder() as decoder:
-            return find_ranges(executor, watched.tensors, videos, keep, decoder, lambda _: None, thresholds)
+            return find_ranges(executor, watched.tensors, videos, keep, decoder, thresholds)
 
     return run
 
@@ -153,9 +153,9 @@ def test_killed_with_kill_9_it_finds_the_same(find, videos, tiny_bundle, exports
     (tmp_path / "list.csv").write_text("video\n" + "".join(f"{video.path}\n" for video in videos))
     script = tmp_path / "run.py"
     script.write_text(f"""
-import sys, time
+import logging, time
 from pathlib import Path
-from dynvid.calibration import range_pass
+from dynvid.exporter.int8 import range_pass
 from dynvid.exporter.int8.range_observers import observe_ranges
 from dynvid.grid.bundle import Bundle
 from dynvid.runtime.backends.registry import open_backend
@@ -163,11 +163,13 @@ from dynvid.runtime.video.decoder import Decoder
 from dynvid.runtime.execution.executor import Executor
 from dynvid.runtime.video.listing import read_list
 
+logging.getLogger("dynvid").setLevel(logging.DEBUG)
+logging.getLogger("dynvid").addFilter(lambda _: time.sleep(0.02) or True)
 watched = observe_ranges(Bundle.open(Path({str(tiny_bundle.root)!r})))
 executor = Executor(watched.bundle, open_backend("onnxruntime"))
 with Decoder() as decoder:
     range_pass.find_ranges(executor, watched.tensors, read_list(Path({str(tmp_path / "list.csv")!r})),
-                           Path({str(tmp_path / "killed.json")!r}), decoder, lambda _: time.sleep(0.02))
+                           Path({str(tmp_path / "killed.json")!r}), decoder)
 """)
     killed, journal = 0, tmp_path / "killed.json.journal"
     while not (tmp_path / "killed.json").exists():

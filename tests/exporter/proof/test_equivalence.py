@@ -38,7 +38,7 @@ def reference(tiny_network, clips):
 
 
 def run_proof(network, bundle, backend, reference):
-    return prove(network, {"fp32": split(network, "fp32")}, bundle, backend, reference, lambda _: None)
+    return prove(network, {"fp32": split(network, "fp32")}, bundle, backend, reference)
 
 
 def test_a_right_export_passes(tiny_network, tiny_bundle, backend, reference):
@@ -53,7 +53,7 @@ def test_a_right_export_passes(tiny_network, tiny_bundle, backend, reference):
 def test_a_second_proof_has_the_figures_of_the_first(exports, tiny_bundle):
     proof = tiny_bundle.manifest.proof
     assert set(proof) > {"fp32", "fp16", "fp32_only", "sees"}
-    assert prove_again(tiny_bundle, exports.training_checkpoint(TINY), lambda _: None) == proof
+    assert prove_again(tiny_bundle, exports.training_checkpoint(TINY)) == proof
 
 
 @pytest.mark.parametrize("fault", [scale_weight, lose_state, stale_state])

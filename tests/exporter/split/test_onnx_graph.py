@@ -238,7 +238,7 @@ def test_what_a_block_says_to_compute_in_fp32_stays_fp32(exports):
 
     network = exports.network(TINY)
     network.blocks[1] = Island(network.blocks[1])
-    draft = BundleBuilder(network, "0" * 64, lambda _: None)
+    draft = BundleBuilder(network, "0" * 64)
     draft.add("fp32")
     draft.add("fp16")
     bundle = draft.bundle()

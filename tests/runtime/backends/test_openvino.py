@@ -156,7 +156,7 @@ def test_engines_are_the_fused_graphs_and_sessions_run_them(tiny_bundle, tmp_pat
     maker, cache = open_maker("openvino", precision=precision), EngineCache(tmp_path, tiny_bundle.root)
     for job in maker.jobs(tiny_bundle, precision):
         graph = EngineGraphs(tiny_bundle, "fp32", preparation("openvino")).take(job.source)
-        plan, census, seconds = maker.make(job, graph, lambda _: None)
+        plan, census, seconds = maker.make(job, graph)
         assert plan == graph.content and census["convolution"].keys() == {"float32"} and seconds > 0
         cache.write(key_of(job, tiny_bundle, graph.sha256, maker, precision), plan, seconds, census)
     clip = contract.clips_of(tiny_bundle, 1)[0]
