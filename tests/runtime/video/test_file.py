@@ -645,7 +645,9 @@ def test_every_video_of_a_folder_equals_linear_decoding_or_is_refused(path):
         whole = True
     try:
         with VideoFile(path, SMALL, SAMPLES) as source:
-            found = {sample: image for pair in PERMUTED for sample, image in zip(pair, source.pixels(pair), strict=True)}
+            found = {
+                sample: image for pair in PERMUTED for sample, image in zip(pair, source.pixels(pair), strict=True)
+            }
     except VideoError:
         assert not whole
         return
