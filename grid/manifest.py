@@ -17,7 +17,7 @@ from .tensors import StatePort, TensorSpec
 from .topology import Cell, Grid
 
 FORMAT = "dynvid.bundle"
-VERSION = (1, 1)
+VERSION = (1, 2)
 Stored = Literal["fp32", "fp16", "int8"]
 """Precision of the graphs in a bundle."""
 Precision = Literal[Stored, "bf16", "int8-bf16"]
@@ -67,6 +67,7 @@ class Manifest:
         source_sha256: of the training checkpoint.
         proof: the figures of the export's proof (exporter.proof); since 1.1 also ``rounding``, the reference's own
             rounding.
+        weights: the key of the weights in the training checkpoint, if it has several sets; since 1.2.
     """
 
     network: dict[str, Any]
@@ -86,6 +87,7 @@ class Manifest:
     source_sha256: str
     versions: dict[str, str]
     proof: dict[str, Any]
+    weights: str | None = None
 
     @property
     def route(self) -> Route:

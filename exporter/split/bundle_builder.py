@@ -29,6 +29,7 @@ class BundleBuilder:
         network: in eval mode, fp32.
         source_sha256: of the training checkpoint.
         report: called with a line about each export.
+        weights: the key of the network's weights in the training checkpoint, if it has several sets.
 
     Attributes:
         parts: the modules of each precision; fp32 comes first.
@@ -37,11 +38,14 @@ class BundleBuilder:
             bundle.
     """
 
-    def __init__(self, network: VideoNetwork, source_sha256: str, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, network: VideoNetwork, source_sha256: str, report: Callable[[str], None], weights: str | None = None
+    ) -> None:
         self.parts: dict[Stored, list[Subgraph]] = {}
         self.network = network
         self.ranges: Mapping[str, float] = {}
         self._source_sha256 = source_sha256
+        self._weights = weights
         self._report = report
         self._fp32_only: tuple[str, ...] = ()
         self._graphs: dict[Key, bytes] = {}
@@ -109,6 +113,7 @@ class BundleBuilder:
             source_sha256=self._source_sha256,
             versions=_versions(),
             proof={},
+            weights=self._weights,
         )
 
 
