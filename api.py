@@ -192,6 +192,8 @@ def verify(
         from .exporter.export import prove_again, verify_structure
         from .models.labels import read_labels
 
+    if labels is not None and training_checkpoint is None:
+        raise UsageError(f"labels {str(labels)!r} are compared together with the training checkpoint: give that, too")
     opened = Bundle.open(Path(bundle))
     opened.verify()
     verify_structure(opened)

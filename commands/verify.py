@@ -20,11 +20,17 @@ def verify(bundle: Path, training_checkpoint: Path | None, labels: Path | None, 
     import importlib.util
 
     from ..grid.bundle import Bundle
+    from ..runtime.backends.registry import ON_CPU, open_backend
+    from ..runtime.port_check import check_ports
 
     opened, proof = Bundle.open(bundle), None
-    if training_checkpoint is None and importlib.util.find_spec("onnx") is None:
+    if training_checkpoint is None and labels is None and importlib.util.find_spec("onnx") is None:
         opened.verify()
-        click.echo("checked hashes only: install 'dynvid[export,cpu]' to check the structure too", err=True)
+        backend = next((name for name in ON_CPU if importlib.util.find_spec(name) is not None), None)
+        if backend is not None:
+            check_ports(opened, open_backend(backend))
+        checked = "hashes only" if backend is None else f"hashes, and ports as {backend} sees them"
+        click.echo(f"checked {checked}: install 'dynvid[export,cpu]' to check the structure too", err=True)
     else:
         from ..api import verify as run_verify
 

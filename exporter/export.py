@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle, require_target, write_bundle
-from ..grid.errors import HashError
+from ..grid.errors import HashError, LintError
 from ..grid.manifest import Stored
 from ..models.bundled_network import network_of
 from ..models.network import NetworkConfig, VideoNetwork
@@ -23,6 +23,7 @@ from ..runtime.video.listing import read_list
 from .graphs.lint import lint
 from .precision import choose
 from .proof.clips import proof_clips
+from .proof.configuration import require_configuration
 from .proof.equivalence import PROOF_CLIPS, prove
 from .proof.reference import Reference
 from .split.bundle_builder import BundleBuilder
@@ -86,6 +87,7 @@ def prove_again(
 
     Raises:
         HashError: If it was exported from another training checkpoint.
+        ConfigurationError: If the bundle says something else about its network than the training checkpoint.
         ProofError: If the bundle does not compute what the network computes.
     """
     manifest = bundle.manifest
@@ -103,6 +105,7 @@ def prove_again(
         for precision in manifest.precisions
         if precision != "int8"
     }
+    require_configuration(bundle, network, parts)
     figures = prove(network, parts, bundle, open_backend("onnxruntime"), Reference(network, clips, report), report)
     # the choices of the export and of INT8 calibration remain valid
     chosen = {key: value for key, value in manifest.proof.items() if key in ("fp32_only", "int8")}
@@ -119,6 +122,11 @@ def verify_structure(bundle: Bundle) -> None:
         for precision, variant in subgraph.variants.items():
             model = onnx.load_model_from_string(bundle.read(variant))
             lint(model, f"{subgraph.name} {precision}", variant.inputs, variant.outputs)
+            found = [opset.version for opset in model.opset_import]
+            if found != [bundle.manifest.opset]:
+                raise LintError(
+                    f"{subgraph.name} {precision}: opset {found}, expected {bundle.manifest.opset} as the manifest says"
+                )
 
 
 def sha256_of(path: Path) -> str:

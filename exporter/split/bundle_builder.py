@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from ...grid.bundle import Bundle
 from ...grid.manifest import Manifest, Precision, Stored, Variant
@@ -82,18 +83,9 @@ class BundleBuilder:
         return Bundle(Path("(unwritten)"), self._manifest(variants), "", files)
 
     def _manifest(self, variants: Mapping[str, dict[str, Variant]]) -> Manifest:
-        network, config, parts = self.network, self.network.config, self.parts["fp32"]
-        blocks = {part.block: part.name for part in parts if part.kind == "block"}
-        model = to_json(config)
+        parts = self.parts["fp32"]
         return Manifest(
-            network={key: model[key] for key in ("network", "options", "heads", "shift", "head")},
-            classes=config.classes,
-            labels=config.labels,
-            parameters=sum(p.numel() for p in network.parameters()),
-            grid=network.grid,
-            route_cells=tuple((c.input_set, c.block) for c in network.route.cells),
-            preprocessing=config.preprocessing,
-            costs=measure_costs(network),
+            **facts_of(self.network, parts),
             subgraphs=tuple(
                 ManifestSubgraph(
                     part.name,
@@ -105,8 +97,6 @@ class BundleBuilder:
                 )
                 for part in parts
             ),
-            cells=(tuple(blocks.get(m) for m in range(network.grid.blocks)),) * network.grid.input_sets,
-            heads=tuple(head_name(network, c.index) for c in network.route.checkpoints),
             precisions=tuple(self.parts),
             fp32_only=self._fp32_only,
             opset=OPSET,
@@ -115,6 +105,25 @@ class BundleBuilder:
             proof={},
             weights=self._weights,
         )
+
+
+def facts_of(network: VideoNetwork, parts: Sequence[Subgraph]) -> dict[str, Any]:
+    """Return the entries of a manifest that follow from the network alone; ``parts`` are its subgraphs."""
+    config = network.config
+    blocks = {part.block: part.name for part in parts if part.kind == "block"}
+    model = to_json(config)
+    return {
+        "network": {key: model[key] for key in ("network", "options", "heads", "shift", "head")},
+        "classes": config.classes,
+        "labels": config.labels,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "grid": network.grid,
+        "route_cells": tuple((c.input_set, c.block) for c in network.route.cells),
+        "preprocessing": config.preprocessing,
+        "costs": measure_costs(network),
+        "cells": (tuple(blocks.get(m) for m in range(network.grid.blocks)),) * network.grid.input_sets,
+        "heads": tuple(head_name(network, c.index) for c in network.route.checkpoints),
+    }
 
 
 def key_of(part: Subgraph) -> Key:
