@@ -54,13 +54,15 @@ def unwrap(tensors: Mapping[str, Tensor]) -> FileKeys:
     Raises:
         LayoutError: If two keys are one without their wrappers.
     """
-    kept = {key: _INSIDE.sub("", key) for key in tensors if not (key in _COUNTERS and tensors[key].ndim == 0)}
+    kept = {key: _INSIDE.sub("", key) for key in tensors}
     prefix = _prefix(list(kept.values()))
     found: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     preprocessing: dict[str, Tensor] = {}
     for key, inner in kept.items():
         short = inner.removeprefix(prefix)
+        if short in _COUNTERS and tensors[key].ndim == 0:
+            continue
         if match := _PREPROCESSING.fullmatch(short):
             preprocessing[match[1]] = tensors[key]
             continue

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-_BY_KEY = {
+_VARIANTS = {  # of a ResNet
     r"\.nl\.|non_local": "a ResNet with non-local blocks, which look at later frames",
     r"layer\d+\.net\.": "a ResNet that pools over time (temporal_pool), which merges frames",
     r"layer\d+\.\d+\.net\.": "a ResNet that shifts whole blocks (shift_place 'block') instead of residual branches",
     r"layer\d+\.\d+\.(se|se_module|se_layer)\.": "a ResNet with squeeze and excitation",
+}
+_FAMILIES = {
     r"(slow|fast)_path\.": "SlowFast",
     r"features\.\d+\.\d+\.block\.|(^|\.)_blocks\.\d+\._": "EfficientNet",
     r"features\.\d+\.(conv|block)\.\d|layer\d+\.\d+\.conv\.\d+\.conv\.|features\.0\.0\.weight": "MobileNet",
@@ -22,22 +24,23 @@ _BY_KEY = {
     r"(^|\.)(attn|self_attn|attention)\.|attn\.(qkv|q|k|v)\.|relative_position_bias": "a transformer",
     r"\.dwconv\.": "ConvNeXt",
 }
-_VARIANTS = re.compile("|".join(list(_BY_KEY)[:4]))
 
 
 def other_network(keys: Iterable[str]) -> str | None:
     """Return what network has such keys, with one of them, or None."""
-    keys = list(keys)
-    for pattern, what in _BY_KEY.items():
-        if found := next((key for key in keys if re.search(pattern, key)), None):
-            return f"{what}: {found!r}"
-    return None
+    return _first({**_VARIANTS, **_FAMILIES}, list(keys))
 
 
 def variant_of_resnet(keys: Iterable[str]) -> str | None:
     """Return what ResNet has such keys besides the usual ones, with one of them, or None."""
-    odd = [key for key in keys if _VARIANTS.search(key)]
-    return other_network(odd) if odd else None
+    return _first(_VARIANTS, list(keys))
+
+
+def _first(patterns: Mapping[str, str], keys: list[str]) -> str | None:
+    for pattern, what in patterns.items():
+        if found := next((key for key in keys if re.search(pattern, key)), None):
+            return f"{what}: {found!r}"
+    return None
 
 
 def shaped_otherwise(stem: str, tensors: Mapping[str, Tensor]) -> str | None:

@@ -216,6 +216,13 @@ def test_preprocessing_that_cannot_be_is_refused(tmp_path: Path, tsm, mean, std)
         load(tmp_path, {"state_dict": {**tsm["mmaction2"], **extra}})
 
 
+def test_normalisation_of_bgr_frames_is_refused(tmp_path: Path, tsm):
+    extra = {"data_preprocessor.mean": torch.tensor([103.53, 116.28, 123.675]),
+             "data_preprocessor.std": torch.tensor([57.375, 57.12, 58.395])}  # fmt: skip
+    with pytest.raises(LayoutError, match="is that of BGR frames, but dynvid gives RGB ones: swap the input channels"):
+        load(tmp_path, {"state_dict": {**tsm["mmaction2"], **extra}})
+
+
 # what a file cannot tell
 
 
