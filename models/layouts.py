@@ -190,13 +190,13 @@ def _normalisation(keys: FileKeys) -> dict[str, Any]:
                 f"misshapen {keys.prefix}data_preprocessor.{name}: {found}, expected three values for RGB, every std "
                 "above 0"
             )
-    found = {name: [round(value / 255, 6) for value in of_one] for name, of_one in values.items()}
-    if tuple(found["mean"]) == Preprocessing().mean[::-1]:
+    scaled = {name: [round(value / 255, 6) for value in of_one] for name, of_one in values.items()}
+    if tuple(scaled["mean"]) == Preprocessing().mean[::-1]:
         raise LayoutError(
-            f"{keys.prefix}data_preprocessor.mean {found['mean']} is that of BGR frames, but dynvid gives RGB ones: swap "
+            f"{keys.prefix}data_preprocessor.mean {scaled['mean']} is that of BGR frames, but dynvid gives RGB ones: swap "
             "the input channels of the first convolution, mean and std, and save again"
         )
-    return found
+    return scaled
 
 
 def _assumptions(model: VideoNetwork, layout: str, unsaid: _Unsaid, num_frames: int | None) -> tuple[str, ...]:
