@@ -98,6 +98,11 @@ def export(
     frames: int | None = None,
     precision: str = "fp16",
     range_data: StrPath | None = None,
+    weights: str | None = None,
+    labels: StrPath | None = None,
+    shift_div: int | None = None,
+    stride_in_1x1: bool | None = None,
+    dilated: int | None = None,
 ) -> Bundle:
     """Split a training checkpoint along its route, export every unique subgraph, prove the result, and write it.
 
@@ -111,6 +116,11 @@ def export(
         frames: sampled frames l of a public layout; None: 16.
         precision: fp16 exports both precisions, fp32 only that one.
         range_data: LIST of videos whose activations decide what may be fp16.
+        weights: the key of the weights in a file that has several sets; None: those that training used.
+        labels: a file of class names, one a line or a label map, for a training checkpoint without them.
+        shift_div: a shift moves 1/shift_div of the channels, in a public layout; None: 8.
+        stride_in_1x1: whether a public ResNet strides in its 1x1 convolutions, as Caffe's; None: not.
+        dilated: how many last stages of a torchvision ResNet dilate instead of striding; None: none.
 
     Returns:
         The bundle, whose ``manifest.proof`` has the figures of the proof.
@@ -123,13 +133,25 @@ def export(
     with packages("export,cpu"):
         from .exporter.export import export as run_export
         from .exporter.export import read_clips, sha256_of
+        from .models.labels import read_labels
         from .models.layouts import load_training_checkpoint
 
     loaded = load_training_checkpoint(
-        Path(training_checkpoint), layout=layout, network=network, route=route, shift=shift, num_frames=frames
+        Path(training_checkpoint),
+        layout=layout,
+        network=network,
+        route=route,
+        shift=shift,
+        num_frames=frames,
+        weights=weights,
+        labels=None if labels is None else read_labels(Path(labels)),
+        shift_div=shift_div,
+        stride_in_1x1=stride_in_1x1,
+        dilated=dilated,
     )
-    for warning in loaded.warnings:
-        LOG.warning(warning)
+    for line in (*loaded.warnings, *loaded.assumed):
+        LOG.warning(line)
+    LOG.info(f"recognised {loaded.recognised}, layout {loaded.layout}")
     clips = None if range_data is None else read_clips(Path(range_data), loaded.network.config)
     return run_export(
         loaded.network,
@@ -137,29 +159,43 @@ def export(
         source_sha256=sha256_of(Path(training_checkpoint)),
         precisions=("fp32",) if precision == "fp32" else ("fp32", "fp16"),
         range_clips=clips,
+        weights=loaded.weights,
     )
 
 
-def verify(bundle: StrPath, training_checkpoint: StrPath | None = None) -> dict[str, Any] | None:
+def verify(
+    bundle: StrPath,
+    training_checkpoint: StrPath | None = None,
+    *,
+    labels: StrPath | None = None,
+) -> dict[str, Any] | None:
     """Check hashes and structure of a bundle; with its training checkpoint, prove it again and return the figures.
 
     Args:
         bundle: the folder.
         training_checkpoint: the one that it was exported from.
+        labels: the file of class names that it was exported with.
 
     Raises:
         ManifestError, HashError, LintError: If the bundle has changed since its export.
+        ConfigurationError: If it says something else about its network than the training checkpoint does.
         ProofError: If it does not compute what the network computes.
     """
     from .grid.bundle import Bundle
 
     with packages("export,cpu"):
         from .exporter.export import prove_again, verify_structure
+        from .models.labels import read_labels
 
+    if labels is not None and training_checkpoint is None:
+        raise UsageError(f"labels {str(labels)!r} are compared together with the training checkpoint: give that, too")
     opened = Bundle.open(Path(bundle))
     opened.verify()
     verify_structure(opened)
-    return None if training_checkpoint is None else prove_again(opened, Path(training_checkpoint))
+    if training_checkpoint is None:
+        return None
+    names = None if labels is None else read_labels(Path(labels))
+    return prove_again(opened, Path(training_checkpoint), names)
 
 
 def build_engines(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..calibration.describe import Section
     from ..exporter.engines.build import Row
     from ..grid.bundle import Bundle
+    from ..grid.manifest import Manifest
 
 
 LOG = logging.getLogger("dynvid")
@@ -203,7 +204,16 @@ def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> 
     if proof is not None and "fp16" in manifest.precisions and not manifest.gains_by_fp16:
         click.echo(NO_FP16, err=True)
     size = sum(v.bytes for v in files) / 1e6
-    click.echo(f"{bundle.root}: {len(files)} files, {size:.1f} MB, as exported (sha256 {bundle.sha256[:12]}…)")
+    click.echo(
+        f"{bundle.root}: {_name(manifest)}, {len(files)} files, {size:.1f} MB, as exported (sha256 {bundle.sha256[:12]}…)"
+    )
+
+
+def _name(manifest: Manifest) -> str:
+    options = manifest.network["options"]
+    shown = [f"{key} {options[key]}" for key in ("layers", "stride_in_1x1", "dilated") if options.get(key)]
+    form = f" ({', '.join(shown)})" if shown else ""
+    return f"{manifest.network['network']}{form}, {manifest.classes} classes"
 
 
 def print_int8(figures: dict[str, Any]) -> None:

@@ -14,9 +14,9 @@ import onnx
 from numpy.typing import NDArray
 
 from ..grid.bundle import Bundle, require_target, write_bundle
-from ..grid.errors import HashError
-from ..grid.manifest import Manifest, Stored
-from ..models.layouts import load_training_checkpoint
+from ..grid.errors import HashError, LintError
+from ..grid.manifest import Stored
+from ..models.bundled_network import network_of
 from ..models.network import NetworkConfig, VideoNetwork
 from ..runtime.backends.registry import open_backend
 from ..runtime.video.decoder import Decoder
@@ -24,6 +24,7 @@ from ..runtime.video.listing import read_list
 from .graphs.lint import lint
 from .precision import choose
 from .proof.clips import proof_clips
+from .proof.configuration import require_configuration
 from .proof.equivalence import PROOF_CLIPS, prove
 from .proof.reference import Reference
 from .split.bundle_builder import BundleBuilder
@@ -39,6 +40,7 @@ def export(
     source_sha256: str,
     precisions: Sequence[Stored] = ("fp32", "fp16"),
     range_clips: NDArray[np.float32] | None = None,
+    weights: str | None = None,
 ) -> Bundle:
     """Split ``network`` along its route, export every unique subgraph, prove the result, and write it to ``root``.
 
@@ -49,6 +51,7 @@ def export(
         precisions: fp32, and fp16 unless declined.
         range_clips: preprocessed videos in temporal order, [videos, l, 3, crop, crop]. Their activations decide which
             ranges fit fp16. None: the proof's clips. Errors are always measured on the proof's clips.
+        weights: the key of the network's weights in the training checkpoint, if it has several sets.
 
     Raises:
         IllConditionedError: If fp32 is not enough for the network; found on the first clip.
@@ -59,7 +62,7 @@ def export(
     config = network.config
     clips = proof_clips(PROOF_CLIPS, config.grid.num_frames, config.preprocessing)
     reference, backend = Reference(network, clips), open_backend("onnxruntime")
-    draft = BundleBuilder(network, source_sha256)
+    draft = BundleBuilder(network, source_sha256, weights)
     reference.logits(1)  # refuse a network that overflows before exporting anything
     draft.add("fp32")
     figures = prove(network, draft.parts, draft.bundle(), backend, reference)
@@ -74,11 +77,14 @@ def export(
     return write_bundle(root, replace(bundle.manifest, proof=figures), bundle.held)
 
 
-def prove_again(bundle: Bundle, training_checkpoint: Path) -> dict[str, Any]:
+def prove_again(bundle: Bundle, training_checkpoint: Path, labels: Sequence[str] | None = None) -> dict[str, Any]:
     """Prove ``bundle`` again against the training checkpoint that it was exported from; return the figures.
+
+    ``labels`` are those that it was exported with, if its training checkpoint has none.
 
     Raises:
         HashError: If it was exported from another training checkpoint.
+        ConfigurationError: If the bundle says something else about its network than the training checkpoint.
         ProofError: If the bundle does not compute what the network computes.
     """
     manifest = bundle.manifest
@@ -89,31 +95,18 @@ def prove_again(bundle: Bundle, training_checkpoint: Path) -> dict[str, Any]:
             f"{manifest.source_sha256[:8]}…, but {str(training_checkpoint)!r} has {found[:8]}…: give the original, or "
             "export again"
         )
-    network = network_of(manifest, training_checkpoint)
+    network = network_of(manifest, training_checkpoint, labels)
     clips = proof_clips(PROOF_CLIPS, manifest.grid.num_frames, manifest.preprocessing)
     parts: dict[Stored, list[SubgraphModule]] = {
         precision: split(network, precision, manifest.fp32_only)
         for precision in manifest.precisions
         if precision != "int8"
     }
+    require_configuration(bundle, network, parts)
     figures = prove(network, parts, bundle, open_backend("onnxruntime"), Reference(network, clips))
     # the choices of the export and of INT8 calibration remain valid
     chosen = {key: value for key, value in manifest.proof.items() if key in ("fp32_only", "int8")}
     return {**figures, **chosen}
-
-
-def network_of(manifest: Manifest, training_checkpoint: Path) -> VideoNetwork:
-    """Return the network of the training checkpoint that a bundle was exported from, with the bundle's route.
-
-    Raises:
-        TrainingCheckpointError: If it cannot be read.
-    """
-    return load_training_checkpoint(
-        training_checkpoint,
-        route=" ".join(f"{n},{m}" for n, m in manifest.route_cells),
-        shift=bool(manifest.network["shift"]["enabled"]),
-        num_frames=manifest.grid.num_frames,
-    ).network
 
 
 def verify_structure(bundle: Bundle) -> None:
@@ -126,6 +119,11 @@ def verify_structure(bundle: Bundle) -> None:
         for precision, variant in subgraph.variants.items():
             model = onnx.load_model_from_string(bundle.read(variant))
             lint(model, f"{subgraph.name} {precision}", variant.inputs, variant.outputs)
+            found = [opset.version for opset in model.opset_import]
+            if found != [bundle.manifest.opset]:
+                raise LintError(
+                    f"{subgraph.name} {precision}: opset {found}, expected {bundle.manifest.opset} as the manifest says"
+                )
 
 
 def sha256_of(path: Path) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import HashError, InputRefusedError, ManifestError, ResourceError, UsageError
-from .manifest import FILE_NAME, Manifest, Precision, Variant, graphs_of, read_manifest
+from .manifest import FILE_NAME, Manifest, Precision, Variant, graphs_of
+from .manifest_reader import read_manifest
 from .storage.files import read_file, sync_folder, write_file
 
 MANIFEST = "manifest.json"

@@ -50,6 +50,10 @@ class LayoutError(TrainingCheckpointError):
     """Keys of a training checkpoint are missing, unexpected or misshapen, or its layout is not the expected one."""
 
 
+class LabelsError(InputRefusedError):
+    """A file of class names cannot be used, or does not fit the network."""
+
+
 class NonFiniteWeightsError(TrainingCheckpointError):
     """A training checkpoint holds NaN or infinite weights."""
 
@@ -109,6 +113,10 @@ class IntegrityError(DynvidError):
 
 class ManifestError(IntegrityError):
     """A manifest is missing, malformed, or of an unknown version."""
+
+
+class ConfigurationError(IntegrityError):
+    """A bundle says something else about its network than the training checkpoint that it was exported from."""
 
 
 class HashError(IntegrityError):

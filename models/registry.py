@@ -22,8 +22,8 @@ _FACTORIES: dict[str, BackboneFactory] = {
     "msdnet": lambda **options: MSDNet(MSDNetOptions(**options)),
     "msdnet38": lambda: MSDNet(MSDNetOptions()),
     "resnet": lambda **options: ResNet(ResNetOptions(**options)),
-    "resnet50": lambda: ResNet(ResNetOptions((3, 4, 6, 3))),
-    "resnet101": lambda: ResNet(ResNetOptions((3, 4, 23, 3))),
+    "resnet50": lambda **options: ResNet(ResNetOptions((3, 4, 6, 3), **options)),
+    "resnet101": lambda **options: ResNet(ResNetOptions((3, 4, 23, 3), **options)),
 }
 
 

@@ -1,4 +1,4 @@
-"""ResNet with bottlenecks (He et al., 2016), v1.5 as in torchvision: stem, res2, res3, res4, res5.
+"""ResNet with bottlenecks (He et al., 2016), v1.5 as in torchvision unless asked: stem, res2, res3, res4, res5.
 
 The online shift acts on the input of conv1 of every bottleneck; the identity path is not shifted (TSM's residual
 shift, Lin et al., 2019).
@@ -21,16 +21,30 @@ HEAD_WIDTH = 256
 
 @dataclass(frozen=True)
 class ResNetOptions:
-    """A ResNet: the number of bottlenecks in each stage, and the width of the first stage's 3x3 convolutions."""
+    """A ResNet.
+
+    Attributes:
+        layers: the number of bottlenecks in each stage.
+        width: of the first stage's 3x3 convolutions.
+        stride_in_1x1: a stage's stride lies in its first 1x1 convolution, as in Caffe's ResNets, not in the 3x3 one.
+        dilated: so many of the last stages dilate their 3x3 convolutions instead of striding, as torchvision's
+            ``replace_stride_with_dilation``.
+    """
 
     layers: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
+    stride_in_1x1: bool = False
+    dilated: int = 0
 
     def __post_init__(self) -> None:
         """Accept lists, as JSON gives them, and reject empty stages."""
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers or min(self.layers) < 1 or self.width < 1:
             raise NetworkError(f"ResNet layers {self.layers}, width {self.width}: expected at least 1 everywhere")
+        if not 0 <= self.dilated < len(self.layers):
+            raise NetworkError(
+                f"{self.dilated} dilated stages: expected 0 to {len(self.layers) - 1}, since the first has no stride"
+            )
 
 
 class Stem(nn.Module):
@@ -54,14 +68,15 @@ class Stem(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions beside an identity or projection."""
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int, dilation: int = 1, stride_in_1x1: bool = False) -> None:
         super().__init__()
         out = width * EXPANSION
+        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.residual = nn.Sequential(
-            nn.Conv2d(channels, width, 1, bias=False),
+            nn.Conv2d(channels, width, 1, stride=first, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False),
+            nn.Conv2d(width, width, 3, stride=second, padding=dilation, dilation=dilation, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
             nn.Conv2d(width, out, 1, bias=False),
@@ -101,10 +116,13 @@ class ResNet:
     def __init__(self, options: ResNetOptions) -> None:
         self.blocks = nn.ModuleList([Stem(options.width)])
         self.channels = [options.width]
+        dilation = 1
         for stage, count in enumerate(options.layers):
-            width, stride = options.width * 2**stage, 1 if stage == 0 else 2
-            modules = [Bottleneck(self.channels[-1], width, stride)]
-            modules += [Bottleneck(width * EXPANSION, width, 1) for _ in range(count - 1)]
+            width, stride, before = options.width * 2**stage, 1 if stage == 0 else 2, dilation
+            if stage >= len(options.layers) - options.dilated:
+                dilation, stride = dilation * stride, 1
+            modules = [Bottleneck(self.channels[-1], width, stride, before, options.stride_in_1x1)]
+            modules += [Bottleneck(width * EXPANSION, width, 1, dilation) for _ in range(count - 1)]
             self.blocks.append(Stage(modules))
             self.channels.append(width * EXPANSION)
         # start training near the identity, so that depth does not amplify small differences (Zhang et al., 2019)

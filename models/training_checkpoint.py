@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
-import struct
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..grid.errors import LayoutError, NonFiniteWeightsError, TrainingCheckpointError, UnsafeTrainingCheckpointError
+from ..grid.errors import LayoutError
 from ..grid.storage.files import whole_file
 from .config_json import from_json, to_json
 from .network import VideoNetwork
 from .registry import build
-
-FORMAT = "dynvid.training_checkpoint.1"
-_DTYPES = {torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8}
+from .weights_file import FORMAT, read_file, some
 
 
 def save(network: VideoNetwork, path: Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -45,31 +40,16 @@ def save(network: VideoNetwork, path: Path, extra: Mapping[str, Any] | None = No
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """Return the tensors of a training checkpoint, and its native configuration or None.
 
-    The tensors are stored under their keys in the file's ``state_dict`` (or ``model``, ``model_state_dict``, or the
-    top level). They are dense, contiguous, and together no larger than the file.
+    Of several sets of weights, the one that training used. They are dense, contiguous, and together no larger than the
+    file.
 
     Raises:
         TrainingCheckpointError: If the file is not a training checkpoint.
         UnsafeTrainingCheckpointError: If it tries to run code, or holds tensors of another kind.
         NonFiniteWeightsError: If weights are NaN or infinite.
     """
-    if not path.is_file():
-        raise TrainingCheckpointError(f"training checkpoint {str(path)!r} is not a file: give a .pth or .safetensors")
-    content, native = (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
-    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if not tensors:
-        raise TrainingCheckpointError(
-            f"training checkpoint {str(path)!r} holds no tensors: expected a state_dict of weights"
-        )
-    _require_dense(tensors, path)
-    # checked as float32, whose range float64 may exceed
-    bad = [key for key, value in tensors.items() if value.is_floating_point() and not value.float().isfinite().all()]
-    if bad:
-        raise NonFiniteWeightsError(
-            f"training checkpoint {str(path)!r} has NaN or infinite weights in {_some(bad)}: training diverged; "
-            "use an earlier one"
-        )
-    return {key: value.contiguous() for key, value in tensors.items()}, native
+    file = read_file(path)
+    return file.take(file.candidates()[0]), file.native
 
 
 def load_native(path: Path, tensors: Mapping[str, Tensor], native: Mapping[str, Any]) -> VideoNetwork:
@@ -109,7 +89,7 @@ def load_weights(
     )
     if missing or unexpected or misshapen:
         parts = [
-            f"{len(keys)} {word}: {_some(keys, 1000)}"
+            f"{len(keys)} {word}: {some(keys)}"
             for word, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
             if keys
         ]
@@ -126,94 +106,3 @@ def load_weights(
 
 def _kind(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise TrainingCheckpointError(f"{str(path)!r} is not a safetensors file: {error}") from None
-    return content, _configuration(metadata, path)
-
-
-def _read_pth(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # such as that about an uncommon pickle protocol
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        with path.open("rb") as file:
-            zipped = file.read(4) == b"PK\x03\x04"
-        if zipped or ("weights_only" in str(error).lower() and "global" in str(error).lower()):
-            reason = str(error).split("\n")[0]
-            raise UnsafeTrainingCheckpointError(
-                f"training checkpoint {str(path)!r} holds more than tensors and would have to run code to load. "
-                f"Save only its state_dict with torch.save, or as .safetensors. (torch: {reason})"
-            ) from None
-        raise TrainingCheckpointError(_no_checkpoint(path)) from None
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error):
-        # torch's readers raise any of these on foreign bytes
-        raise TrainingCheckpointError(_no_checkpoint(path)) from None
-    if not isinstance(content, dict):
-        raise TrainingCheckpointError(_no_checkpoint(path))
-    native = _configuration(content, path)
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content.get(key), dict):
-            return content[key], native
-    return content, native
-
-
-def _no_checkpoint(path: Path) -> str:
-    return f"{str(path)!r} is not a training checkpoint: expected a file written by torch.save (.pth) or safetensors"
-
-
-def _configuration(content: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
-    if "dynvid" not in content:
-        return None
-    if content.get("format") != FORMAT:
-        raise TrainingCheckpointError(
-            f"training checkpoint {str(path)!r} has format {content.get('format')!r}, but this dynvid reads "
-            f"{FORMAT!r}: use the dynvid that wrote it"
-        )
-    try:
-        config = json.loads(content["dynvid"])["config"]
-    except (ValueError, KeyError, TypeError):
-        config = None
-    if not isinstance(config, dict):
-        raise TrainingCheckpointError(f"training checkpoint {str(path)!r} has a damaged configuration inside")
-    return config
-
-
-def _require_dense(tensors: Mapping[str, Tensor], path: Path) -> None:
-    odd = [
-        key
-        for key, value in tensors.items()
-        if value.layout != torch.strided
-        or value.is_quantized
-        or value.device.type != "cpu"
-        or value.dtype not in _DTYPES
-        or not _is_dense(value)
-    ]
-    total = sum(value.numel() * value.element_size() for key, value in tensors.items() if key not in odd)
-    if odd or total > path.stat().st_size * 1.01:
-        raise UnsafeTrainingCheckpointError(
-            f"training checkpoint {str(path)!r} holds tensors that are not plain dense ones "
-            f"({_some(odd) or 'shared storage'}): save contiguous, dense tensors of a standard dtype"
-        )
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Return whether the elements fill a block of memory exactly once, in any order of the axes (channels_last)."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1 and stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def _some(keys: list[str], most: int = 8) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

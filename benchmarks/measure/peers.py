@@ -99,13 +99,13 @@ def _torch(bundle: Bundle, path: Path, threads: int, compiled: bool) -> tuple[st
     try:
         import torch
 
-        from ...models.layouts import load_training_checkpoint
+        from ...models.bundled_network import network_of
     except ImportError as error:
         raise MissingPackageError(
             f"peer 'torch' cannot run: {error}. Install it: pip install 'dynvid[export]'"
         ) from None
     manifest = bundle.manifest
-    network = load_training_checkpoint(path, num_frames=manifest.grid.num_frames).network
+    network = network_of(manifest, path)
     network.with_route(manifest.route.full).eval()
     torch.set_num_threads(threads)
     call: Any = network

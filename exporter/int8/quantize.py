@@ -19,6 +19,7 @@ from ...grid.bundle import Bundle, require_target, write_bundle
 from ...grid.errors import FramesError, UsageError, VideoError
 from ...grid.manifest import Manifest
 from ...grid.thresholds import read_thresholds
+from ...models.bundled_network import network_of
 from ...models.network import VideoNetwork
 from ...runtime.backends.base import Backend
 from ...runtime.backends.registry import open_backend
@@ -26,7 +27,6 @@ from ...runtime.execution.executor import Executor
 from ...runtime.session import Session
 from ...runtime.video.decoder import Decoder
 from ...runtime.video.listing import ListedVideo, read_list
-from ..export import network_of
 from ..proof.equivalence import PROOF_Q
 from ..proof.reference import Reference
 from ..proof.sensitivity import drift

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from ...grid.bundle import Bundle
 from ...grid.manifest import Manifest, Precision, Stored, Subgraph, Variant
@@ -30,6 +31,7 @@ class BundleBuilder:
     Args:
         network: in eval mode, fp32.
         source_sha256: of the training checkpoint.
+        weights: the key of the network's weights in the training checkpoint, if it has several sets.
 
     Attributes:
         parts: the modules of each precision; fp32 comes first.
@@ -38,11 +40,12 @@ class BundleBuilder:
             bundle.
     """
 
-    def __init__(self, network: VideoNetwork, source_sha256: str) -> None:
+    def __init__(self, network: VideoNetwork, source_sha256: str, weights: str | None = None) -> None:
         self.parts: dict[Stored, list[SubgraphModule]] = {}
         self.network = network
         self.ranges: Mapping[str, float] = {}
         self._source_sha256 = source_sha256
+        self._weights = weights
         self._fp32_only: tuple[str, ...] = ()
         self._graphs: dict[Key, bytes] = {}
 
@@ -78,18 +81,9 @@ class BundleBuilder:
         return Bundle(Path("(unwritten)"), self._manifest(variants), "", files)
 
     def _manifest(self, variants: Mapping[str, dict[str, Variant]]) -> Manifest:
-        network, config, parts = self.network, self.network.config, self.parts["fp32"]
-        blocks = {part.block: part.name for part in parts if part.kind == "block"}
-        model = to_json(config)
+        parts = self.parts["fp32"]
         return Manifest(
-            network={key: model[key] for key in ("network", "options", "heads", "shift", "head")},
-            classes=config.classes,
-            labels=config.labels,
-            parameters=sum(p.numel() for p in network.parameters()),
-            grid=network.grid,
-            route_cells=tuple((c.input_set, c.block) for c in network.route.cells),
-            preprocessing=config.preprocessing,
-            costs=measure_costs(network),
+            **facts_of(self.network, parts),
             subgraphs=tuple(
                 Subgraph(
                     part.name,
@@ -101,15 +95,33 @@ class BundleBuilder:
                 )
                 for part in parts
             ),
-            cells=(tuple(blocks.get(m) for m in range(network.grid.blocks)),) * network.grid.input_sets,
-            heads=tuple(head_name(network, c.index) for c in network.route.checkpoints),
             precisions=tuple(self.parts),
             fp32_only=self._fp32_only,
             opset=OPSET,
             source_sha256=self._source_sha256,
             versions=_versions(),
             proof={},
+            weights=self._weights,
         )
+
+
+def facts_of(network: VideoNetwork, parts: Sequence[SubgraphModule]) -> dict[str, Any]:
+    """Return the entries of a manifest that follow from the network alone; ``parts`` are its subgraphs."""
+    config = network.config
+    blocks = {part.block: part.name for part in parts if part.kind == "block"}
+    model = to_json(config)
+    return {
+        "network": {key: model[key] for key in ("network", "options", "heads", "shift", "head")},
+        "classes": config.classes,
+        "labels": config.labels,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "grid": network.grid,
+        "route_cells": tuple((c.input_set, c.block) for c in network.route.cells),
+        "preprocessing": config.preprocessing,
+        "costs": measure_costs(network),
+        "cells": (tuple(blocks.get(m) for m in range(network.grid.blocks)),) * network.grid.input_sets,
+        "heads": tuple(head_name(network, c.index) for c in network.route.checkpoints),
+    }
 
 
 def key_of(part: SubgraphModule) -> Key:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
 from ...grid.engines.key import Flavour
-from ...grid.errors import BackendError
+from ...grid.errors import BackendError, LintError
 from ...grid.tensors import DType, Ports
 
 Value = Any
@@ -126,6 +126,20 @@ def require_ports(name: str, ports: Ports, inputs: Mapping[str, Value], outputs:
     odd = (set(inputs) ^ {s.name for s in ports.inputs}) | (set(outputs) ^ {s.name for s in ports.outputs})
     if odd:
         raise BackendError(f"{name}: ports {', '.join(sorted(odd))} are missing or unknown: give every port once")
+
+
+def require_declared(name: str, ports: Ports, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    """Check that a graph has exactly the ports that were declared for it; ``inputs`` and ``outputs`` are its own.
+
+    Raises:
+        LintError: With the difference.
+    """
+    odd = (set(inputs) ^ {s.name for s in ports.inputs}) | (set(outputs) ^ {s.name for s in ports.outputs})
+    if odd:
+        raise LintError(
+            f"{name}: ports {', '.join(sorted(odd))} are in its graph or in the manifest, but not in both. "
+            "Run 'dynvid export' again."
+        )
 
 
 def in_turn(calls: Sequence[Call]) -> Call:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...grid.engines.key import this_processor
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.tensors import Ports
-from .base import Call, EngineHost, in_turn, require_ports
+from .base import Call, EngineHost, in_turn, require_declared, require_ports
 from .host_arrays import HostArrays, pass_nan_on
 from .optimised_graph import unpack
 
@@ -61,6 +61,7 @@ class OnnxRuntimeBackend(HostArrays):
 
         Raises:
             BackendError: If onnxruntime refuses the model, or uses another provider than the CPU's.
+            LintError: If it has other ports.
         """
         options = session_options(self._ort, self.threads)
         options.add_session_config_entry("session.use_env_allocators", "1")
@@ -91,6 +92,9 @@ class OnnxRuntimeBackend(HostArrays):
             ) from None
         if session.get_providers()[0] != "CPUExecutionProvider":
             raise BackendError(f"onnxruntime runs {name} on {session.get_providers()[0]} instead of the CPU")
+        require_declared(
+            name, ports, *([port.name for port in of] for of in (session.get_inputs(), session.get_outputs()))
+        )
         return OrtProgram(session, ports, name, tuple(weights.values()), hides_nan=b"QuantizeLinear" in content)
 
     def _shared(self, name: str, weights: Mapping[str, NDArray[Any]]) -> Any:

@@ -13,7 +13,7 @@ from ...grid.engines.key import this_processor
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.manifest import IN_BF16, Precision, graphs_of
 from ...grid.tensors import Ports
-from .base import Call, EngineHost, require_ports
+from .base import Call, EngineHost, require_declared, require_ports
 from .host_arrays import HostArrays, pass_nan_on
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -63,6 +63,7 @@ class OpenVinoBackend(HostArrays):
 
         Raises:
             BackendError: If OpenVINO cannot read the model.
+            LintError: If it has other ports.
         """
         try:
             model = self.core.read_model(content)
@@ -81,6 +82,7 @@ class OpenVinoBackend(HostArrays):
                 f"openvino {self.version} would compute {name} wrongly: products of bytes overflow on this processor, "
                 "which has no VNNI. Use --backend onnxruntime."
             )
+        require_declared(name, ports, *([port.get_any_name() for port in of] for of in (model.inputs, model.outputs)))
         return OpenVinoProgram(self, model, ports, name)
 
     def write(self, value: NDArray[Any], array: NDArray[Any]) -> None:

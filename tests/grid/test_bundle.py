@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from dynvid.grid.bundle import Bundle, write_bundle
 from dynvid.grid.errors import DynvidError, HashError, InputRefusedError, ManifestError
-from dynvid.grid.manifest import VERSION, read_manifest
+from dynvid.grid.manifest import VERSION
+from dynvid.grid.manifest_reader import read_manifest
 from dynvid.grid.storage.strict_json import StrictJsonError, dumps, loads
 
 

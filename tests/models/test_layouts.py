@@ -36,6 +36,7 @@ from dynvid.models.layouts import LAYOUTS, detect, load_training_checkpoint
 from dynvid.models.network import VideoNetwork
 from dynvid.models.registry import build
 from dynvid.models.training_checkpoint import load_weights, save
+from dynvid.models.weights_file import TOP, WeightsFile
 
 # what the networks compute, from the files' own keys
 
@@ -262,8 +263,15 @@ def meta(config: dict) -> VideoNetwork:
         return build(from_json(config))
 
 
+class Held(WeightsFile):
+    """Tensors without a file, on any device."""
+
+    def take(self, key: str) -> dict[str, Tensor]:
+        return self.sets[key]
+
+
 def load_tensors(monkeypatch, tensors: dict[str, Tensor], **asked) -> layouts.Loaded:
-    monkeypatch.setattr(layouts, "read_tensors", lambda path: (tensors, None))
+    monkeypatch.setattr(layouts, "read_file", lambda path: Held(path, {TOP: tensors}, None))
     return load_training_checkpoint(Path("a.pth"), **asked)
 
 
@@ -391,7 +399,7 @@ def test_what_was_loaded_can_be_saved_as_native(tsm_file: Path, tmp_path: Path):
     ({"encoder.0.weight": 1, "encoder.0.bias": 1}, "keys such as 'encoder.0.weight', 'encoder.0.bias' .*mmaction2"),
     ({"heads.0.classifiers.shared.weight": 1}, "keys are dynvid's, but it has no configuration"),
     ({"conv1.weight": 20, "conv2.weight": 50, "fc.weight": 10}, "no ResNet at 'layer1.0.conv1'"),
-    ({"module.base_model.features.0.0.weight": 32, "module.new_fc.weight": 5}, "no ResNet at 'module.base_model.layer1"),
+    ({"module.base_model.features.0.0.weight": 32, "module.new_fc.weight": 5}, "it is MobileNet: 'module.base_model.features"),
     ({"classifier.0.linear.weight": 5}, "no MSDNet at 'blocks.0.0.layers.0'"),
 ], ids=lambda value: "" if isinstance(value, str) else next(iter(value)))  # fmt: skip
 def test_files_of_other_networks(monkeypatch, tensors, match):
