@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from samples import TINY
+from samples import TINY, WIDE_RESNET
 
 from dynvid.exporter.engines.build import build_engines
 from dynvid.exporter.engines.jobs import fused_jobs
@@ -25,10 +25,6 @@ from dynvid.runtime.backends import onnxruntime as ort
 from dynvid.runtime.backends.optimised_graph import OptimisedGraph, pack, unpack, weight_name
 from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.execution.engine_lookup import open_engines
-
-RESNET = {
-    **TINY, "network": "resnet", "options": {"layers": [2, 1, 1, 1], "width": 16}, "input_sets": 2, "route": "0,3 1,3 1,4", "head": {"style": "linear"},
-}  # fmt: skip
 
 
 def run(segment, content, batch=2):
@@ -61,7 +57,7 @@ def last_reads(graph):
     return {tensor: place for place, node in enumerate(graph.node) for tensor in node.input}
 
 
-@pytest.mark.parametrize("config", [RESNET, TINY])
+@pytest.mark.parametrize("config", [WIDE_RESNET, TINY])
 def test_what_a_convolution_adds_is_read_by_nobody_afterwards(exports, config):
     """So onnxruntime writes the sum where it lies, and does not copy it first."""
     bundle, sums = exports.bundle(config), 0
