@@ -1,5 +1,6 @@
 """The command line as a user meets it: output, messages and exit codes."""
 
+import io
 import json
 import os
 import re
@@ -17,10 +18,22 @@ from samples import TINY
 from dynvid.cli import main
 
 
-def dynvid(*arguments, cwd=None):
+def dynvid(*arguments):
+    """Return what ``dynvid`` printed, and its exit code: of ``main`` itself, for a process loads torch for seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+        for name, value in (("argv", ["dynvid", *map(str, arguments)]), ("stdout", out), ("stderr", err)):
+            patch.setattr(sys, name, value)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    stdout, stderr = (stream.buffer.getvalue().decode() for stream in (out, err))
+    return subprocess.CompletedProcess(arguments, ended.value.code or 0, stdout, stderr)
+
+
+def process(*arguments, **options):
     """Return a finished ``dynvid`` process."""
     command = [sys.executable, "-m", "dynvid.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, stdin=subprocess.DEVNULL)
+    return subprocess.run(command, text=True, stdin=subprocess.DEVNULL, **{"capture_output": True, **options})
 
 
 def ok(*arguments):
@@ -112,7 +125,10 @@ def test_export_reports_its_proof(exported):
 
 def test_two_exports_in_two_processes_give_the_same_bytes(exported, checkpoint, tmp_path):
     root, report = exported
-    again = json.loads(ok("export", checkpoint, "-o", tmp_path / "b", "--precision", "fp32", "--json"))
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as tests compute, for sums are rounded by their order
+    done = process("export", checkpoint, "-o", tmp_path / "b", "--precision", "fp32", "--json", env=one_thread)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
     assert again["bundle_sha256"] == report["bundle_sha256"]
     for path in root.iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
@@ -273,8 +289,9 @@ def test_a_numeric_error_is_valid_json(tiny_bundle, tmp_path):
 
 def test_a_full_disk_is_one_line(tiny_bundle, clip):
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "dynvid.cli", "classify", str(tiny_bundle.root), str(clip), "--json"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        done = process(
+            "classify", tiny_bundle.root, clip, "--json", stdout=full, stderr=subprocess.PIPE, capture_output=False
+        )
     assert done.returncode == 6 and "Traceback" not in done.stderr
     assert "Error: No space left on device" in done.stderr
 
@@ -324,7 +341,7 @@ def test_doctor_reports_what_works(tmp_path):
 
 
 def test_usage_errors_have_exit_code_2():
-    assert dynvid("export").returncode == 2
+    assert process("export").returncode == 2
     assert dynvid("nonsense").returncode == 2
     assert dynvid("export", "x", "--what").returncode == 2
 
