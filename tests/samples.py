@@ -30,12 +30,11 @@ FIVE_BLOCKS = {**TINY, "input_sets": 8, "route": "joint", "options": {**TINY["op
 TWO_BLOCKS = {
     **TINY, "input_sets": 3, "options": {**TINY["options"], "layers": [1, 1]}, "route": "2,0 2,1", "heads": [0, 1],
 }  # fmt: skip
-RESNET = {
-    **TINY, "network": "resnet", "options": {"layers": [1, 1, 1, 1], "width": 8}, "input_sets": 2,
-    "route": "0,3 1,3 1,4", "head": {"style": "linear"},
-}  # fmt: skip
 # a bottleneck whose shortcut is its input; features of 32, 128 and more channels
-WIDE_RESNET = {**RESNET, "options": {"layers": [2, 1, 1, 1], "width": 32}, "route": "0,2 0,3 1,3 1,4"}
+RESNET = {
+    **TINY, "network": "resnet", "options": {"layers": [2, 1, 1, 1], "width": 32}, "input_sets": 2,
+    "route": "0,2 0,3 1,3 1,4", "head": {"style": "linear"},
+}  # fmt: skip
 
 
 def every_monotone_route(grid: Grid) -> list[Route]:

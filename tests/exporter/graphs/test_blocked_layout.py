@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from samples import TINY, WIDE_RESNET
+from samples import RESNET, TINY
 
 from dynvid.benchmarks.measure.contestants import halved
 from dynvid.exporter.engines.makers import for_onnxruntime
@@ -29,7 +29,7 @@ from dynvid.runtime.session import ArraySource
 
 # features of 16, 32 or 64 channels at some ports, and of other numbers at others
 NETWORKS = {
-    "resnet": WIDE_RESNET,
+    "resnet": RESNET,
     "msdnet": {**TINY, "options": {**TINY["options"], "channels": 32, "growth": 16}},
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from samples import TINY, WIDE_RESNET
+from samples import RESNET, TINY
 
 from dynvid.exporter.engines.build import build_engines
 from dynvid.exporter.engines.jobs import fused_jobs
@@ -57,7 +57,7 @@ def last_reads(graph):
     return {tensor: place for place, node in enumerate(graph.node) for tensor in node.input}
 
 
-@pytest.mark.parametrize("config", [WIDE_RESNET, TINY])
+@pytest.mark.parametrize("config", [RESNET, TINY])
 def test_what_a_convolution_adds_is_read_by_nobody_afterwards(exports, config):
     """So onnxruntime writes the sum where it lies, and does not copy it first."""
     bundle, sums = exports.bundle(config), 0

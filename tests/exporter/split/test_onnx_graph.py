@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from samples import TINY, WIDE_RESNET
+from samples import RESNET, TINY
 from shared_graphs import SharedGraphs
 
 from dynvid.exporter.export import export
@@ -174,7 +174,7 @@ CASTS = {"half throughout": ((), "block1"), "half to fp32": (("block1",), "block
 
 
 @pytest.mark.parametrize(
-    ("table", "case"), [*((TINY, case) for case in CASTS), (WIDE_RESNET, "half throughout"), (WIDE_RESNET, "half head")]
+    ("table", "case"), [*((TINY, case) for case in CASTS), (RESNET, "half throughout"), (RESNET, "half head")]
 )
 def test_a_graph_made_half_of_its_fp32_graph_is_what_torch_exports_of_the_half_module(exports, table, case):
     """But for what was folded into weights: in fp32 here, in half precision there; and for where a tensor is cast."""
@@ -243,7 +243,7 @@ def test_what_a_block_says_to_compute_in_fp32_stays_fp32(exports):
     assert [node.op_type for node in graph.node].count("Cast") >= 2
 
 
-@pytest.mark.parametrize("table", [TINY, pytest.param(WIDE_RESNET, marks=pytest.mark.full)])
+@pytest.mark.parametrize("table", [TINY, pytest.param(RESNET, marks=pytest.mark.full)])
 def test_the_graphs_that_tests_share_are_what_torch_exports(exports, tmp_path, table):
     """With the weights of one network put into the graphs of another: the same bytes, and torch was asked once."""
     asked = []
