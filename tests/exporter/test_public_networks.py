@@ -54,9 +54,9 @@ def brought(layout, how, sure, folder):
     model, path = public(layout, how, sure), folder / "network.pth"
     if layout == "native":
         save(model, path)
-    else:
-        torch.save(NAMES[layout](model.state_dict(), EVERY), path)
-    return path, load_training_checkpoint(path).network
+        return path, load_training_checkpoint(path).network
+    torch.save(NAMES[layout](model.state_dict(), EVERY), path)
+    return path, load_training_checkpoint(path, num_frames=8).network  # each frame may be a segment, to build and prove
 
 
 def goes_the_whole_way(path, model, folder):
