@@ -32,7 +32,7 @@ from dynvid.runtime.session import ArraySource, Session
 CLASSES = 400  # with few, a sure network's probabilities vary as much as its logits
 NATIVE = {"classes": CLASSES, "frames_per_set": 1, "head": {"width": 8}, "route": "1,0 1,1 2,2 3,2", "input_sets": 4}
 SHIFTED_MSDNET = {"options": {**SMALL_MSDNET, "layers": [1, 1, 1]}, "shift": {"enabled": True}, **NATIVE}
-FLAT_RESNET = {**SMALL_RESNET, "layers": [1, 1, 1, 1]}
+STATES_RESNET = {**SMALL_RESNET, "layers": [1, 1, 3, 1]}  # block 3 hands on three states, two of one shape
 LAYOUTS = ("native", *NAMES)
 
 
@@ -311,7 +311,7 @@ FAULTS = {
 def shifted(tmp_path_factory):
     """A sure ResNet, its bundle, and its reference."""
     model = network(
-        "resnet", FLAT_RESNET, classes=CLASSES, heads=[2, 3, 4], route="2,2 4,3 7,4", shift={"enabled": True}
+        "resnet", STATES_RESNET, classes=CLASSES, heads=[2, 3, 4], route="2,2 4,3 7,4", shift={"enabled": True}
     )
     make_sure(weigh(model, "fan_in"))
     bundle = export(model, tmp_path_factory.mktemp("shifted") / "b", source_sha256="0" * 64, precisions=("fp32",))
