@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from samples import DEMONSTRATION, ROOT, TINY
+from shared_graphs import SharedGraphs
 
 from dynvid.grid.bundle import Bundle
-from dynvid.models.shift import ShiftConfig
 
 
 def pytest_configure() -> None:
@@ -31,10 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device; DYNVID_REQUIRE_GPU=1 makes this a failure"))
 
 
-def _source_hash() -> str:
-    digest = hashlib.sha256()
-    for folder in ("grid", "models", "exporter", "runtime", "calibration"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
+def _source_hash(*places: str) -> str:
+    digest = hashlib.sha256(torch.__version__.encode())
+    for place in places:
+        for path in sorted((ROOT / place).rglob("*.py")) or [ROOT / place]:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -99,36 +99,22 @@ class Exports:
 
 @pytest.fixture(scope="session")
 def exports() -> Exports:
-    return Exports(ROOT / ".cache" / "exports" / _source_hash())
+    sources = _source_hash("grid", "models", "exporter", "runtime", "calibration")
+    return Exports(ROOT / ".cache" / "exports" / sources)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def graphs_exported_once(exports: Exports):
-    """Keep the graphs that torch makes of equal modules: it takes seconds for each, and tests export the same networks often.
+def graphs_exported_once():
+    """Let torch export modules of one structure once: it takes a second for each, and tests export like networks often.
 
-    What compares two exports of one network runs them in processes of their own.
+    The weights of a graph are its module's tensors by name, so the graph of other weights is the same but for them
+    (``test_the_graphs_that_tests_share_are_what_torch_exports``). What compares two exports of one network runs them
+    in processes of their own.
     """
     from dynvid.exporter.split import bundle_builder as draft
 
-    original = draft.to_onnx
-
-    def to_onnx(part):
-        modules = list(part.module.modules())
-        if not all(type(module).__module__.startswith(("dynvid.", "torch.")) for module in modules):
-            return original(part)  # a test's own, whose code is no part of the sources' hash
-        known = (bool, int, float, str, tuple, torch.dtype, ShiftConfig)
-        facts = [{k: v for k, v in vars(module).items() if isinstance(v, known)} for module in modules]
-        said = repr((part.name, part.precision, part.inputs, part.outputs, part.module, facts))
-        weights = b"".join(tensor.numpy().tobytes() for tensor in part.module.state_dict().values())
-        path = exports.folder / "graphs" / hashlib.sha256(said.encode() + weights).hexdigest()
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            own = path.with_suffix(f".{os.getpid()}")
-            own.write_bytes(original(part))
-            own.rename(path)
-        return path.read_bytes()
-
-    draft.to_onnx = to_onnx
+    folder = ROOT / ".cache" / "graphs" / _source_hash("grid", "models", "exporter/split", "exporter/graphs/lint.py")
+    original, draft.to_onnx = draft.to_onnx, SharedGraphs(folder, draft.to_onnx)
     yield
     draft.to_onnx = original
 

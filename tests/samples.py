@@ -25,6 +25,17 @@ TINY = {
     "preprocessing": {"short_side": 40, "crop": 32},
 }  # fmt: skip
 
+# other networks that several files of tests share, so that each is exported once
+FIVE_BLOCKS = {**TINY, "input_sets": 8, "route": "joint", "options": {**TINY["options"], "layers": [1] * 5}}
+TWO_BLOCKS = {
+    **TINY, "input_sets": 3, "options": {**TINY["options"], "layers": [1, 1]}, "route": "2,0 2,1", "heads": [0, 1],
+}  # fmt: skip
+# a bottleneck whose shortcut is its input; features of 32, 128 and more channels
+RESNET = {
+    **TINY, "network": "resnet", "options": {"layers": [2, 1, 1, 1], "width": 32}, "input_sets": 2,
+    "route": "0,2 0,3 1,3 1,4", "head": {"style": "linear"},
+}  # fmt: skip
+
 
 def every_monotone_route(grid: Grid) -> list[Route]:
     """Return every route over ``grid``: every chain of cells in which no coordinate decreases."""

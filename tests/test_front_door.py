@@ -140,7 +140,7 @@ def test_more_pending_than_allowed_is_refused(tiny_bundle, videos):
 
         class Waiting(ArraySource):
             def read(self, samples):
-                held.wait(10)
+                assert held.wait(60)
                 return super().read(samples)
 
         clip = np.zeros((8, 3, 32, 32), np.float32)
@@ -187,7 +187,7 @@ def test_a_forgotten_model_leaves_no_thread_and_no_child(tiny_bundle, tmp_path):
     del model
     gc.collect()
     for thread in set(threading.enumerate()) - before:
-        thread.join(5)
+        thread.join(60)
     assert not set(threading.enumerate()) - before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

@@ -1,6 +1,9 @@
 """The package as it is laid out: what is shipped, who may import whom, and what an import loads."""
 
+import importlib
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,3 +80,37 @@ def test_the_command_line_loads_nothing_heavy_at_import():
 def test_version_is_that_of_the_project():
     done = subprocess.run([sys.executable, "-m", "dynvid.cli", "--version"], capture_output=True, text=True, check=True)
     assert CONFIG["project"]["version"] in done.stdout
+
+
+def modules_of(texts):
+    """Return what is imported from dynvid in texts of Python, also within strings: (module, name)."""
+    found = set()
+    for text in texts:
+        for module, names in re.findall(r"from (dynvid[\w.]*) import (\([^)]*\)|[\w, ]+)", text):
+            found |= {(module, name.split(" as ")[0].strip()) for name in names.strip("()").split(",") if name.strip()}
+    return found
+
+
+def missing(imports):
+    """Return those that nothing here answers to."""
+
+    def resolves(module, name):
+        try:
+            return hasattr(importlib.import_module(module), name) or bool(importlib.util.find_spec(f"{module}.{name}"))
+        except ModuleNotFoundError:
+            return False
+
+    return sorted((module, name) for module, name in imports if not resolves(module, name))
+
+
+def test_what_examples_and_scripts_within_tests_import_is_there():
+    """No lint reads scripts that tests write, and none runs the examples that take minutes."""
+    elsewhere = {ROOT / "examples" / "speed" / "two_installations.py", Path(__file__)}  # of an older installation, too
+    files = {path for folder in ("tests", "examples") for path in (ROOT / folder).rglob("*.py")} - elsewhere
+    imports = modules_of(path.read_text() for path in files)
+    assert len(imports) > 300 and not missing(imports)
+
+
+def test_a_name_that_moved_away_is_found():
+    script = 'run("from dynvid.calibration import range_pass, thresholds\\nfrom dynvid.gone import x")'
+    assert missing(modules_of([script])) == [("dynvid.calibration", "range_pass"), ("dynvid.gone", "x")]

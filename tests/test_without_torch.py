@@ -1,6 +1,8 @@
 """The runtime installs and runs on a box with neither torch nor onnx: a virtual environment without them."""
 
+import fcntl
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,15 +18,25 @@ ABSENT = ("torch", "onnx", "onnxscript", "safetensors")
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory):
-    """Return the Python of a new environment that holds a wheel of dynvid and its [cpu] extra."""
-    folder = tmp_path_factory.mktemp("box")
+    """Return the Python of a new environment that holds a wheel of dynvid and its [cpu] extra; one for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "box"
+    folder.mkdir(exist_ok=True)
+    python = folder / "venv" / "bin" / "python"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            make_box(folder, python)
+            (folder / "made").touch()
+    return python
+
+
+def make_box(folder, python):
     source = folder / "source"  # a build leaves files beside the source
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "demo_output", "*.egg-info"))
     venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / "bin" / "python"
     requirement = f"dynvid[cpu] @ file://{source}"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", requirement], check=True)
-    return python
 
 
 @pytest.mark.parametrize("package", ABSENT)

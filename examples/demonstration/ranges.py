@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dynvid.exporter.int8.range_observers import watch
+from dynvid.exporter.int8.range_observers import observe_ranges
 from dynvid.exporter.int8.range_pass import find_ranges
 from dynvid.grid.bundle import Bundle
 from dynvid.runtime.backends.registry import open_backend
@@ -22,7 +22,7 @@ COUNTS = (100, 500, 1000, 2000)
 
 
 def measure(bundle: Path, clips: Path, count: int) -> None:
-    watched, started = watch(Bundle.open(bundle)), time.monotonic()
+    watched, started = observe_ranges(Bundle.open(bundle)), time.monotonic()
     executor = Executor(watched.bundle, open_backend("onnxruntime", 1))
     with Decoder() as decoder, tempfile.TemporaryDirectory() as folder:
         keep = Path(folder) / "ranges.json"

@@ -14,7 +14,9 @@ from ..split.bundle_builder import facts_of
 from ..split.subgraphs import SubgraphModule
 
 
-def require_configuration(bundle: Bundle, network: VideoNetwork, parts: Mapping[Stored, Sequence[SubgraphModule]]) -> None:
+def require_configuration(
+    bundle: Bundle, network: VideoNetwork, parts: Mapping[Stored, Sequence[SubgraphModule]]
+) -> None:
     """Check that the manifest says what an export of ``network`` would write: all but measured figures and hashes.
 
     Args:

@@ -3,12 +3,11 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
+from command_line import dynvid, process
 from samples import TINY
 
 from dynvid.benchmarks.bench import Options, bench
@@ -335,14 +334,9 @@ def test_clips_of_a_list_are_decoded_labelled_and_timed(tiny_bundle, tmp_path):
 # the command
 
 
-def dynvid(*arguments):
-    command = [sys.executable, "-m", "dynvid.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-
-
 def test_the_command_measures_and_writes(tiny_bundle, tmp_path):
     quick = ("--clips", 12, "--rounds", 1, "--seconds", 0.1, "--stream-seconds", 0.01, "--batch", 2, "--threads", 1)
-    done = dynvid("bench", tiny_bundle.root, "-o", tmp_path / "r", "--engines", tmp_path / "e", *quick, "--json")
+    done = process("bench", tiny_bundle.root, "-o", tmp_path / "r", "--engines", tmp_path / "e", *quick, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     for name in ("split_overhead", "progressive_penalty", "flops_realisation", "scheduler_efficiency",

@@ -32,6 +32,7 @@ from dynvid.runtime.session import ArraySource, Session
 CLASSES = 400  # with few, a sure network's probabilities vary as much as its logits
 NATIVE = {"classes": CLASSES, "frames_per_set": 1, "head": {"width": 8}, "route": "1,0 1,1 2,2 3,2", "input_sets": 4}
 SHIFTED_MSDNET = {"options": {**SMALL_MSDNET, "layers": [1, 1, 1]}, "shift": {"enabled": True}, **NATIVE}
+STATES_RESNET = {**SMALL_RESNET, "layers": [1, 1, 3, 1]}  # block 3 hands on three states, two of one shape
 LAYOUTS = ("native", *NAMES)
 
 
@@ -53,9 +54,9 @@ def brought(layout, how, sure, folder):
     model, path = public(layout, how, sure), folder / "network.pth"
     if layout == "native":
         save(model, path)
-    else:
-        torch.save(NAMES[layout](model.state_dict(), EVERY), path)
-    return path, load_training_checkpoint(path).network
+        return path, load_training_checkpoint(path).network
+    torch.save(NAMES[layout](model.state_dict(), EVERY), path)
+    return path, load_training_checkpoint(path, num_frames=8).network  # each frame may be a segment, to build and prove
 
 
 def goes_the_whole_way(path, model, folder):
@@ -87,7 +88,14 @@ def test_a_network_goes_the_whole_way_whatever_its_weights(tmp_path, layout, how
 
 @pytest.mark.parametrize(
     ("layout", "how"),
-    [*zip(LAYOUTS, ("fan_in", "default", "fan_in", "fan_out", "default"), strict=True)],
+    [
+        ("native", "fan_in"),
+        ("msdnet-pytorch", "default"),
+        ("mit-tsm", "fan_out"),
+        # of these the file's names are others, which tests/models/test_layouts.py reads, and the network is as above
+        pytest.param("torchvision", "fan_in", marks=pytest.mark.full),
+        pytest.param("mmaction2", "default", marks=pytest.mark.full),
+    ],
 )
 def test_a_sure_network_goes_the_whole_way(tmp_path, layout, how):
     path, model = brought(layout, how, True, tmp_path)
@@ -304,7 +312,7 @@ FAULTS = {
 def shifted(tmp_path_factory):
     """A sure ResNet, its bundle, and its reference."""
     model = network(
-        "resnet", SMALL_RESNET, classes=CLASSES, heads=[2, 3, 4], route="2,2 4,3 7,4", shift={"enabled": True}
+        "resnet", STATES_RESNET, classes=CLASSES, heads=[2, 3, 4], route="2,2 4,3 7,4", shift={"enabled": True}
     )
     make_sure(weigh(model, "fan_in"))
     bundle = export(model, tmp_path_factory.mktemp("shifted") / "b", source_sha256="0" * 64, precisions=("fp32",))

@@ -282,7 +282,7 @@ def test_verify_compares_the_whole_configuration_with_the_training_checkpoint(ex
     changed = written(tiny_bundle, tmp_path / "b", change)
     verify_structure(changed)
     with pytest.raises(ConfigurationError, match=match) as caught:
-        prove_again(changed, exports.training_checkpoint(TINY), lambda _: None)
+        prove_again(changed, exports.training_checkpoint(TINY))
     assert caught.value.exit_code == 4
     assert "its training checkpoint says" in str(caught.value)
 

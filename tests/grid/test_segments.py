@@ -5,11 +5,9 @@ import re
 from collections import defaultdict
 
 import pytest
-from samples import TINY, every_monotone_route
+from samples import FIVE_BLOCKS, every_monotone_route
 
 from dynvid.grid.segments import fused_full, fused_segments
-
-FIVE = {**TINY, "input_sets": 8, "route": "joint", "options": {**TINY["options"], "layers": [1] * 5}}
 
 
 def on_route(manifest, cells, linked=True):
@@ -52,7 +50,7 @@ JOINT = [
 
 
 def test_the_joint_route_hands_on_what_was_worked_out_by_hand(exports):
-    segments = fused_segments(exports.bundle(FIVE).manifest, "fp32")
+    segments = fused_segments(exports.bundle(FIVE_BLOCKS).manifest, "fp32")
     assert [s.name for s in segments] == [f"segment{k}" for k in range(1, 7)]
     found = [((s.start, s.stop), handed_on(s.inputs), handed_on(s.outputs)) for s in segments]
     assert found == JOINT
@@ -71,7 +69,7 @@ def test_what_is_handed_on_has_the_dtype_of_the_cells(tiny_bundle, precision):
 
 
 def test_full_reads_frames_and_answers(exports):
-    manifest = exports.bundle(FIVE).manifest
+    manifest = exports.bundle(FIVE_BLOCKS).manifest
     full = fused_full(manifest, "fp32")
     assert [(s.name, s.shape) for s in full.inputs] == [("frames", ("batch", 16, 3, 32, 32))]
     assert [(s.name, s.shape) for s in full.outputs] == [("logits", ("batch", 5)), ("probabilities", ("batch", 5))]

@@ -472,6 +472,7 @@ def test_the_example_conforms_before_it_is_installed(monkeypatch):
     assert code == 0 and out.count("✓") == len(CHECKS)
 
 
+@pytest.mark.full
 def test_the_example_installs_is_found_by_name_and_its_readme_runs(tmp_path):
     assert "mobilevideo" not in registered()
     source, site = tmp_path / "source", tmp_path / "site"

@@ -1,5 +1,7 @@
 """Figures of the paper and of the public implementations that the networks must hit."""
 
+import functools
+
 import numpy as np
 import onnx_tool
 import onnxruntime
@@ -26,16 +28,23 @@ def giga(values, digits):
     return [round(value / 1e9, digits) for value in values]
 
 
+@functools.cache
+def msdnet38(route):
+    """Return the paper's network and its costs, which take seconds."""
+    net = network("msdnet38", classes=1000, route=route)
+    return net, measure_costs(net)
+
+
 @pytest.mark.parametrize("route", ["depth", "joint"])
 def test_msdnet38_has_the_papers_parameters_and_frame_costs(route):
-    net = network("msdnet38", classes=1000, route=route)
+    net, costs = msdnet38(route)
     assert parameters(net) == 62_314_472
-    assert giga(measure_costs(net).paper_macs, 4) == [0.6157, 1.4364, 2.2832, 2.9674, 3.2538]
+    assert giga(costs.paper_macs, 4) == [0.6157, 1.4364, 2.2832, 2.9674, 3.2538]
 
 
 def test_msdnet38_joint_checkpoints_cost_what_the_paper_counts():
-    net = network("msdnet38", classes=1000, route="joint")
-    costs, route = measure_costs(net), net.route
+    net, costs = msdnet38("joint")
+    route = net.route
     found = [costs.paper_checkpoint(route, k) for k in range(1, 7)]
     assert giga(found, 2) == [2.46, 8.62, 18.27, 23.74, 26.03, 52.06]
 

@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from samples import TINY
+from samples import FIVE_BLOCKS
 
 from dynvid.exporter.graphs.fuse import fuse
 from dynvid.exporter.proof.clips import proof_clips
@@ -19,7 +19,6 @@ from dynvid.runtime.scheduling.queues import Launch
 from dynvid.runtime.scheduling.scheduler import Scheduler
 from dynvid.runtime.session import ArraySource, Session
 
-SIX = {**TINY, "input_sets": 8, "route": "joint", "options": {**TINY["options"], "layers": [1] * 5}}
 COSTS = {"steep": lambda k, n: 1.0 + 0.1 * n, "flat": lambda k, n: float(n), "deep": lambda k, n: n / k + 0.3}
 
 
@@ -92,7 +91,7 @@ def tiny(tiny_bundle):
 
 @pytest.fixture(scope="module")
 def six(exports):
-    bundle = exports.bundle(SIX)
+    bundle = exports.bundle(FIVE_BLOCKS)
     manifest = bundle.manifest
     return Bench(bundle, proof_clips(4, manifest.grid.num_frames, manifest.preprocessing))
 

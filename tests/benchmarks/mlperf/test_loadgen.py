@@ -141,7 +141,7 @@ def test_a_child_that_crashes_is_aborted(quick):
 
 def test_a_child_that_hangs_is_killed(quick, tmp_path):
     hang = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(1000)"
-    single, _, _ = referee(quick, hang, grace_s=1.0)
+    single, _, _ = referee(quick, hang, grace_s=3.0)  # in which the child must start
     assert single.validity == "ABORTED"
     assert single.reason.startswith("did not answer within ") and single.reason.endswith(" s and was killed")
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()

@@ -25,6 +25,12 @@ def written(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def no_page(monkeypatch):
+    """Leave the page out, whose plots take two seconds; ``written`` has it, and test_page.py is about it."""
+    monkeypatch.setattr(report_files, "page", lambda report: "<html></html>")
+
+
 def rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -81,7 +87,7 @@ def test_samples_and_times_read_back_as_they_were(written):
     )
 
 
-def test_the_trace_has_a_process_a_run_and_a_track_a_segment(tmp_path):
+def test_the_trace_has_a_process_a_run_and_a_track_a_segment(tmp_path, no_page):
     at = 0.0
     launches = []
     for turn in range(200):  # thirds of a millisecond: no decimal number of microseconds
@@ -108,7 +114,7 @@ def test_the_trace_has_a_process_a_run_and_a_track_a_segment(tmp_path):
         assert all(end <= round(1e3 * after["ts"]) for end, after in zip(ends, own[1:], strict=False))
 
 
-def test_figures_that_are_not_there_are_null_or_empty(tmp_path):
+def test_figures_that_are_not_there_are_null_or_empty(tmp_path, no_page):
     report = bare_report()
     run = dataclasses.replace(sample_report().streams[0], growth=math.nan, p99_ms=math.inf)
     write_report(dataclasses.replace(report, streams=(run,)), tmp_path)
@@ -122,7 +128,7 @@ def test_figures_that_are_not_there_are_null_or_empty(tmp_path):
     assert json.loads((tmp_path / "trace.json").read_bytes())["traceEvents"] == []
 
 
-def test_an_earlier_report_is_replaced_and_other_files_beside_it_stay(tmp_path):
+def test_an_earlier_report_is_replaced_and_other_files_beside_it_stay(tmp_path, no_page):
     write_report(bare_report(), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     write_report(sample_report(), tmp_path)
@@ -147,13 +153,13 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
         require_report_folder(tmp_path / "file" / "report")
 
 
-def test_what_a_killed_writer_left_is_no_obstacle(tmp_path):
+def test_what_a_killed_writer_left_is_no_obstacle(tmp_path, no_page):
     (tmp_path / ".report.json.1234").write_text('{"form')
     write_report(bare_report(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".report.json.1234", *FILES]
 
 
-def test_a_full_disk_leaves_whole_files_only(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_whole_files_only(tmp_path, no_page, monkeypatch):
     write_report(bare_report(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 

@@ -59,6 +59,12 @@ def full():
     return page(sample_report())
 
 
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Leave the plots out, which take two seconds, where a test is about the words beside them."""
+    monkeypatch.setattr("dynvid.benchmarks.report.page.svg", lambda name, report: "")
+
+
 def test_the_page_is_whole_small_and_needs_nothing_else(full):
     found = read(full)
     assert len(full.encode()) < 1_000_000
@@ -85,7 +91,7 @@ def test_plots_have_text_that_stays_text_and_colours_of_the_page(full):
     assert all(full.count(f"--{name}: #") == 2 for name in COLOURS)  # light and dark
 
 
-def test_every_heading_names_what_computed(full):
+def test_every_heading_names_what_computed(full, no_plots):
     where = "onnxruntime fp32, 2 threads, Example CPU 9000 @ 2.4 GHz"
     headings = re.findall(r"<h2>.*?</h2>", full)
     assert len(headings) == 9 and all(where in heading for heading in headings)
@@ -96,7 +102,7 @@ def test_every_heading_names_what_computed(full):
     assert all("tensorrt fp32, 2 threads, GPU X<" in heading for heading in headings)
 
 
-def test_the_headline_says_whether_the_figures_count(full):
+def test_the_headline_says_whether_the_figures_count(full, no_plots):
     assert '<p class="validity good">VALID: two copies of the static run differ by 0.62%' in full
     setting = dataclasses.replace(sample_report().setting, faults=("copies differ by 4 %", "others took 9 %"))
     text = page(sample_report(setting=setting))
@@ -109,7 +115,7 @@ def test_the_headline_compares_the_first_point_with_the_static_network(full):
     assert "10.9 ms instead of 19.4 ms" in full
 
 
-def test_every_figure_of_the_ratios_is_the_reports(full):
+def test_every_figure_of_the_ratios_is_the_reports(full, no_plots):
     report = sample_report()
     for i, ratio in enumerate(report.ratios):
         changed = dataclasses.replace(
@@ -237,6 +243,6 @@ def test_numbers_keep_three_digits_and_no_exponent():
     assert found == ["0.012", "1.00", "12.3", "123", "1234567", "–", "–", "-0.500"]
 
 
-def test_exits_without_latency_have_their_share():
+def test_exits_without_latency_have_their_share(no_plots):
     point = dataclasses.replace(sample_report().points[0], exit_latency=(None,) * EXITS)
     assert "q = 1.2 2 20.0% – – – – – –" in words(page(sample_report(points=(point,))))

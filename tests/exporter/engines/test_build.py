@@ -119,8 +119,7 @@ def test_another_batch_target_or_precision_is_another_engine(rtx, tiny_bundle, t
     assert len(EngineCache(tmp_path).engines().engines) == 4
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize(("precision", "workers"), [("fp32", 1), ("fp16", 4)])
 def test_every_engine_of_a_bundle_is_built_for_tensorrt(stub, tiny_bundle, tmp_path, precision, workers):
     stub()
     rows = build_engines(tiny_bundle, tmp_path / "e", "tensorrt", precision, max_batch=8, workers=workers)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from samples import TINY
+from samples import RESNET, TINY
 
 from dynvid.benchmarks.measure.contestants import halved
 from dynvid.exporter.engines.makers import for_onnxruntime
@@ -30,9 +30,9 @@ from dynvid.runtime.session import ArraySource
 
 # features of 16, 32 or 64 channels at some ports, and of other numbers at others
 NETWORKS = {
-    "resnet": {**TINY, "network": "resnet", "options": {"layers": [1, 1, 1, 1], "width": 32}, "input_sets": 2, "route": "0,2 0,3 1,3 1,4", "head": {"style": "linear"}},
+    "resnet": RESNET,
     "msdnet": {**TINY, "options": {**TINY["options"], "channels": 32, "growth": 16}},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=NETWORKS)

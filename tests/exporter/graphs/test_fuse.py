@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.utils import Extractor
-from samples import TINY, every_monotone_route
+from samples import TINY, TWO_BLOCKS, every_monotone_route
 
 from dynvid.exporter.engines import segment_graphs as engine_graphs
 from dynvid.exporter.engines.segment_graphs import EngineGraphs
@@ -21,7 +21,6 @@ from dynvid.grid.bundle import Bundle
 from dynvid.grid.errors import HashError, LintError, ProofError
 from dynvid.grid.segments import fused_full, fused_segments
 
-SMALL = {**TINY, "input_sets": 3, "options": {**TINY["options"], "layers": [1, 1]}, "route": "2,0 2,1", "heads": [0, 1]}
 NETWORKS = {name: {"network": name, "classes": 400, "route": "joint"} for name in ("msdnet38", "resnet50")}
 
 
@@ -91,7 +90,7 @@ def test_on_every_route_of_the_whole_grid_fused_equals_cells_to_the_last_bit(tin
         {"head": {"width": 8, "share_classifier": False}},
         {"head": {"style": "linear"}},
         {"shift": {"enabled": False}},
-        {**SMALL, "groups_linked": True, "shift": {"stride": 3}},
+        {**TWO_BLOCKS, "groups_linked": True, "shift": {"stride": 3}},
         {"permutation": "none", "frames_per_set": 1},
     ],
     ids=["a linear layer a checkpoint", "linear heads", "no shift", "stride 3", "in temporal order"],
@@ -209,7 +208,7 @@ def test_half_precision_graphs_keep_their_dtypes(tiny_bundle):
 
 
 def test_a_block_kept_in_fp32_is_fused_in_fp32(exports):
-    draft = BundleBuilder(exports.network(SMALL), "0" * 64)
+    draft = BundleBuilder(exports.network(TWO_BLOCKS), "0" * 64)
     draft.add("fp32")
     draft.add("fp16", ["block0"])
     bundle = draft.bundle()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from samples import TINY
+from samples import RESNET, TINY
 
 from dynvid.exporter.engines.build import build_engines
 from dynvid.exporter.engines.jobs import fused_jobs
@@ -25,10 +25,6 @@ from dynvid.runtime.backends import onnxruntime as ort
 from dynvid.runtime.backends.optimised_graph import OptimisedGraph, pack, unpack, weight_name
 from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.execution.engine_lookup import open_engines
-
-RESNET = {
-    **TINY, "network": "resnet", "options": {"layers": [2, 1, 1, 1], "width": 16}, "input_sets": 2, "route": "0,3 1,3 1,4", "head": {"style": "linear"},
-}  # fmt: skip
 
 
 def run(segment, content, batch=2):

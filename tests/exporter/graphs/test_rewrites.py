@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
-from samples import TINY
+from samples import RESNET, TINY
 
 from dynvid.exporter.engines.makers import for_onnxruntime, preparation
 from dynvid.exporter.engines.segment_graphs import EngineGraphs
@@ -21,9 +21,6 @@ from dynvid.grid.segments import fused_full, fused_segments
 from dynvid.runtime.backends.onnxruntime import session_options
 from dynvid.runtime.backends.registry import open_backend
 
-RESNET = {
-    **TINY, "network": "resnet", "options": {"layers": [1, 1, 1, 1], "width": 8}, "input_sets": 2, "route": "0,3 1,3 1,4", "head": {"style": "linear"},
-}  # fmt: skip
 DEEP = {**TINY, "options": {**TINY["options"], "layers": [3, 3], "channels": 32}, "route": "1,0 1,1 3,1"}
 
 

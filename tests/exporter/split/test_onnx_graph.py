@@ -7,7 +7,8 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from samples import TINY
+from samples import RESNET, TINY
+from shared_graphs import SharedGraphs
 
 from dynvid.exporter.export import export
 from dynvid.exporter.graphs.lint import lint
@@ -19,10 +20,6 @@ from dynvid.exporter.split.subgraphs import split
 from dynvid.grid.errors import LintError
 from dynvid.grid.tensors import TensorSpec
 
-RESNET = {
-    **TINY, "network": "resnet", "options": {"layers": [1, 1, 1, 1], "width": 16}, "input_sets": 2, "route": "0,2 0,3 1,3 1,4",
-    "head": {"style": "linear"},
-}  # fmt: skip
 X = TensorSpec("x", "float32", ("batch", 4))
 Y = TensorSpec("y", "float32", ("batch", 4))
 
@@ -244,3 +241,33 @@ def test_what_a_block_says_to_compute_in_fp32_stays_fp32(exports):
     bundle = draft.bundle()
     graph = onnx.load_model_from_string(bundle.read(bundle.manifest.subgraph("block1").variant("fp16"))).graph
     assert [node.op_type for node in graph.node].count("Cast") >= 2
+
+
+@pytest.mark.parametrize("table", [TINY, pytest.param(RESNET, marks=pytest.mark.full)])
+def test_the_graphs_that_tests_share_are_what_torch_exports(exports, tmp_path, table):
+    """With the weights of one network put into the graphs of another: the same bytes, and torch was asked once."""
+    asked = []
+    shared = SharedGraphs(tmp_path, lambda part: asked.append(part.name) or to_onnx(part))
+    parts = [split(exports.network(table, seed), "fp32")[-2:] for seed in (0, 1)]
+    for part in parts[0]:
+        shared(part)
+    assert len(asked) == 2
+    for part in parts[1]:
+        assert shared(part) == to_onnx(part)
+    assert len(asked) == 2
+
+
+def test_a_graph_whose_weights_torch_folds_is_not_shared(exports, tmp_path):
+    """What stands in no graph by its name cannot be put in: such a module has a graph of its own."""
+
+    def folded(part):
+        model = onnx.load_model_from_string(to_onnx(part))
+        model.graph.initializer[0].name = "folded"
+        asked.append(part.name)
+        return model.SerializeToString()
+
+    asked = []
+    shared = SharedGraphs(tmp_path, folded)
+    heads = [split(exports.network(TINY, seed), "fp32")[-1] for seed in (0, 1, 1)]
+    content = [shared(head) for head in heads]
+    assert len(asked) == 2 and content[0] != content[1] == content[2]

@@ -1,11 +1,9 @@
 """Segments composed of cells: on any route, for any rows, they compute what the whole network computes."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
-from samples import TINY, every_monotone_route
+from samples import TINY
 
 from dynvid.exporter.graphs.fuse import fuse
 from dynvid.exporter.proof.clips import proof_clips
@@ -68,20 +66,6 @@ def test_any_route_computes_what_the_whole_network_computes(tiny_bundle, network
     route = route_of(tiny_bundle, text)
     found, expected = logits_of(executor_of(tiny_bundle, route), clips[:1]), whole(network, route, clips[:1])
     assert np.abs(found - expected).max() <= 1e-4 * expected.std(axis=2).mean()
-
-
-@pytest.mark.parametrize("linked", [True, False])
-def test_on_every_route_of_a_small_grid_cells_and_fused_graphs_give_the_same_bits(tiny_bundle, clips, linked):
-    """Also where the groups part. The cells are those for any number of frames, which are optimised as the graphs are."""
-    manifest, backend = tiny_bundle.manifest, open_backend("onnxruntime")
-    grid = dataclasses.replace(manifest.grid, groups_linked=linked)
-    bundle = dataclasses.replace(tiny_bundle, manifest=dataclasses.replace(manifest, grid=grid))
-    routes = [r for r in every_monotone_route(grid) if r.cells[-1] <= (2, 2) and max(r.head_blocks) < 2]
-    assert len(routes) > 30
-    for route in routes:
-        cells = Executor(bundle, backend, "fp32", Cells(specialised=False), route=route)
-        fused = Executor(bundle, backend, "fp32", lambda segment: fuse(bundle, segment, "fp32"), route=route)
-        np.testing.assert_array_equal(logits_of(cells, clips[:1]), logits_of(fused, clips[:1]))
 
 
 def test_rows_of_a_call_are_answered_as_each_alone_to_the_last_bit(tiny_bundle, clips):

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from samples import TINY, every_monotone_route
+from samples import FIVE_BLOCKS, TINY, TWO_BLOCKS, every_monotone_route
 
 from dynvid.exporter.proof.clips import proof_clips
 from dynvid.grid.errors import BackendError, UsageError
@@ -18,8 +18,6 @@ from dynvid.grid.topology import Cell
 from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.execution.executor import Executor
 from dynvid.runtime.session import ArraySource, Session
-
-SMALL = {**TINY, "input_sets": 3, "options": {**TINY["options"], "layers": [1, 1]}, "route": "2,0 2,1", "heads": [0, 1]}
 
 
 def clips_of(network, count=2):
@@ -34,7 +32,7 @@ def whole(network, route, clip):
 
 @pytest.mark.parametrize(("stride", "linked"), [(1, True), (1, False), (3, True), (2, False)])
 def test_on_every_route_of_a_small_grid_split_equals_whole(exports, linked, stride):
-    table = {**SMALL, "groups_linked": linked, "shift": {"stride": stride}}
+    table = {**TWO_BLOCKS, "groups_linked": linked, "shift": {"stride": stride}}
     network, bundle = exports.network(table), exports.bundle(table)
     clip, backend = clips_of(network)[1], open_backend("onnxruntime")
     routes = every_monotone_route(network.grid)
@@ -83,10 +81,7 @@ def test_a_video_leaves_nothing_for_the_next(tiny_bundle, tiny_network):
 
 @pytest.mark.parametrize("name", ["joint", "depth", "input", "full"])
 def test_null_backend_counts_one_launch_a_span_and_a_head(exports, name):
-    table = {
-        **TINY, "input_sets": 8, "route": "joint", "options": {**TINY["options"], "layers": [1] * 5},
-    }  # fmt: skip
-    bundle, backend = exports.bundle(table), open_backend("null")
+    bundle, backend = exports.bundle(FIVE_BLOCKS), open_backend("null")
     grid = bundle.manifest.grid
     route = preset(name, grid, range(5))
     session = Session.open(bundle, backend, route=route)
@@ -111,7 +106,7 @@ def test_a_route_beyond_the_bundle_is_refused(tiny_bundle):
 
 def test_a_precision_that_the_bundle_lacks_is_refused(exports):
     with pytest.raises(UsageError, match="holds fp32. Export again with --precision fp16"):
-        Executor(exports.bundle(SMALL), open_backend("null"), "fp16")
+        Executor(exports.bundle(TWO_BLOCKS), open_backend("null"), "fp16")
 
 
 def test_an_unknown_backend_is_refused():

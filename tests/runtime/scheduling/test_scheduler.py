@@ -6,7 +6,7 @@ import pytest
 
 from dynvid.grid.errors import UsageError
 from dynvid.runtime.scheduling.batch_cost import CallTimes
-from dynvid.runtime.scheduling.policies import SchedulerView, most_efficient
+from dynvid.runtime.scheduling.policies import POLICIES, SchedulerView, most_efficient
 from dynvid.runtime.scheduling.queues import Launch, Ticket, Wait
 from dynvid.runtime.scheduling.scheduler import ScheduleError, Scheduler
 from dynvid.runtime.scheduling.slots import SlotError, Slots
@@ -60,8 +60,13 @@ class Canary:
         self.rows, self.ended, self.cancelled, self.offered = {}, {}, set(), set()
         self.guilty = set()
         self.now, self.launches, self.cost = 0.0, 0, cost
+        self.before_a_choice = lambda view: None
         self.answers = lambda launch: {t.video for t in launch.tickets if exits[t.video] == launch.segment}
         self.write = self.rows.update
+
+    @property
+    def in_flight(self):
+        return self.offered - self.ended.keys() - self.cancelled
 
     def offer(self, video, deadline=None):
         admitted = self.scheduler.offer(video, self.now, deadline)
@@ -218,50 +223,46 @@ def release_twice(canary, patch):
 
 
 def keep_a_stale_slot(canary, patch):
-    acquire, given = canary.slots.acquire, {}
+    acquire, release, first, held = canary.slots.acquire, canary.slots.release, {}, {}
 
     def stale():
         slot = acquire()
-        return slot and given.setdefault(slot.index, slot)
+        if slot is not None:
+            held[slot.index] = slot
+        return slot and first.setdefault(slot.index, slot)
 
     patch.setattr(canary.slots, "acquire", stale)
-    patch.setattr(canary.scheduler, "_release", lambda ticket: _release_row(canary, ticket))
-
-
-def _release_row(canary, ticket):
-    del canary.scheduler._tickets[ticket.video]
-    canary.slots.release(canary.slots._held[ticket.slot.index])
+    patch.setattr(canary.slots, "release", lambda slot: release(held[slot.index]))
 
 
 def lose_a_cancel(canary, patch):
-    patch.setattr(canary.scheduler, "cancel", lambda video: video in canary.scheduler._tickets)
+    patch.setattr(canary.scheduler, "cancel", lambda video: video in canary.in_flight)
 
 
 def duplicate_a_ticket(canary, patch):
-    queue = canary.scheduler._standing.queues[1]
+    def twice(view):
+        if view.queues[1]:
+            view.queues[1].append(view.queues[1][0])
 
-    class Twice(deque):
-        def append(self, ticket):
-            super().append(ticket)
-            super().append(ticket)
-
-    canary.scheduler._standing.queues[1] = Twice(queue)
+    canary.before_a_choice = twice
 
 
 def skip_a_segment(canary, patch):
-    wait = canary.scheduler._wait
+    def skip(view):
+        if view.queues[1]:
+            ticket = view.queues[1].popleft()
+            ticket.segment = 3
+            view.queues[2].append(ticket)
 
-    def skip(ticket, place, queue, now):
-        if ticket.segment == 2 and place == "queue":
-            ticket.segment, queue = 3, canary.scheduler._standing.queues[2]
-        wait(ticket, place, queue, now)
-
-    patch.setattr(canary.scheduler, "_wait", skip)
+    canary.before_a_choice = skip
 
 
 def take_the_wrong_bucket(canary, patch):
-    for times in canary.scheduler._standing.times:
-        times.rows[2:4] = [1, 2]
+    def wrong(view):
+        for times in view.times:
+            times.rows[2:4] = [1, 2]
+
+    canary.before_a_choice = wrong
 
 
 def give_a_result_to_the_wrong_video(canary, patch):
@@ -275,25 +276,23 @@ def give_a_result_to_the_wrong_video(canary, patch):
 
 
 def never_flush(canary, patch):
-    following = canary.scheduler.next
-
-    def forget(now):
-        s = canary.scheduler._standing
-        rest = sum(map(len, s.queues))
-        return None if 0 < rest < 4 and not s.open and not s.in_flight else following(now)
-
-    patch.setattr(canary.scheduler, "next", forget)
+    following, flush, flushed = canary.scheduler.next, canary.scheduler.flush, []
+    patch.setattr(canary.scheduler, "flush", lambda: flushed.append(flush()))
+    patch.setattr(
+        canary.scheduler, "next", lambda now: None if flushed and 0 < len(canary.in_flight) <= 4 else following(now)
+    )
 
 
 def keep_the_slot_of_a_failure(canary, patch):
-    end = canary.scheduler._end
+    update = canary.scheduler.update
 
-    def keep(ticket, status, checkpoint, now):
-        if status == "failed":
+    def keep(launch, now, exited, failed):
+        if failed and len(launch.tickets) == 1:
+            (ticket,) = launch.tickets
             ticket.slot = canary.slots.acquire() or ticket.slot
-        end(ticket, status, checkpoint, now)
+        return update(launch, now, exited, failed)
 
-    patch.setattr(canary.scheduler, "_end", keep)
+    patch.setattr(canary.scheduler, "update", keep)
 
 
 FAULTS = {
@@ -311,9 +310,14 @@ FAULTS = {
 
 
 def faulty_run(plant, patch):
+    def policy(view, now):
+        canary.before_a_choice(view)
+        return most_efficient(view, now)
+
+    patch.setitem(POLICIES, "faulty", policy)
     exits = {f"v{i}": 1 + i % 4 for i in range(41)}
     bad = {v for v in exits if exits[v] == 3}
-    canary = Canary(exits, 4, (1, 2, 3, 4), 16, "throughput", fails=lambda segment, held: segment == 2 and bad & held)
+    canary = Canary(exits, 4, (1, 2, 3, 4), 16, "faulty", fails=lambda segment, held: segment == 2 and bad & held)
     plant(canary, patch)
     work(canary, list(exits), cancels=0.2)
     assert canary.cancelled and canary.guilty

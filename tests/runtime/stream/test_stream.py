@@ -31,6 +31,7 @@ from dynvid.runtime.backends.tensorrt import TensorRTBackend
 from dynvid.runtime.backends.tensorrt_api import open_api
 from dynvid.runtime.execution.engine_lookup import open_engines
 from dynvid.runtime.execution.executor import Executor
+from dynvid.runtime.scheduling.policies import POLICIES
 from dynvid.runtime.scheduling.slots import SlotError
 from dynvid.runtime.session import ArraySource, Session
 from dynvid.runtime.stream.stream import Stream
@@ -343,6 +344,23 @@ def test_a_guilty_video_fails_alone(opened, clips, expected, thresholds):
     free_again(stream)
 
 
+@pytest.fixture
+def views(monkeypatch):
+    """What the policies of the streams' schedulers saw last, by mode."""
+    seen = {}
+
+    def watched(mode, policy):
+        def choose(view, now):
+            seen[mode] = view
+            return policy(view, now)
+
+        return choose
+
+    for mode, policy in list(POLICIES.items()):
+        monkeypatch.setitem(POLICIES, mode, watched(mode, policy))
+    return seen
+
+
 class TestCancelling:
     """A video is cancelled in each phase of its life: its slot is free again, and its neighbours do not notice."""
 
@@ -390,13 +408,13 @@ class TestCancelling:
         self.check(stream, futures, expected)
         assert blocking.result(30) and stream.stats.offered == 4
 
-    def test_in_a_queue(self, opened, clips, tiny_bundle):
+    def test_in_a_queue(self, opened, clips, tiny_bundle, views):
         """One video runs alone and goes on at once; the others have their slots and wait for segment 1."""
         gate, reached = threading.Event(), threading.Event()
 
         def hook(name, rows):
             if name == "segment1" and not reached.is_set():
-                queue = stream._drive._scheduler._standing.queues[0]
+                queue = views["latency"].queues[0]
                 settled(stream, lambda: len(stream.reader.ready) + len(queue) == 3)
             if name == "segment2" and not gate.is_set():
                 reached.set()
@@ -405,7 +423,7 @@ class TestCancelling:
         stream = opened(backend=HookedBackend(hook), buckets=(1,), mode="latency", ahead=4)
         futures = [stream.submit(Source(clip)) for clip in clips[:4]]
         assert reached.wait(30)
-        chosen = stream._drive._scheduler._standing.queues[0][1]
+        chosen = views["latency"].queues[0][1]
         assert (chosen.place, chosen.segment) == ("queue", 1) and stream.executor.store.slots.free == 4
         assert chosen.video.future.cancel()
         gate.set()
@@ -417,7 +435,7 @@ class TestCancelling:
         free_again(stream)
 
     @pytest.mark.parametrize("segment", [1, 2, 3, 4])
-    def test_in_a_launch(self, opened, clips, segment, tiny_bundle):
+    def test_in_a_launch(self, opened, clips, segment, tiny_bundle, views):
         gate, reached = threading.Event(), threading.Event()
 
         def hook(name, rows):
@@ -430,7 +448,7 @@ class TestCancelling:
         futures = [stream.submit(Source(clip)) for clip in clips[:4]]
         assert reached.wait(30)
         with stream.reader.changed:
-            (launch,) = stream._drive._scheduler._standing.in_flight
+            (launch,) = views["throughput"].in_flight
             chosen = launch.tickets[0].video.future
         assert chosen.cancel()
         assert stream.executor.store.slots.free < 8  # the launch still holds it
@@ -467,17 +485,17 @@ class TestCancelling:
 
     def test_as_it_is_answered(self, opened, clips):
         stream = opened()
-        future, plain = stream.submit(Source(clips[0])), stream._drive._answer
+        gate, add = threading.Event(), stream.tally.add
+        future = stream.submit(Source(clips[0], gate))
 
-        def answer(ended):
-            ended = list(ended)
-            if ended:
-                assert future.cancel()
-            plain(ended)
+        def count(*answer):
+            assert future.cancel()
+            add(*answer)
 
-        stream._drive._answer = answer
+        stream.tally.add = count
+        gate.set()
         assert wait([future], 30).not_done == set() and future.cancelled()
-        stream._drive._answer = plain
+        stream.tally.add = add
         assert stream.submit(Source(clips[1])).result(30).checkpoint == 4
         free_again(stream)
 

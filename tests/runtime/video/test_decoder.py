@@ -90,8 +90,8 @@ def stopped(pid):
 
 
 def gone(pid):
-    """Whether a process ends within five seconds; one that nobody waits for has ended too."""
-    for _ in range(100):
+    """Whether a process ends within half a minute; one that nobody waits for has ended too."""
+    for _ in range(600):
         try:
             if state(pid) == "Z":
                 return True
