@@ -18,6 +18,7 @@ from .risk import Promise, promise
 from .sweep import Costs, critical_point, outcome, sweep
 from .thresholds import ChosenExits, chosen_exits, exits, midway
 
+_FINER = 8  # prices tried between two of the frontier
 _LATER_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -63,17 +64,25 @@ def optimal(
     """
     cost = costs[asked.unit]
     if asked.budget is None:
+        prices = list(PRICES)
         losses, spent = cross_fitted(answers, cost)
         place = last_within(losses, asked.loss)
-        if place is None or (
-            other is not None and spent[place] >= outcome(answers, other.thresholds, costs).means[asked.unit]
-        ):
+        if place is None:
             return None
-        return along[place]
+        chosen, mean = along[place], spent[place]
+        if place + 1 < len(prices):  # try prices between the last one that keeps the bound and the next
+            prices = np.geomspace(prices[place], prices[place + 1], _FINER).tolist()
+            losses, spent = cross_fitted(answers, cost, prices)
+            place = last_within(losses, asked.loss)
+            if place is not None:
+                (thresholds,) = frontier(answers, cost, prices[place : place + 1])
+                chosen, mean = chosen_exits(answers.confidences, thresholds), spent[place]
+        enough = other is None or mean < outcome(answers, other.thresholds, costs).means[asked.unit]
+        return chosen if enough else None
     within = _first_within(answers, cost, asked.budget, along)
     if within is None:
         return None
-    prices = np.geomspace(PRICES[max(0, within - 1)], PRICES[within], 16).tolist()
+    prices = np.geomspace(PRICES[max(0, within - 1)], PRICES[within], 2 * _FINER).tolist()
     finer = [chosen_exits(answers.confidences, thresholds) for thresholds in frontier(answers, cost, prices)]
     place = _first_within(answers, cost, asked.budget, finer)
     chosen, price = (along[within], PRICES[within]) if place is None else (finer[place], prices[place])

@@ -9,7 +9,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from dynvid.exporter.split.subgraphs import Subgraph
+from dynvid.exporter.split.subgraphs import SubgraphModule
 from dynvid.models.shift import ShiftConfig
 
 _KNOWN = (bool, int, float, str, tuple, torch.dtype, ShiftConfig)
@@ -18,11 +18,11 @@ _KNOWN = (bool, int, float, str, tuple, torch.dtype, ShiftConfig)
 class SharedGraphs:
     """``to_onnx`` for tests: the same bytes, but torch exports modules of one structure once."""
 
-    def __init__(self, folder: Path, to_onnx: Callable[[Subgraph], bytes]) -> None:
+    def __init__(self, folder: Path, to_onnx: Callable[[SubgraphModule], bytes]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.to_onnx = folder, to_onnx
 
-    def __call__(self, part: Subgraph) -> bytes:
+    def __call__(self, part: SubgraphModule) -> bytes:
         modules = list(part.module.modules())
         if not all(type(module).__module__.startswith(("dynvid.", "torch.")) for module in modules):
             return self.to_onnx(part)  # a test's own, whose code is no part of the sources' hash

@@ -1,7 +1,5 @@
 """The fp16 set: what its measured range or error requires stays fp32, and nothing else."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -19,6 +17,7 @@ from dynvid.exporter.proof.reference import Reference
 from dynvid.exporter.proof.tolerances import BOUND, SHARE
 from dynvid.exporter.split import bundle_builder as draft_module
 from dynvid.exporter.split.bundle_builder import BundleBuilder
+from dynvid.grid.bundle import write_bundle
 from dynvid.grid.errors import ProofError
 from dynvid.grid.segments import fused_full, fused_segments
 from dynvid.models.registry import register
@@ -265,12 +264,12 @@ def test_the_network_of_the_example_is_exported_with_fp16(exports, tmp_path, mon
 
 
 def test_where_all_blocks_stay_fp32_the_commands_say_so(exports, tmp_path):
-    network = exports.network(TINY)
-    bundle = export(network, tmp_path / "b", source_sha256="0" * 64)
-    assert bundle.manifest.gains_by_fp16
-    kept = dataclasses.replace(bundle.manifest, fp32_only=("block0", "block1", "block2"))
-    assert not kept.gains_by_fp16
-    (tmp_path / "b" / "manifest.json").write_bytes(kept.to_bytes())
+    draft = BundleBuilder(exports.network(TINY), "0" * 64)
+    draft.add("fp32")
+    draft.add("fp16", ["block0", "block1", "block2"])
+    made = draft.bundle()
+    assert not made.manifest.gains_by_fp16
+    write_bundle(tmp_path / "b", made.manifest, made.held)
     arguments = ["build-engines", str(tmp_path / "b"), "--fp16", "--backend", "onnxruntime", "--only", "segment1"]
     assert "all blocks stay fp32 in the fp16 set" in CliRunner().invoke(cli, arguments).stderr
 
