@@ -23,7 +23,7 @@ from .output import print_record, steps
 @click.option("-o", "--output", type=PATH, help="JSON Lines file, one line per video; the same command resumes it.")
 @rare("--shard", metavar="I/N", help="Only every N-th video by path, from the I-th; each shard needs its own -o.")
 @rare("--max-failures", type=click.FloatRange(0, 1), default=0.05, show_default=True,
-              help="Stop if a larger share of the videos fails, out of at least 20.")  # fmt: skip
+              help="Stop once more than 20 and a larger share of all videos failed; 1: never.")  # fmt: skip
 @rare("--retry-failed", is_flag=True, help="With -o: retry videos that failed before.")
 @click.option("--thresholds", type=PATH, help="T.json; without it, every video runs to the end.")
 @click.option("--backend", default="auto", show_default=True,
@@ -110,7 +110,7 @@ def classify(
             elif output is None:
                 click.echo(json.dumps(record, allow_nan=False))
 
-        failures, total = model.classify_list(
+        failures = model.classify_list(
             listed,
             output,
             shard=part,
@@ -119,6 +119,6 @@ def classify(
             trace=trace,
             on_record=show,
         )
-    if said := failures.partial(total, output):
+    if said := failures.partial(output):
         click.echo(f"Error: {said}", err=True)
         sys.exit(7)

@@ -162,7 +162,7 @@ class Model:
         retry_failed: bool = False,
         trace: bool = False,
         on_record: Callable[[dict[str, Any]], None] = lambda _: None,
-    ) -> tuple[Failures, int]:
+    ) -> Failures:
         """Classify the videos of a LIST and write one JSON line per video, as ``dynvid classify`` does.
 
         After an interruption, the same call resumes where the last one stopped, and warns so in the log ``dynvid``, which
@@ -172,13 +172,13 @@ class Model:
             videos: a LIST (a CSV file with a column ``video`` of paths relative to it), or paths.
             output: the JSON Lines file; None: nothing is written.
             shard: (i, n): the i-th of n shards, 1-based, of the videos sorted by path.
-            max_failures: the share of videos that may fail. The run stops if more fail, once 20 videos have been tried.
+            max_failures: the share of all videos that may fail; 20 always may. The run stops if more fail; 1: never.
             retry_failed: try videos again that failed in an earlier run.
             trace: as for ``classify``; lines then have ``logits``.
             on_record: called with each record as it arrives.
 
         Returns:
-            How many videos were tried and failed (``Failures.partial`` puts it in words), and how many there are.
+            How many videos there are, were tried and failed; ``partial`` puts it in words.
 
         Raises:
             ListError: If the list cannot be used.
@@ -191,12 +191,13 @@ class Model:
         else:
             listed = list(videos)
         if output is None:
-            paths, failures = shard_of(listed, *shard), Failures.of(None, max_failures)
+            paths = shard_of(listed, *shard)
+            failures = Failures.of(None, max_failures, len(paths))
             with closing(classify_rest(lambda left: self._records(left, trace), paths, failures)) as records:
                 for one in records:
                     on_record(one)
                     LOG.debug(f"{failures.tried}/{len(paths)} videos")
-            return failures, len(paths)
+            return failures
         listed = each_once(listed)
         paths = shard_of(listed, *shard)
         chosen = self.thresholds
@@ -215,12 +216,12 @@ class Model:
         with open_results(Path(output), run, map(str, paths), retry_failed=retry_failed) as results:
             if results.done:
                 LOG.warning(f"{output}: {len(results.done)} of {len(paths)} videos are done already")
-            failures = Failures.of(results, max_failures)
+            failures = Failures.of(results, max_failures, len(paths))
             with closing(classify_rest(lambda left: self._records(left, trace), paths, failures, results)) as records:
                 for one in records:
                     on_record(one)
                     LOG.debug(f"{results.on_disk}/{len(paths)} videos")
-        return failures, len(paths)
+        return failures
 
     def close(self) -> None:
         """Release everything, including threads and child processes; videos without an answer are cancelled."""

@@ -15,7 +15,7 @@ from ..grid.errors import InputRefusedError, UsageError
 from .results_file import Results
 from .session import Prediction
 
-_LEAST_TRIED = 20
+_ALWAYS_ALLOWED = 20  # failures: of a few dead files, no share says anything
 
 
 def record(path: Path, prediction: Prediction, trace: bool) -> dict[str, Any]:
@@ -54,21 +54,25 @@ def unanswered(path: Path, error: str) -> dict[str, Any]:
 
 @dataclass
 class Failures:
-    """How many videos were tried and failed so far, and the share that may fail. It stops a run that cannot succeed.
+    """How many videos were tried and failed so far, and how many may fail. It stops a run that cannot succeed.
+
+    The limit is a share of the whole list, not of those tried so far: a few dead files at its start stop nothing.
 
     Attributes:
-        most: share of the videos tried that may fail.
+        most: share of the videos that may fail; 20 videos always may.
+        videos: of the run, tried or not.
         tried: videos that have a record; ``failed``: those whose status is not ``ok``.
     """
 
     most: float
+    videos: int
     tried: int = 0
     failed: int = 0
 
     @classmethod
-    def of(cls, results: Results | None, most: float) -> Failures:
+    def of(cls, results: Results | None, most: float, videos: int) -> Failures:
         """Return the count to resume with: that of the results so far."""
-        return cls(most) if results is None else cls(most, len(results.done), len(results.failed))
+        return cls(most, videos) if results is None else cls(most, videos, len(results.done), len(results.failed))
 
     def add(self, record: dict[str, Any]) -> None:
         """Count a record."""
@@ -77,23 +81,27 @@ class Failures:
 
     @property
     def too_many(self) -> bool:
-        """Whether more than the allowed share failed, out of at least 20 videos."""
-        return self.tried >= _LEAST_TRIED and self.failed / self.tried > self.most
+        """Whether more than 20 videos failed: all that were tried, or more than the allowed share of the list."""
+        hopeless = self.failed == self.tried or self.failed / self.videos > self.most
+        return self.failed > _ALWAYS_ALLOWED and self.most < 1 and hopeless
 
-    def partial(self, videos: int, output: Path | None) -> str | None:
-        """Return a message about the unanswered videos in a run over ``videos`` videos; None if all were answered.
+    def partial(self, output: Path | None) -> str | None:
+        """Return a message about the videos without an answer; None if all were answered.
 
         Raises:
             InputRefusedError: If no video has an answer.
         """
         where = "above" if output is None else str(output)
         if self.failed and self.failed == self.tried:
-            raise InputRefusedError(f"no video could be classified ({self.failed} of {self.tried} failed, see {where})")
-        if self.tried < videos:
+            stopped = f"; stopped there, of {self.videos} videos" if self.tried < self.videos else ""
+            raise InputRefusedError(
+                f"no video could be classified ({self.failed} of {self.tried} failed, see {where}){stopped}"
+            )
+        if self.tried < self.videos:
             remedy = "leave them out" if output is None else "repair them and add --retry-failed"
             return (
-                f"stopped after {self.tried} of {videos} videos: {self.failed} could not be classified, more than "
-                f"--max-failures {self.most:g} allows. See {where}; {remedy}, or allow more"
+                f"stopped after {self.tried} of {self.videos} videos: {self.failed} could not be classified, more than "
+                f"--max-failures {self.most:g} allows. See {where}; {remedy}, or go on with --max-failures 1"
             )
         return f"{self.failed} of {self.tried} videos could not be classified, see {where}" if self.failed else None
 

@@ -366,16 +366,27 @@ def test_a_path_named_twice_is_one_video():
 # failures
 
 
-def test_more_than_the_share_of_twenty_or_more_is_too_many():
-    failures = Failures(0.05)
-    for number in range(1, 101):
-        failures.add({"status": "damaged" if number % 20 == 0 else "ok"})
-        assert not failures.too_many
-    failures.add({"status": "numeric_error"})
-    assert failures.too_many and (failures.tried, failures.failed) == (101, 6)
-    assert not Failures(0.0, 19, 19).too_many and Failures(0.0, 20, 1).too_many
-    assert not Failures(0.29, 100, 29).too_many and Failures(0.29, 100, 30).too_many
-    assert not Failures(1.0, 1000, 1000).too_many
+@pytest.mark.parametrize(
+    ("videos", "dead", "tried"), [(2000, 20, 2000), (2000, 80, 2000), (2000, 2000, 21), (2000, 1900, None)]
+)
+def test_only_more_failures_than_the_whole_list_may_have_stop_a_run(videos, dead, tried):
+    for seed in range(50):
+        failures = Failures(0.05, videos)
+        for fails in random.Random(seed).sample([True] * dead + [False] * (videos - dead), videos):
+            if failures.too_many:
+                break
+            failures.add({"status": "damaged" if fails else "ok"})
+        assert failures.tried == tried or (tried is None and failures.failed <= 101)
+
+
+def test_twenty_videos_may_always_fail():
+    failures = Failures(0.0, 100)
+    for number in range(1, 22):
+        failures.add({"status": "damaged"})
+        assert Failures(1.0, 100, number, number).too_many is False
+        assert failures.too_many == (number == 21)
+    assert not Failures(0.29, 100, 99, 29).too_many and Failures(0.29, 100, 99, 30).too_many
+    assert not Failures(1.0, 1000, 1000, 1000).too_many
 
 
 def test_a_run_that_cannot_succeed_stops_and_goes_on_only_when_told(tiny_bundle, tmp_path, out):
@@ -387,18 +398,18 @@ def test_a_run_that_cannot_succeed_stops_and_goes_on_only_when_told(tiny_bundle,
             open_results(out, run, map(str, missing), **options) as results,
             open_model(tiny_bundle) as model,
         ):
-            failures = Failures.of(results, most)
+            failures = Failures.of(results, most, len(missing))
             return len(
                 list(classify_rest(lambda left: model._records(left, False), missing, failures, results))
             ), failures.tried
 
-    assert classify(0.05) == (20, 20)
-    assert classify(0.05) == (0, 20)
+    assert classify(0.05) == (21, 21)
+    assert classify(0.05) == (0, 21)
     for path in missing:
         np.save(path, np.zeros((8, 3, 32, 32), np.float32))
-    assert classify(0.05) == (0, 20)
-    assert classify(1.0) == (80, 100)
-    assert classify(0.05, retry_failed=True) == (20, 100)
+    assert classify(0.05) == (0, 21)
+    assert classify(1.0) == (79, 100)
+    assert classify(0.05, retry_failed=True) == (21, 100)
     assert sorted(json.loads(line)["video"] for line in out.read_bytes().splitlines()) == sorted(map(str, missing))
 
 
@@ -475,21 +486,28 @@ def test_shards_together_are_the_whole(classify, listed, out, tmp_path):
 
 
 def test_the_command_stops_when_too_many_fail(classify, listed, out):
-    for name in ("3.npy", "5.npy"):
-        (listed.parent / name).write_bytes(b"no array")
+    arrays = {i: np.load(listed.parent / f"{i}.npy") for i in range(22)}
+    for i in arrays:
+        (listed.parent / f"{i}.npy").write_bytes(b"no array")
     code, said = classify("--data", listed, "-o", out)
-    assert code == 7 and records(out)[1] == 20
-    assert "stopped after 20 of 24 videos: 2 could not be classified, more than --max-failures 0.05 allows" in said
-    assert "repair them and add --retry-failed" in said
-    code, said = classify("--data", listed, "-o", out, "--max-failures", 0.1)
-    assert code == 7 and records(out)[1] == 24 and "2 of 24 videos could not be classified" in said
-    np.save(listed.parent / "3.npy", np.zeros((8, 40, 40, 3), np.uint8))
+    assert code == 3 and "no video could be classified (21 of 21 failed" in said
+    np.save(listed.parent / "0.npy", arrays[0])
+    out.unlink()
+    code, said = classify("--data", listed, "-o", out)
+    assert code == 7 and records(out)[1] == 22
+    assert "stopped after 22 of 24 videos: 21 could not be classified, more than --max-failures 0.05 allows" in said
+    assert "repair them and add --retry-failed, or go on with --max-failures 1" in said
+    code, said = classify("--data", listed, "-o", out, "--max-failures", 1)
+    assert code == 7 and records(out)[1] == 24 and "21 of 24 videos could not be classified" in said
+    np.save(listed.parent / "3.npy", arrays[3])
     code, said = classify("--data", listed, "-o", out, "--retry-failed")
     found, lines = records(out)
-    assert code == 7 and lines == len(found) == 24 and "1 of 24 videos could not be classified" in said
-    assert [v for v, one in found.items() if one["status"] != "ok"] == [str(listed.parent / "5.npy")]
+    assert code == 7 and lines == len(found) == 24 and "20 of 24 videos could not be classified" in said
+    (listed.parent / "0.npy").write_bytes(b"no array")
+    (listed.parent / "3.npy").write_bytes(b"no array")
+    listed.write_text("video\n23.npy\n" + "".join(f"{i}.npy\n" for i in range(23)))
     code, said = classify("--data", listed, "--json", "--max-failures", 0)
-    assert code == 7 and "stopped after 20 of 24" in said and "leave them out" in said
+    assert code == 7 and "stopped after 22 of 24" in said and "leave them out" in said
 
 
 def test_the_command_refuses_wrong_use(classify, listed, out):
