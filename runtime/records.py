@@ -132,7 +132,7 @@ def each_once(videos: Iterable[Path]) -> list[Path]:
     """Return the videos in order, without those whose path occurred before."""
     first: dict[str, Path] = {}
     for video in videos:
-        first.setdefault(os.path.normpath(video), video)
+        first.setdefault(os.path.abspath(video), video)
     return list(first.values())
 
 
