@@ -28,7 +28,7 @@ from .output import print_record, steps
 @click.option("--thresholds", type=PATH, help="T.json; without it, every video runs to the end.")
 @click.option("--backend", default="auto", show_default=True,
               help="Backend; auto: that of the engines, else onnxruntime or openvino on the cells.")  # fmt: skip
-@rare("--engines", type=PATH, help="Folder of the engines.  [default: BUNDLE.engines]")
+@rare("--engines", help="Folder of the engines, or none: run the cells.  [default: BUNDLE.engines]")
 @click.option(
     "--batch",
     type=click.IntRange(1, 4096),
@@ -64,7 +64,7 @@ from .output import print_record, steps
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per video.")
 def classify(
     bundle: Path, videos: tuple[Path, ...], data: Path | None, output: Path | None, shard: str | None,
-    max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, engines: Path | None,
+    max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, engines: str | None,
     precision: Precision, batch: int | None, max_in_flight: float | None, decoders: int, streams: int, decode_timeout: float,
     threads: int | None, trace: bool, as_json: bool,
 ) -> None:  # fmt: skip

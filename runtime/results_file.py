@@ -13,7 +13,7 @@ import stat
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -201,9 +201,15 @@ def _belong(path: Path, descriptor: int, run: Run) -> None:
         except StrictJsonError as error:
             raise StaleResultsError(f"{str(sidecar)!r}: {error}. Give another -o, or remove both files.") from None
     if found not in (None, run) and not empty:
+        assert found is not None
+        remedy = "Give"
+        if found == replace(run, fused=not run.fused, backend=found.backend):
+            backend = "" if run.backend == found.backend else f" --backend {found.backend}"
+            cells = f"Engines were built since: go on with --engines none{backend}"
+            remedy = f"{cells if run.fused else 'Go on with the engines that it began with'}. Else give"
         raise StaleResultsError(
             f"-o {str(path)!r} holds results of another run: {'; '.join(run.differences(found))}. "
-            f"Give another, or remove it and {sidecar.name}."
+            f"{remedy} another, or remove it and {sidecar.name}."
         )
     temporary = path.with_name(f".{sidecar.name}.new")
     try:

@@ -240,6 +240,12 @@ def test_results_of_another_run_are_refused_untouched(out, whole, field, value, 
     assert StaleResultsError.exit_code == 4
 
 
+def test_engines_built_since_are_left_out_on_request(out, whole):
+    fill(out)
+    with pytest.raises(StaleResultsError, match="fused False, here True. .*: go on with --engines none. Else give ano"):
+        open_results(out, dataclasses.replace(RUN, fused=True), VIDEOS)
+
+
 def test_the_order_of_the_list_is_not_what_a_run_is():
     shuffled = random.Random(0).sample(VIDEOS, 6)
     assert sha256_of_videos(shuffled) == sha256_of_videos(VIDEOS) != sha256_of_videos(VIDEOS[1:])
