@@ -81,7 +81,7 @@ def classify(
     if retry_failed and output is None:
         raise UsageError("--retry-failed needs -o OUT.jsonl, which holds the earlier failures")
     part = (1, 1) if shard is None else parse_shard(shard)
-    listed = list(videos) if data is None else [video.path for video in read_list(data)]
+    listed = list(videos) if data is None else read_list(data)
     if thresholds is None:
         click.echo("no --thresholds: every video runs to the end of its route", err=True)
     header = not as_json
@@ -110,7 +110,7 @@ def classify(
             elif output is None:
                 click.echo(json.dumps(record, allow_nan=False))
 
-        failures = model.classify_list(
+        summary = model.classify_list(
             listed,
             output,
             shard=part,
@@ -119,6 +119,8 @@ def classify(
             trace=trace,
             on_record=show,
         )
-    if said := failures.partial(output):
+    if summary.videos > 1:
+        click.echo(str(summary), err=True)
+    if said := summary.partial(output):
         click.echo(f"Error: {said}", err=True)
         sys.exit(7)

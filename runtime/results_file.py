@@ -6,62 +6,26 @@ A sealed ``OUT.run.json`` is written beside ``OUT`` before the first line. It sa
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..grid.errors import ResourceError, StaleResultsError, UsageError
-from ..grid.manifest import Precision
 from ..grid.storage.files import read_file, sync_folder, write_file
 from ..grid.storage.sealed import seal, unseal
 from ..grid.storage.strict_json import StrictJsonError, loads, parse
 from .closing import Closing
+from .run import Run
 
 _FORMAT, _VERSION = "dynvid.run", (1, 1)
 _STATUSES = ("ok", "numeric_error", "damaged")
 _LINES_A_SYNC, _SECONDS_A_SYNC = 100, 1.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """The run that a results file belongs to: everything that decides which videos have a line and what it says.
-
-    Attributes:
-        bundle_sha256: of the bundle's manifest.
-        thresholds, temperatures: those of the session.
-        precision, backend, trace: as given.
-        videos: number of videos before sharding; ``videos_sha256``: hash of their paths, in any order.
-        shard: (i, n), 1-based.
-        fused: whether fused segments answered; the cells' answers differ in the last bits.
-    """
-
-    bundle_sha256: str
-    thresholds: tuple[float | None, ...] | None
-    temperatures: tuple[float, ...] | None
-    precision: Precision
-    backend: str
-    trace: bool
-    videos: int
-    videos_sha256: str
-    shard: tuple[int, int] = (1, 1)
-    fused: bool = False
-
-    def differences(self, other: Run) -> list[str]:
-        """Return the fields in which ``other`` differs, each as 'field its value, here own value'."""
-        own, others = asdict(self), asdict(other)
-        return [f"{k} {_shown(others[k])}, here {_shown(own[k])}" for k in own if own[k] != others[k]]
-
-
-def sha256_of_videos(videos: Iterable[str]) -> str:
-    """Return the sha256 of a set of paths."""
-    return hashlib.sha256(json.dumps(sorted(videos)).encode()).hexdigest()
 
 
 class Results(Closing):
@@ -123,7 +87,14 @@ class Results(Closing):
         self._unsynced, self._synced_s = 0, time.monotonic()
 
 
-def open_results(path: Path, run: Run, videos: Iterable[str], *, retry_failed: bool = False) -> Results:
+def open_results(
+    path: Path,
+    run: Run,
+    videos: Iterable[str],
+    *,
+    retry_failed: bool = False,
+    on_line: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> Results:
     """Open a results file, new or to be resumed. An incomplete last line is cut off.
 
     Args:
@@ -131,6 +102,7 @@ def open_results(path: Path, run: Run, videos: Iterable[str], *, retry_failed: b
         run: the run that the file must belong to.
         videos: the paths that may have a line in it.
         retry_failed: remove the lines of the videos that failed, so that they are tried again.
+        on_line: called with the record of each line that stays.
 
     Raises:
         StaleResultsError: If the file holds no results, belongs to another run, or was changed.
@@ -140,7 +112,7 @@ def open_results(path: Path, run: Run, videos: Iterable[str], *, retry_failed: b
     descriptor = _locked(path)
     try:
         _belong(path, descriptor, run)
-        done, failed, end = _read(path, descriptor, frozenset(videos))
+        done, failed, end = _read(path, descriptor, frozenset(videos), retry_failed, on_line)
         try:
             os.ftruncate(descriptor, end)
             if retry_failed and failed:
@@ -202,14 +174,9 @@ def _belong(path: Path, descriptor: int, run: Run) -> None:
             raise StaleResultsError(f"{str(sidecar)!r}: {error}. Give another -o, or remove both files.") from None
     if found not in (None, run) and not empty:
         assert found is not None
-        remedy = "Give"
-        if found == replace(run, fused=not run.fused, backend=found.backend):
-            backend = "" if run.backend == found.backend else f" --backend {found.backend}"
-            cells = f"Engines were built since: go on with --engines none{backend}"
-            remedy = f"{cells if run.fused else 'Go on with the engines that it began with'}. Else give"
         raise StaleResultsError(
             f"-o {str(path)!r} holds results of another run: {'; '.join(run.differences(found))}. "
-            f"{remedy} another, or remove it and {sidecar.name}."
+            f"{run.remedy(found)} another, or remove it and {sidecar.name}."
         )
     temporary = path.with_name(f".{sidecar.name}.new")
     try:
@@ -223,7 +190,13 @@ def _belong(path: Path, descriptor: int, run: Run) -> None:
         raise _unwritable(path, error) from None
 
 
-def _read(path: Path, descriptor: int, videos: frozenset[str]) -> tuple[set[str], set[str], int]:
+def _read(
+    path: Path,
+    descriptor: int,
+    videos: frozenset[str],
+    retry_failed: bool,
+    on_line: Callable[[dict[str, Any]], None],
+) -> tuple[set[str], set[str], int]:
     """Return the videos that have a line, those that failed, and where the last complete line ends."""
     done: set[str] = set()
     failed: set[str] = set()
@@ -244,6 +217,8 @@ def _read(path: Path, descriptor: int, videos: frozenset[str]) -> tuple[set[str]
             done.add(video)
             if status != "ok":
                 failed.add(video)
+            if status == "ok" or not retry_failed:
+                on_line(record)
             end += len(line)
     return done, failed, end
 
@@ -288,7 +263,3 @@ def _changed(path: Path, number: int, fault: str) -> StaleResultsError:
     return StaleResultsError(
         f"-o {str(path)!r}, line {number}: {fault}. Something else changed the file: remove that line, or give another."
     )
-
-
-def _shown(value: Any) -> str:
-    return f"{value[:8]}…" if isinstance(value, str) and len(value) == 64 else str(value)

@@ -209,7 +209,7 @@ def test_export_refuses_to_replace_what_is_no_bundle(checkpoint, tmp_path):
 # classify
 
 FIELDS = {
-    "video", "status", "label", "class_index", "confidence", "checkpoint", "gmacs", "fraction", "latency_ms",
+    "video", "file", "status", "label", "listed_label", "class_index", "confidence", "checkpoint", "gmacs", "fraction", "latency_ms",
     "decode_ms", "frames_decoded", "frames_total", "damaged", "warnings", "error", "cut", "waited_ms", "elapsed_ms",
 }  # fmt: skip
 

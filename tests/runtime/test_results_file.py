@@ -17,8 +17,10 @@ from click.testing import CliRunner
 from dynvid.cli import cli
 from dynvid.grid.errors import DynvidError, ResourceError, StaleResultsError, UsageError
 from dynvid.runtime.open_model import open_model
-from dynvid.runtime.records import Failures, classify_rest, each_once, parse_shard, shard_of
-from dynvid.runtime.results_file import Run, open_results, sha256_of_videos
+from dynvid.runtime.records import each_once, parse_shard, shard_of
+from dynvid.runtime.results_file import open_results
+from dynvid.runtime.run import Run, sha256_of_videos
+from dynvid.runtime.summary import Summary
 
 VIDEOS = [f"v/{i} ü.mp4" for i in range(6)]
 RUN = Run("b" * 64, (0.5, 0.25, None), None, "fp32", "onnxruntime", False, 6, sha256_of_videos(VIDEOS))
@@ -377,37 +379,32 @@ def test_a_path_named_twice_is_one_video():
 )
 def test_only_more_failures_than_the_whole_list_may_have_stop_a_run(videos, dead, tried):
     for seed in range(50):
-        failures = Failures(0.05, videos)
+        summary = Summary(0.05, videos)
         for fails in random.Random(seed).sample([True] * dead + [False] * (videos - dead), videos):
-            if failures.too_many:
+            if summary.too_many:
                 break
-            failures.add({"status": "damaged" if fails else "ok"})
-        assert failures.tried == tried or (tried is None and failures.failed <= 101)
+            summary.add({"status": "damaged" if fails else "ok", "checkpoint": 1, "label": "a"})
+        assert summary.tried == tried or (tried is None and summary.failed <= 101)
 
 
 def test_twenty_videos_may_always_fail():
-    failures = Failures(0.0, 100)
+    summary = Summary(0.0, 100)
     for number in range(1, 22):
-        failures.add({"status": "damaged"})
-        assert Failures(1.0, 100, number, number).too_many is False
-        assert failures.too_many == (number == 21)
-    assert not Failures(0.29, 100, 99, 29).too_many and Failures(0.29, 100, 99, 30).too_many
-    assert not Failures(1.0, 1000, 1000, 1000).too_many
+        summary.add({"status": "damaged"})
+        assert Summary(1.0, 100, number, number).too_many is False
+        assert summary.too_many == (number == 21)
+    assert not Summary(0.29, 100, 99, 29).too_many and Summary(0.29, 100, 99, 30).too_many
+    assert not Summary(1.0, 1000, 1000, 1000).too_many
 
 
 def test_a_run_that_cannot_succeed_stops_and_goes_on_only_when_told(tiny_bundle, tmp_path, out):
     missing = [tmp_path / f"{i}.npy" for i in range(100)]
-    run = dataclasses.replace(RUN, videos=100, videos_sha256=sha256_of_videos(map(str, missing)))
 
     def classify(most, **options):
-        with (
-            open_results(out, run, map(str, missing), **options) as results,
-            open_model(tiny_bundle) as model,
-        ):
-            failures = Failures.of(results, most, len(missing))
-            return len(
-                list(classify_rest(lambda left: model._records(left, False), missing, failures, results))
-            ), failures.tried
+        tried = []
+        with open_model(tiny_bundle) as model:
+            summary = model.classify_list(missing, out, max_failures=most, on_record=tried.append, **options)
+        return len(tried), summary.tried
 
     assert classify(0.05) == (21, 21)
     assert classify(0.05) == (0, 21)
@@ -417,6 +414,21 @@ def test_a_run_that_cannot_succeed_stops_and_goes_on_only_when_told(tiny_bundle,
     assert classify(1.0) == (79, 100)
     assert classify(0.05, retry_failed=True) == (21, 100)
     assert sorted(json.loads(line)["video"] for line in out.read_bytes().splitlines()) == sorted(map(str, missing))
+
+
+def test_a_summary_counts_earlier_calls_too():
+    summary = Summary(0.05, 5)
+    summary.add_earlier({"status": "ok", "checkpoint": 3, "label": "a"})  # as an older dynvid wrote it
+    summary.add_earlier({"status": "ok", "checkpoint": 1, "label": "a", "listed_label": "a"})
+    summary.seconds = 2.0
+    assert (summary.rate, str(summary).count("videos/s")) == (None, 0)
+    summary.add({"status": "ok", "checkpoint": 1, "label": "a", "listed_label": "b"})
+    summary.add({"status": "damaged", "label": None, "checkpoint": None, "listed_label": "b"})
+    assert (summary.accuracy, summary.exits, summary.rate) == (0.5, {1: 2, 3: 1}, 1.0)
+    assert str(summary) == (
+        "3 of 5 videos answered, 1 failed, accuracy 50.00% of 2 labelled, answers by checkpoint 2 0 1, 1 videos/s"
+    )
+    assert Summary(0.05, 1).accuracy is None
 
 
 # the command
@@ -475,6 +487,28 @@ def test_the_same_command_goes_on_and_another_one_is_refused(classify, listed, o
         fcntl.flock(held, fcntl.LOCK_EX)
         code, said = classify("--data", listed, "-o", out)
     assert code == 2 and "is being written by another process" in said
+
+
+def test_a_file_replaced_under_the_same_name_is_noticed(classify, listed, out):
+    listed.write_text("video,label\n" + "".join(f"{i}.npy,{'abz'[i % 3]}\n" for i in range(4)))
+    code, said = classify("--data", listed, "-o", out)
+    assert code == 0 and "1 labels of the list are not classes of the bundle, first 'z' of" in said
+    assert "4 of 4 videos answered, 0 failed, accuracy " in said and " of 4 labelled" in said
+    for line in map(json.loads, out.read_text().splitlines()):
+        found = os.stat(line["video"])
+        assert line["file"] == {"bytes": found.st_size, "modified": found.st_mtime_ns}
+        assert line["listed_label"] == "abz"[int(Path(line["video"]).stem) % 3]
+    code, said = classify("--data", listed, "-o", out)
+    assert code == 0 and "other files now" not in said
+    np.save(listed.parent / "2.npy", np.zeros((8, 40, 40, 3), np.uint8))
+    (listed.parent / "3.npy").unlink()
+    code, said = classify("--data", listed, "-o", out)
+    assert code == 0 and f"1 videos that are done are other files now, first '{listed.parent}/2.npy'" in said
+    assert "remove their lines, then run this again" in said
+    out.write_text("".join(line for line in out.read_text().splitlines(True) if "/2.npy" not in line))
+    np.save(listed.parent / "3.npy", np.zeros((8, 40, 40, 3), np.uint8))
+    code, said = classify("--data", listed, "-o", out)
+    assert code == 0 and "3 of 4 videos are done already" in said and "1 videos that are done are other" in said
 
 
 def test_shards_together_are_the_whole(classify, listed, out, tmp_path):
