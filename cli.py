@@ -22,6 +22,7 @@ from .commands.time import time
 from .commands.train import train
 from .commands.verify import verify
 from .grid.errors import DynvidError
+from .grid.storage.files import remedy_for
 
 
 class CommandsInOrder(click.Group):
@@ -70,7 +71,7 @@ def main() -> None:
         sys.exit(6)
     except OSError as error:
         where = f" {str(error.filename)!r}" if error.filename else ""
-        click.echo(f"Error: {error.strerror or error}{where}: free some space, or give another place", err=True)
+        click.echo(f"Error: {error.strerror or error}{where}: {remedy_for(error, 'give another place')}", err=True)
         sys.exit(6)
 
 

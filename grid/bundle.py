@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import HashError, InputRefusedError, ManifestError, ResourceError, UsageError
 from .manifest import FILE_NAME, Manifest, Precision, Variant, graphs_of, read_manifest
-from .storage.files import read_file, sync_folder, write_file
+from .storage.files import read_file, remedy_for, sync_folder, write_file
 
 MANIFEST = "manifest.json"
 
@@ -140,7 +140,7 @@ def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     except OSError as error:
         raise ResourceError(
             f"bundle {str(root)!r} could not be written ({error.strerror}); what was there before is untouched. "
-            "Free some space or give another -o."
+            f"To mend it: {remedy_for(error, 'give another -o')}."
         ) from None
     finally:
         if temporary is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..grid.errors import ResourceError, StaleResultsError, UsageError
-from ..grid.storage.files import read_file, sync_folder, write_file
+from ..grid.storage.files import read_file, remedy_for, sync_folder, write_file
 from ..grid.storage.sealed import seal, unseal
 from ..grid.storage.strict_json import StrictJsonError, loads, parse
 from .closing import Closing
@@ -25,6 +25,7 @@ from .run import Run
 
 _FORMAT, _VERSION = "dynvid.run", (1, 1)
 _STATUSES = ("ok", "numeric_error", "damaged")
+_STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 _LINES_A_SYNC, _SECONDS_A_SYNC = 100, 1.0
 
 
@@ -98,7 +99,7 @@ def open_results(
     """Open a results file, new or to be resumed. An incomplete last line is cut off.
 
     Args:
-        path: the file; ``path``.run.json is written beside it.
+        path: the file, or a link to it; ``path``.run.json is written beside it.
         run: the run that the file must belong to.
         videos: the paths that may have a line in it.
         retry_failed: remove the lines of the videos that failed, so that they are tried again.
@@ -109,6 +110,7 @@ def open_results(
         UsageError: If another process is writing it, or it cannot be written.
         ResourceError: If the disk is full.
     """
+    path = _followed(path)
     descriptor = _locked(path)
     try:
         _belong(path, descriptor, run)
@@ -126,13 +128,21 @@ def open_results(
     return Results(path, descriptor, done, failed)
 
 
+def _followed(path: Path) -> Path:
+    """Return the file that ``path`` names, if it is a link; standard output is refused, since it cannot be resumed."""
+    if str(path) == "-" or os.path.abspath(path).startswith(_STREAMS):
+        raise UsageError(f"-o {str(path)!r} is a stream, which cannot be resumed: leave -o out and add --json")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def _locked(path: Path) -> int:
     """Open the file, creating it if missing, and lock it for this process; return the descriptor."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o644)
     except OSError as error:
-        raise UsageError(f"-o {str(path)!r} cannot be written ({error.strerror}): give another") from None
+        remedy = remedy_for(error, "give another")
+        raise UsageError(f"-o {str(path)!r} cannot be written ({error.strerror}): {remedy}") from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise UsageError(f"-o {str(path)!r} is not a regular file: give another")
@@ -143,7 +153,8 @@ def _locked(path: Path) -> int:
         raise UsageError(f"-o {str(path)!r} is being written by another process: wait for it, or give another")
     except OSError as error:
         os.close(descriptor)
-        raise UsageError(f"-o {str(path)!r} cannot be locked ({error.strerror}): give another") from None
+        remedy = remedy_for(error, "give another")
+        raise UsageError(f"-o {str(path)!r} cannot be locked ({error.strerror}): {remedy}") from None
     except UsageError:
         os.close(descriptor)
         raise
@@ -254,8 +265,9 @@ def _write(descriptor: int, content: bytes) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> ResourceError:
+    remedy = remedy_for(error, "give another")
     return ResourceError(
-        f"-o {str(path)!r} cannot be written ({error.strerror}): free some space, then run the same command to resume"
+        f"-o {str(path)!r} cannot be written ({error.strerror}): {remedy}. The same command resumes it"
     )
 
 

@@ -1,6 +1,7 @@
 """Results that outlive any death: every video exactly one line, and nothing that is not this run's."""
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -335,13 +336,33 @@ def test_two_processes_never_write_one_file(out, monkeypatch):
 
 def test_only_a_regular_file_is_written(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    for name, said in (("pipe", "is not a regular file"), ("link", "cannot be written"), (".", "cannot be written")):
+    for name, said in (("pipe", "is not a regular file"), (".", "cannot be written")):
         with pytest.raises(UsageError, match=f"{said}.*give another"):
             open_results(tmp_path / name, RUN, VIDEOS)
     with pytest.raises(UsageError, match="No such file or directory"):
         open_results(tmp_path / "missing" / "out.jsonl", RUN, VIDEOS)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "pipe"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pipe"]
+    for stream in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        with pytest.raises(UsageError, match="cannot be resumed: leave -o out and add --json"):
+            open_results(Path(stream), RUN, VIDEOS)
+
+
+def test_a_link_is_followed(tmp_path, whole):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert fill(tmp_path / "link") == whole
+    open_results(tmp_path / "link", RUN, VIDEOS, retry_failed=True).close()
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target.run.json").is_file()
+    assert fill(tmp_path / "link") == fill(tmp_path / "target")
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(out, monkeypatch, code):
+    def flock(descriptor, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(UsageError, match="cannot be locked .*: its file system has no locks, .*; give another"):
+        open_results(out, RUN, VIDEOS)
 
 
 # shards
