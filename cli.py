@@ -52,6 +52,9 @@ for command in (
 
 def main() -> None:
     """Run the command line; every expected error becomes one line and its exit code."""
+    if sys.stdout is None:  # a file opened next would take its place
+        click.echo("Error: standard output is closed: send it to a file, or to /dev/null", err=True)
+        sys.exit(2)
     try:
         sys.exit(cli.main(prog_name="dynvid", standalone_mode=False))
     except click.ClickException as error:

@@ -222,6 +222,13 @@ def test_classify_prints_one_object_a_video(tiny_bundle, clip, thresholds):
     assert not records[0]["damaged"]
 
 
+def test_closed_standard_output_is_an_error(tiny_bundle, clip):
+    command = f"exec '{sys.executable}' -m dynvid.cli classify '{tiny_bundle.root}' '{clip}' --json >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "Error: standard output is closed: send it to a file, or to /dev/null\n"
+
+
 def test_classify_without_thresholds_says_so_and_runs_to_the_end(tiny_bundle, clip):
     done = dynvid("classify", tiny_bundle.root, clip, "--json")
     assert "every video runs to the end" in done.stderr
