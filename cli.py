@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import click
@@ -52,6 +53,8 @@ for command in (
 
 def main() -> None:
     """Run the command line; every expected error becomes one line and its exit code."""
+    if logging.lastResort is not None:  # shows warnings where a command shows no steps
+        logging.lastResort.setFormatter(logging.Formatter("Warning: %(message)s"))
     if sys.stdout is None:  # a file opened next would take its place
         click.echo("Error: standard output is closed: send it to a file, or to /dev/null", err=True)
         sys.exit(2)

@@ -222,6 +222,12 @@ def test_classify_prints_one_object_a_video(tiny_bundle, clip, thresholds):
     assert not records[0]["damaged"]
 
 
+def test_a_warning_says_that_it_is_one_without_steps_too(tiny_bundle, clip, tmp_path):
+    (tmp_path / "list.csv").write_text(f"video\n{clip}\n{clip}\n")
+    done = dynvid("classify", tiny_bundle.root, "--data", tmp_path / "list.csv")
+    assert f"\nWarning: list '{tmp_path}/list.csv' names 1 videos again" in "\n" + done.stderr
+
+
 def test_closed_standard_output_is_an_error(tiny_bundle, clip):
     command = f"exec '{sys.executable}' -m dynvid.cli classify '{tiny_bundle.root}' '{clip}' --json >&-"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
