@@ -130,6 +130,9 @@ def export(
         IllConditionedError, ProofError, LintError: If no export can be proved; nothing is written then.
         ResourceError, InputRefusedError: If the bundle cannot be written.
     """
+    from .grid.bundle import require_target
+
+    require_target(Path(bundle))  # before the work of minutes
     with packages("export,cpu"):
         from .exporter.export import export as run_export
         from .exporter.export import read_clips, sha256_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import click
@@ -22,6 +23,7 @@ from .commands.time import time
 from .commands.train import train
 from .commands.verify import verify
 from .grid.errors import DynvidError
+from .grid.storage.files import remedy_for
 
 
 class CommandsInOrder(click.Group):
@@ -51,6 +53,11 @@ for command in (
 
 def main() -> None:
     """Run the command line; every expected error becomes one line and its exit code."""
+    if logging.lastResort is not None:  # shows warnings where a command shows no steps
+        logging.lastResort.setFormatter(logging.Formatter("Warning: %(message)s"))
+    if sys.stdout is None:  # a file opened next would take its place
+        click.echo("Error: standard output is closed: send it to a file, or to /dev/null", err=True)
+        sys.exit(2)
     try:
         sys.exit(cli.main(prog_name="dynvid", standalone_mode=False))
     except click.ClickException as error:
@@ -70,7 +77,7 @@ def main() -> None:
         sys.exit(6)
     except OSError as error:
         where = f" {str(error.filename)!r}" if error.filename else ""
-        click.echo(f"Error: {error.strerror or error}{where}: free some space, or give another place", err=True)
+        click.echo(f"Error: {error.strerror or error}{where}: {remedy_for(error, 'give another place')}", err=True)
         sys.exit(6)
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..grid.errors import ResourceError, StaleScoresError, UsageError
+from ..grid.storage.files import remedy_for
 
 
 class Journal:
@@ -40,9 +41,12 @@ class Journal:
             raise self._unwritable(error) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._file.close()
             raise UsageError(f"{str(path)!r} is being written by another process: wait for it, or stop it") from None
+        except OSError as error:
+            self._file.close()
+            raise self._unwritable(error) from None
         self._file.seek(0)
         content = self._file.read()
         if not content.startswith(header):
@@ -86,7 +90,8 @@ class Journal:
 
     def _unwritable(self, error: OSError) -> ResourceError:
         return ResourceError(
-            f"{str(self.path)!r} cannot be written ({error.strerror}): free some space, or give another {self._option}"
+            f"{str(self.path)!r} cannot be written ({error.strerror}): "
+            f"{remedy_for(error, f'give another {self._option}')}"
         )
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ from .sweep import Costs, Point, outcome, spend
 from .thresholds import ChosenExits, exits
 
 _FEW = 5  # videos that may be lost, below which the loss on other videos was seen to exceed the bound on average
+_FEW_VIDEOS = 10
 
 
 def budget_kept(
@@ -97,6 +98,13 @@ def warnings_of(
             f"the evaluation videos cost more than the budget of {spent['asked']:g} {spent['unit']} by more than "
             f"chance explains (95 % interval {spent['interval'][0]:.4g} to {spent['interval'][1]:.4g}): they differ "
             "from the calibration videos"
+        )
+    if total < _FEW_VIDEOS:
+        warnings.append(f"only {total} videos: thresholds chosen on so few say little about others. Give hundreds")
+    if scores.labels is not None and total > 1 and len(set(scores.labels.tolist())) == 1:
+        warnings.append(
+            f"all {total} videos have class {scores.labels[0]}: thresholds chosen on one class may not fit the others. "
+            "Give videos of every class"
         )
     return warnings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,16 +39,17 @@ def score_videos(session: Session, videos: Sequence[ListedVideo], keep: Path | N
         decoder: of the videos.
 
     Raises:
-        ListError: If a label is not a class, only some rows have one, or two files have the same contents.
+        ListError: If a label is not a class, only some rows have one, or one content has two labels.
         StaleScoresError: If ``keep`` holds the scores of something else.
         ScoresError: If no video gives an answer.
         InputRefusedError, ResourceError, BackendError: If reading, writing or running fails.
     """
     bundle = session.executor.bundle
     manifest = bundle.manifest
-    labels = class_labels(videos, manifest)
-    files = file_hashes(videos)
-    belongs_to = _belongs_to(session, files, labels)
+    labels_of = dict(zip(videos, class_labels(videos, manifest), strict=True))
+    files = by_content(videos)
+    videos, labels = list(files.values()), [labels_of[video] for video in files.values()]
+    belongs_to = _belongs_to(session, list(files), labels)
     keep = keep or scores_file(bundle, belongs_to)
     if keep.exists():
         kept = read_scores(keep)
@@ -63,7 +64,7 @@ def score_videos(session: Session, videos: Sequence[ListedVideo], keep: Path | N
     journal_path = keep.with_name(keep.name + ".journal")
     with Journal(journal_path, belongs_to, digest + body) as journal:
         done = {record[:digest].hex(): record[digest:] for record in journal.records}
-        for index, (video, name) in enumerate(zip(videos, files, strict=True), 1):
+        for index, (name, video) in enumerate(files.items(), 1):
             if name not in done:
                 done[name] = _score(session, video.path, decoder, shape)
                 journal.append(bytes.fromhex(name) + done[name])
@@ -140,24 +141,33 @@ def _belongs_to(session: Session, files: Sequence[str], labels: Sequence[int | N
     }
 
 
-def file_hashes(videos: Sequence[ListedVideo]) -> list[str]:
-    """Return the sha256 of every video's file; duplicates are refused."""
-    files: list[str] = []
+def by_content(videos: Sequence[ListedVideo]) -> dict[str, ListedVideo]:
+    """Return the videos by the sha256 of their files, in order. The same content under two names counts once.
+
+    Raises:
+        ListError: If a file cannot be read, or two files with the same content have different labels.
+    """
+    found: dict[str, ListedVideo] = {}
+    again: list[str] = []
     for index, video in enumerate(videos, 1):
         try:
             with video.path.open("rb") as file:
-                files.append(hashlib.file_digest(file, "sha256").hexdigest())
+                first = found.setdefault(hashlib.file_digest(file, "sha256").hexdigest(), video)
         except OSError as error:
             raise ListError(f"video '{video.path}' cannot be read ({error.strerror}): repair the list") from None
+        if first.label != video.label:
+            raise ListError(
+                f"'{video.path}' is the same file as '{first.path}', but has label {video.label!r}, not "
+                f"{first.label!r}: remove the wrong one from the list"
+            )
+        if first is not video:
+            again.append(f"'{video.path}' is '{first.path}'")
         LOG.debug(f"{index}/{len(videos)} files hashed")
-    twice = [name for name, count in Counter(files).items() if count > 1]
-    if twice:
-        one, other, *_ = [video.path for video, name in zip(videos, files, strict=True) if name == twice[0]]
-        raise ListError(
-            f"{len(twice)} videos occur twice under different names, first '{one}' and '{other}': a duplicate would "
-            "count double and could be on both sides of the split. Keep one of each."
+    if again:
+        LOG.warning(
+            f"{len(again)} files of the list occur again under another name, first {again[0]}: each counts once"
         )
-    return files
+    return found
 
 
 def class_labels(videos: Sequence[ListedVideo], manifest: Manifest) -> list[int | None]:
@@ -178,6 +188,20 @@ def class_labels(videos: Sequence[ListedVideo], manifest: Manifest) -> list[int 
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         raise ListError(
             f"{len(unknown)} labels are not classes of the bundle, first {unknown[0].label!r} of '{unknown[0].path}'; "
-            f"expected one of the {len(names)} classes {shown}"
+            f"expected one of the {len(names)} classes {shown}{_mistaken([str(v.label) for v in videos], manifest)}"
         )
     return [index[str(video.label)] for video in videos]
+
+
+def _mistaken(labels: Sequence[str], manifest: Manifest) -> str:
+    """Return what the labels seem to be, and how to mend them, as the end of a message; empty if that is not known."""
+    if all(re.fullmatch(r"[0-9]+\.0*", label) for label in labels):
+        return ". They are numbers with a fraction: write 3 for 3.0, in pandas with .astype('Int64')"
+    if not all(re.fullmatch(r"[0-9]{1,9}", label) for label in labels):
+        return ""
+    numbers = [int(label) for label in labels]
+    if manifest.labels is not None:
+        return ". They are numbers: write the names of the classes, which this bundle has"
+    if min(numbers) == 1 and max(numbers) == manifest.classes:
+        return f". They run from 1 to {manifest.classes}, but classes are numbered from 0: subtract 1 from each"
+    return ""

@@ -23,12 +23,12 @@ from .output import print_record, steps
 @click.option("-o", "--output", type=PATH, help="JSON Lines file, one line per video; the same command resumes it.")
 @rare("--shard", metavar="I/N", help="Only every N-th video by path, from the I-th; each shard needs its own -o.")
 @rare("--max-failures", type=click.FloatRange(0, 1), default=0.05, show_default=True,
-              help="Stop if a larger share of the videos fails, out of at least 20.")  # fmt: skip
+              help="Stop once more than 20 and a larger share of all videos failed; 1: never.")  # fmt: skip
 @rare("--retry-failed", is_flag=True, help="With -o: retry videos that failed before.")
 @click.option("--thresholds", type=PATH, help="T.json; without it, every video runs to the end.")
 @click.option("--backend", default="auto", show_default=True,
               help="Backend; auto: that of the engines, else onnxruntime or openvino on the cells.")  # fmt: skip
-@rare("--engines", type=PATH, help="Folder of the engines.  [default: BUNDLE.engines]")
+@rare("--engines", help="Folder of the engines, or none: run the cells.  [default: BUNDLE.engines]")
 @click.option(
     "--batch",
     type=click.IntRange(1, 4096),
@@ -64,7 +64,7 @@ from .output import print_record, steps
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per video.")
 def classify(
     bundle: Path, videos: tuple[Path, ...], data: Path | None, output: Path | None, shard: str | None,
-    max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, engines: Path | None,
+    max_failures: float, retry_failed: bool, thresholds: Path | None, backend: str, engines: str | None,
     precision: Precision, batch: int | None, max_in_flight: float | None, decoders: int, streams: int, decode_timeout: float,
     threads: int | None, trace: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -81,7 +81,7 @@ def classify(
     if retry_failed and output is None:
         raise UsageError("--retry-failed needs -o OUT.jsonl, which holds the earlier failures")
     part = (1, 1) if shard is None else parse_shard(shard)
-    listed = list(videos) if data is None else [video.path for video in read_list(data)]
+    listed = list(videos) if data is None else read_list(data)
     if thresholds is None:
         click.echo("no --thresholds: every video runs to the end of its route", err=True)
     header = not as_json
@@ -110,7 +110,7 @@ def classify(
             elif output is None:
                 click.echo(json.dumps(record, allow_nan=False))
 
-        failures, total = model.classify_list(
+        summary = model.classify_list(
             listed,
             output,
             shard=part,
@@ -119,6 +119,8 @@ def classify(
             trace=trace,
             on_record=show,
         )
-    if said := failures.partial(total, output):
+    if summary.videos > 1:
+        click.echo(str(summary), err=True)
+    if said := summary.partial(output):
         click.echo(f"Error: {said}", err=True)
         sys.exit(7)

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from .errors import HashError, InputRefusedError, ManifestError, ResourceError, UsageError
 from .manifest import FILE_NAME, Manifest, Precision, Variant, graphs_of
 from .manifest_reader import read_manifest
-from .storage.files import read_file, sync_folder, write_file
+from .storage.files import read_file, remedy_for, sync_folder, write_file
 
 MANIFEST = "manifest.json"
 
@@ -96,11 +97,25 @@ class Bundle:
 
 
 def require_target(root: Path) -> None:
-    """Check that a bundle may be written to ``root``: it is missing, a bundle, or an empty folder.
+    """Check that a bundle can be written to ``root``: it is missing, a bundle, or an empty folder, and may be replaced.
 
     Raises:
-        InputRefusedError: If something else is there.
+        InputRefusedError: If something else is there, or it is a mount point.
+        ResourceError: If nothing can be written beside it.
     """
+    root = root.resolve()
+    if root.exists() and (os.path.ismount(root) or str(root) in _mount_points()):
+        raise InputRefusedError(
+            f"{str(root)!r} is a mount point, which a bundle cannot replace: give a folder in it, such as "
+            f"{str(root / 'model.bundle')!r}"
+        )
+    beside = next(folder for folder in root.parents if folder.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=f".{root.name}.", dir=beside))
+    except OSError as error:
+        raise ResourceError(
+            f"bundle {str(root)!r} cannot be written ({error.strerror}): {remedy_for(error, 'give another -o')}"
+        ) from None
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return
     try:
@@ -141,12 +156,21 @@ def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     except OSError as error:
         raise ResourceError(
             f"bundle {str(root)!r} could not be written ({error.strerror}); what was there before is untouched. "
-            "Free some space or give another -o."
+            f"To mend it: {remedy_for(error, 'give another -o')}."
         ) from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)  # after an exchange, the old bundle
     return Bundle.open(root)
+
+
+def _mount_points() -> set[str]:
+    """Return the mount points that the system lists; ``os.path.ismount`` misses those of the same file system."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return set()
+    return {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in lines}
 
 
 def _exchange(one: Path, other: Path) -> None:

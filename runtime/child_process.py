@@ -8,6 +8,7 @@ child's stderr and keeps the end of it, which says why the child died.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -20,7 +21,11 @@ import time
 from collections.abc import Iterator
 from typing import IO, cast
 
+from ..grid.errors import EnvironmentFaultError, ResourceError
+from ..grid.storage.files import remedy_for
+
 _LENGTH = struct.Struct("<Q")
+_NOT_A_PROGRAM = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
 _FOR_EVER_S = 1e6  # poll accepts at most 24 days
 _END_S = 5.0  # grace period for a child whose pipes are closed
 _PIPE_BYTES = 1 << 20
@@ -54,18 +59,36 @@ class ChildProcess:
         """Start Python on ``code`` with this process's ``sys.path``.
 
         The child gets its own session, so that Ctrl-C reaches only the parent.
+
+        Raises:
+            EnvironmentFaultError: If Python's own program is unknown or missing.
+            ResourceError: If the system starts no more processes.
         """
+        if not sys.executable:
+            raise EnvironmentFaultError(
+                f"sys.executable is {sys.executable!r}, so no Python process can be started: expected the path of the "
+                "interpreter. Start Python by its path, or set sys.executable to it."
+            )
         paths = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
-        self.process = subprocess.Popen(
-            # -P: do not import a numpy.py from the current folder
-            [sys.executable, "-P", "-c", code, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            # no colours, because error messages quote its last line
-            env=os.environ | {"PYTHONPATH": paths, "PYTHON_COLORS": "0"} | environment,
-        )
+        try:
+            self.process = subprocess.Popen(
+                # -P: do not import a numpy.py from the current folder
+                [sys.executable, "-P", "-c", code, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                # no colours, because error messages quote its last line
+                env=os.environ | {"PYTHONPATH": paths, "PYTHON_COLORS": "0"} | environment,
+            )
+        except OSError as error:
+            if error.errno in _NOT_A_PROGRAM:
+                raise EnvironmentFaultError(
+                    f"{sys.executable!r} (sys.executable) cannot be started ({error.strerror}): expected the path of "
+                    "the interpreter. Start Python by its path, or set sys.executable to it."
+                ) from None
+            remedy = remedy_for(error, "close other programs")
+            raise ResourceError(f"a process cannot be started ({error.strerror}): {remedy}") from None
         pipes = [self.process.stdin, self.process.stdout, self.process.stderr]
         self._requests, self._replies, self._errors = cast("list[IO[bytes]]", pipes)
         self.heard = b""

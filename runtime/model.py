@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,14 +20,14 @@ from ..grid.bundle import Bundle
 from ..grid.errors import DynvidError, InputRefusedError, QueueFullError, UsageError
 from ..grid.manifest import Precision
 from ..grid.thresholds import Thresholds
+from .list_run import run_list
 from .prediction import Answer
-from .records import Failures, classify_rest, each_once, record, shard_of, unanswered
-from .results_file import Run, open_results, sha256_of_videos
+from .records import file_of, record, unanswered
+from .run import Run
 from .stream.pool import StreamPool
+from .summary import Summary
 from .video.frames import FrameArray, FrameSource
-from .video.listing import read_list
-
-LOG = logging.getLogger("dynvid")
+from .video.listing import ListedVideo
 
 Video = str | os.PathLike[str] | NDArray[Any]
 Item = TypeVar("Item", bound=Video)
@@ -154,7 +153,7 @@ class Model:
 
     def classify_list(
         self,
-        videos: str | os.PathLike[str] | Sequence[Path],
+        videos: str | os.PathLike[str] | Sequence[Path | ListedVideo],
         output: str | os.PathLike[str] | None = None,
         *,
         shard: tuple[int, int] = (1, 1),
@@ -162,23 +161,24 @@ class Model:
         retry_failed: bool = False,
         trace: bool = False,
         on_record: Callable[[dict[str, Any]], None] = lambda _: None,
-    ) -> tuple[Failures, int]:
+    ) -> Summary:
         """Classify the videos of a LIST and write one JSON line per video, as ``dynvid classify`` does.
 
         After an interruption, the same call resumes where the last one stopped, and warns so in the log ``dynvid``, which
         also counts the videos (DEBUG). Lines are written as videos finish.
 
         Args:
-            videos: a LIST (a CSV file with a column ``video`` of paths relative to it), or paths.
+            videos: a LIST (a CSV file with a column ``video`` of paths relative to it), its rows, or paths.
             output: the JSON Lines file; None: nothing is written.
             shard: (i, n): the i-th of n shards, 1-based, of the videos sorted by path.
-            max_failures: the share of videos that may fail. The run stops if more fail, once 20 videos have been tried.
+            max_failures: the share of all videos that may fail; 20 always may. The run stops if more fail; 1: never.
             retry_failed: try videos again that failed in an earlier run.
             trace: as for ``classify``; lines then have ``logits``.
             on_record: called with each record as it arrives.
 
         Returns:
-            How many videos were tried and failed (``Failures.partial`` puts it in words), and how many there are.
+            How many videos there are, were tried and failed, the accuracy where the list has labels, and the exits; as a
+            string one line. ``partial`` tells of the videos without an answer.
 
         Raises:
             ListError: If the list cannot be used.
@@ -186,20 +186,7 @@ class Model:
             UsageError, BackendError, ResourceError: As ``classify``, and if the disk is full.
         """
         self._open()
-        if isinstance(videos, str | os.PathLike):
-            listed = [video.path for video in read_list(Path(videos))]
-        else:
-            listed = list(videos)
-        if output is None:
-            paths, failures = shard_of(listed, *shard), Failures.of(None, max_failures)
-            with closing(classify_rest(lambda left: self._records(left, trace), paths, failures)) as records:
-                for one in records:
-                    on_record(one)
-                    LOG.debug(f"{failures.tried}/{len(paths)} videos")
-            return failures, len(paths)
-        listed = each_once(listed)
-        paths = shard_of(listed, *shard)
-        chosen = self.thresholds
+        manifest, chosen = self.bundle.manifest, self.thresholds
         run = Run(
             self.bundle.sha256,
             chosen.thresholds if chosen else None,
@@ -207,20 +194,21 @@ class Model:
             self.precision,
             self.backend,
             trace,
-            len(listed),
-            sha256_of_videos(map(str, listed)),
+            0,
+            "",
             shard,
             self.is_fused,
         )
-        with open_results(Path(output), run, map(str, paths), retry_failed=retry_failed) as results:
-            if results.done:
-                LOG.warning(f"{output}: {len(results.done)} of {len(paths)} videos are done already")
-            failures = Failures.of(results, max_failures)
-            with closing(classify_rest(lambda left: self._records(left, trace), paths, failures, results)) as records:
-                for one in records:
-                    on_record(one)
-                    LOG.debug(f"{results.on_disk}/{len(paths)} videos")
-        return failures, len(paths)
+        return run_list(
+            lambda paths, labels: self._records(paths, trace, labels),
+            videos,
+            manifest.labels or tuple(map(str, range(manifest.classes))),
+            None if output is None else Path(output),
+            run,
+            max_failures,
+            retry_failed,
+            on_record,
+        )
 
     def close(self) -> None:
         """Release everything, including threads and child processes; videos without an answer are cancelled."""
@@ -254,15 +242,25 @@ class Model:
             return FrameArray(video, manifest.preprocessing, manifest.grid.num_frames)
         return Path(video)
 
-    def _records(self, paths: Iterable[Path], trace: bool) -> Generator[dict[str, Any], None, None]:
-        with closing(self._open().classify(paths, None, trace)) as answers:
+    def _records(
+        self, paths: Iterable[Path], trace: bool, labels: Mapping[Path, str | None]
+    ) -> Generator[dict[str, Any], None, None]:
+        files: dict[Path, dict[str, int] | None] = {}  # as they are before they are read
+
+        def taken() -> Generator[Path]:
+            for path in paths:
+                files[path] = file_of(path)
+                yield path
+
+        with closing(self._open().classify(taken(), None, trace)) as answers:
             for path, answer in answers:
+                label, file = labels.get(path), files.pop(path, None) or file_of(path)  # popped: it is given twice
                 if isinstance(answer, InputRefusedError):
-                    yield unanswered(path, str(answer))
+                    yield unanswered(path, str(answer), label, file)
                 elif isinstance(answer, DynvidError):
                     raise answer
                 else:
-                    yield record(path, answer, trace)
+                    yield record(path, answer, trace, label, file)
 
     def _as_they_finish(self, videos: Iterable[Item], trace: bool) -> Generator[tuple[Item, Answer | Unanswered]]:
         given: dict[int, Item] = {}  # by the id of its source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from ..grid.bundle import Bundle
 from ..grid.engines.request import build_command, engines_folder
@@ -50,7 +51,7 @@ def open_model(
             engines, onnxruntime, or OpenVINO if only that is installed. In bf16, OpenVINO.
         precision: precision to compute in: fp32, fp16 or int8; on OpenVINO also bf16, and int8-bf16, which computes
             in bf16 what INT8 leaves out.
-        engines: the folder of the engines; None: ``BUNDLE.engines``.
+        engines: the folder of the engines; None: ``BUNDLE.engines``; ``"none"``: the cells, whatever was built.
         threads: CPU threads to compute with; None: one per core.
         gpu: index of the GPU, if the backend uses one.
         mode: mode of the scheduler: throughput, latency or deadline.
@@ -78,7 +79,9 @@ def open_model(
             f"batch {batch}, {streams} streams, {decoders} decoders, max_pending {max_pending}: "
             "expected at least 1 of each"
         )
-    folder = None if engines is None else Path(engines)
+    folder: Path | Literal["none"] | None = None
+    if engines is not None:
+        folder = "none" if engines == "none" else Path(engines)
     name = fitting_backend(opened, precision, folder) if backend == "auto" else backend
     if name == "null":
         raise UsageError("backend 'null' computes nothing, so it cannot classify: expected onnxruntime")
@@ -97,14 +100,14 @@ def open_model(
     return Model(opened, name, precision, thresholds, replicas, _runs(opened, replicas, precision, folder), max_pending)
 
 
-def _runs(bundle: Bundle, streams: StreamPool, precision: Precision, engines: Path | None) -> str:
+def _runs(bundle: Bundle, streams: StreamPool, precision: Precision, engines: Path | Literal["none"] | None) -> str:
     executor = streams.streams[0].executor
     name, folder = executor.backend.name, engines_folder(bundle.root) if engines is None else engines
     most = f"up to {executor.buckets[0][-1]} a call, {len(streams.streams) * executor.store.slots.count} in flight"
     if executor.is_fused:
         return f"fused segments of {str(folder)!r} on {name}, {precision}, {most}"
     said = f"the cells of {str(bundle.root)!r} on {name}, {precision}, {most}"
-    if executor.backend.engine_host is None:
+    if executor.backend.engine_host is None or engines == "none":
         return said
-    command = build_command(bundle.root, folder, executor.backend.engine_host.flavour, precision)
+    command = build_command(bundle.root, Path(folder), executor.backend.engine_host.flavour, precision)
     return f"{said}; '{command}' makes it faster"

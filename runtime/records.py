@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..grid.errors import InputRefusedError, UsageError
-from .results_file import Results
+from ..grid.errors import UsageError
 from .session import Prediction
 
-_LEAST_TRIED = 20
 
+def record(
+    path: Path, prediction: Prediction, trace: bool, listed_label: str | None, file: dict[str, int] | None
+) -> dict[str, Any]:
+    """Return a prediction as JSON types, with the video's name and labels. Logits that are not finite become None.
 
-def record(path: Path, prediction: Prediction, trace: bool) -> dict[str, Any]:
-    """Return a prediction as JSON types, with the video's name and label. Logits that are not finite become None.
+    ``label`` is the answer, ``listed_label`` that of the list, and ``file`` is as ``file_of`` returns it.
 
     ``status`` is ``ok``, ``numeric_error``, or ``damaged`` if no frames could be read (``unanswered``). For a damaged
     video ``error`` says why and all fields of the answer are None. ``logits`` is included only with ``trace``.
@@ -29,7 +29,9 @@ def record(path: Path, prediction: Prediction, trace: bool) -> dict[str, Any]:
     logits = [[v if math.isfinite(v) else None for v in z.tolist()] for z in fields.pop("logits")]
     return {
         "video": str(path),
+        "file": file,
         "label": fields.pop("label"),
+        "listed_label": listed_label,
         "error": None,
         **fields,
         "warnings": list(prediction.warnings),
@@ -37,11 +39,13 @@ def record(path: Path, prediction: Prediction, trace: bool) -> dict[str, Any]:
     }
 
 
-def unanswered(path: Path, error: str) -> dict[str, Any]:
+def unanswered(path: Path, error: str, listed_label: str | None, file: dict[str, int] | None) -> dict[str, Any]:
     """Return the record of a video that has no answer."""
     nothing = ("label", "class_index", "confidence", "checkpoint", "gmacs", "fraction", "latency_ms", "decode_ms")
     return {
         "video": str(path),
+        "file": file,
+        "listed_label": listed_label,
         "status": "damaged",
         "error": error,
         **dict.fromkeys(nothing),
@@ -52,79 +56,20 @@ def unanswered(path: Path, error: str) -> dict[str, Any]:
     }
 
 
-@dataclass
-class Failures:
-    """How many videos were tried and failed so far, and the share that may fail. It stops a run that cannot succeed.
-
-    Attributes:
-        most: share of the videos tried that may fail.
-        tried: videos that have a record; ``failed``: those whose status is not ``ok``.
-    """
-
-    most: float
-    tried: int = 0
-    failed: int = 0
-
-    @classmethod
-    def of(cls, results: Results | None, most: float) -> Failures:
-        """Return the count to resume with: that of the results so far."""
-        return cls(most) if results is None else cls(most, len(results.done), len(results.failed))
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Count a record."""
-        self.tried += 1
-        self.failed += record["status"] != "ok"
-
-    @property
-    def too_many(self) -> bool:
-        """Whether more than the allowed share failed, out of at least 20 videos."""
-        return self.tried >= _LEAST_TRIED and self.failed / self.tried > self.most
-
-    def partial(self, videos: int, output: Path | None) -> str | None:
-        """Return a message about the unanswered videos in a run over ``videos`` videos; None if all were answered.
-
-        Raises:
-            InputRefusedError: If no video has an answer.
-        """
-        where = "above" if output is None else str(output)
-        if self.failed and self.failed == self.tried:
-            raise InputRefusedError(f"no video could be classified ({self.failed} of {self.tried} failed, see {where})")
-        if self.tried < videos:
-            remedy = "leave them out" if output is None else "repair them and add --retry-failed"
-            return (
-                f"stopped after {self.tried} of {videos} videos: {self.failed} could not be classified, more than "
-                f"--max-failures {self.most:g} allows. See {where}; {remedy}, or allow more"
-            )
-        return f"{self.failed} of {self.tried} videos could not be classified, see {where}" if self.failed else None
-
-
-def classify_rest(
-    classify: Callable[[Iterable[Path]], Generator[dict[str, Any], None, None]],
-    videos: Sequence[Path],
-    failures: Failures,
-    results: Results | None = None,
-) -> Generator[dict[str, Any], None, None]:
-    """Classify the videos that have no line in ``results``; yield each record after writing its line.
-
-    Ends early if too many fail; ``failures`` keeps the count.
-
-    Raises:
-        ResourceError: If the disk is full.
-    """
-    left = videos if results is None else [video for video in videos if str(video) not in results.done]
-    with closing(classify(left)) as records:
-        while not failures.too_many and (record := next(records, None)) is not None:
-            failures.add(record)
-            if results is not None:
-                results.append(record)
-            yield record
+def file_of(path: Path) -> dict[str, int] | None:
+    """Return size and time of change (ns) of a file, by which it is known again; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return {"bytes": found.st_size, "modified": found.st_mtime_ns}
 
 
 def each_once(videos: Iterable[Path]) -> list[Path]:
     """Return the videos in order, without those whose path occurred before."""
     first: dict[str, Path] = {}
     for video in videos:
-        first.setdefault(os.path.normpath(video), video)
+        first.setdefault(os.path.abspath(video), video)
     return list(first.values())
 
 

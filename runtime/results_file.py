@@ -6,62 +6,27 @@ A sealed ``OUT.run.json`` is written beside ``OUT`` before the first line. It sa
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..grid.errors import ResourceError, StaleResultsError, UsageError
-from ..grid.manifest import Precision
-from ..grid.storage.files import read_file, sync_folder, write_file
+from ..grid.storage.files import read_file, remedy_for, sync_folder, write_file
 from ..grid.storage.sealed import seal, unseal
 from ..grid.storage.strict_json import StrictJsonError, loads, parse
 from .closing import Closing
+from .run import Run
 
 _FORMAT, _VERSION = "dynvid.run", (1, 1)
 _STATUSES = ("ok", "numeric_error", "damaged")
+_STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 _LINES_A_SYNC, _SECONDS_A_SYNC = 100, 1.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """The run that a results file belongs to: everything that decides which videos have a line and what it says.
-
-    Attributes:
-        bundle_sha256: of the bundle's manifest.
-        thresholds, temperatures: those of the session.
-        precision, backend, trace: as given.
-        videos: number of videos before sharding; ``videos_sha256``: hash of their paths, in any order.
-        shard: (i, n), 1-based.
-        fused: whether fused segments answered; the cells' answers differ in the last bits.
-    """
-
-    bundle_sha256: str
-    thresholds: tuple[float | None, ...] | None
-    temperatures: tuple[float, ...] | None
-    precision: Precision
-    backend: str
-    trace: bool
-    videos: int
-    videos_sha256: str
-    shard: tuple[int, int] = (1, 1)
-    fused: bool = False
-
-    def differences(self, other: Run) -> list[str]:
-        """Return the fields in which ``other`` differs, each as 'field its value, here own value'."""
-        own, others = asdict(self), asdict(other)
-        return [f"{k} {_shown(others[k])}, here {_shown(own[k])}" for k in own if own[k] != others[k]]
-
-
-def sha256_of_videos(videos: Iterable[str]) -> str:
-    """Return the sha256 of a set of paths."""
-    return hashlib.sha256(json.dumps(sorted(videos)).encode()).hexdigest()
 
 
 class Results(Closing):
@@ -123,24 +88,33 @@ class Results(Closing):
         self._unsynced, self._synced_s = 0, time.monotonic()
 
 
-def open_results(path: Path, run: Run, videos: Iterable[str], *, retry_failed: bool = False) -> Results:
+def open_results(
+    path: Path,
+    run: Run,
+    videos: Iterable[str],
+    *,
+    retry_failed: bool = False,
+    on_line: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> Results:
     """Open a results file, new or to be resumed. An incomplete last line is cut off.
 
     Args:
-        path: the file; ``path``.run.json is written beside it.
+        path: the file, or a link to it; ``path``.run.json is written beside it.
         run: the run that the file must belong to.
         videos: the paths that may have a line in it.
         retry_failed: remove the lines of the videos that failed, so that they are tried again.
+        on_line: called with the record of each line that stays.
 
     Raises:
         StaleResultsError: If the file holds no results, belongs to another run, or was changed.
         UsageError: If another process is writing it, or it cannot be written.
         ResourceError: If the disk is full.
     """
+    path = _followed(path)
     descriptor = _locked(path)
     try:
         _belong(path, descriptor, run)
-        done, failed, end = _read(path, descriptor, frozenset(videos))
+        done, failed, end = _read(path, descriptor, frozenset(videos), retry_failed, on_line)
         try:
             os.ftruncate(descriptor, end)
             if retry_failed and failed:
@@ -154,13 +128,21 @@ def open_results(path: Path, run: Run, videos: Iterable[str], *, retry_failed: b
     return Results(path, descriptor, done, failed)
 
 
+def _followed(path: Path) -> Path:
+    """Return the file that ``path`` names, if it is a link; standard output is refused, since it cannot be resumed."""
+    if str(path) == "-" or os.path.abspath(path).startswith(_STREAMS):
+        raise UsageError(f"-o {str(path)!r} is a stream, which cannot be resumed: leave -o out and add --json")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def _locked(path: Path) -> int:
     """Open the file, creating it if missing, and lock it for this process; return the descriptor."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o644)
     except OSError as error:
-        raise UsageError(f"-o {str(path)!r} cannot be written ({error.strerror}): give another") from None
+        remedy = remedy_for(error, "give another")
+        raise UsageError(f"-o {str(path)!r} cannot be written ({error.strerror}): {remedy}") from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise UsageError(f"-o {str(path)!r} is not a regular file: give another")
@@ -171,7 +153,8 @@ def _locked(path: Path) -> int:
         raise UsageError(f"-o {str(path)!r} is being written by another process: wait for it, or give another")
     except OSError as error:
         os.close(descriptor)
-        raise UsageError(f"-o {str(path)!r} cannot be locked ({error.strerror}): give another") from None
+        remedy = remedy_for(error, "give another")
+        raise UsageError(f"-o {str(path)!r} cannot be locked ({error.strerror}): {remedy}") from None
     except UsageError:
         os.close(descriptor)
         raise
@@ -201,9 +184,10 @@ def _belong(path: Path, descriptor: int, run: Run) -> None:
         except StrictJsonError as error:
             raise StaleResultsError(f"{str(sidecar)!r}: {error}. Give another -o, or remove both files.") from None
     if found not in (None, run) and not empty:
+        assert found is not None
         raise StaleResultsError(
             f"-o {str(path)!r} holds results of another run: {'; '.join(run.differences(found))}. "
-            f"Give another, or remove it and {sidecar.name}."
+            f"{run.remedy(found)} another, or remove it and {sidecar.name}."
         )
     temporary = path.with_name(f".{sidecar.name}.new")
     try:
@@ -217,7 +201,13 @@ def _belong(path: Path, descriptor: int, run: Run) -> None:
         raise _unwritable(path, error) from None
 
 
-def _read(path: Path, descriptor: int, videos: frozenset[str]) -> tuple[set[str], set[str], int]:
+def _read(
+    path: Path,
+    descriptor: int,
+    videos: frozenset[str],
+    retry_failed: bool,
+    on_line: Callable[[dict[str, Any]], None],
+) -> tuple[set[str], set[str], int]:
     """Return the videos that have a line, those that failed, and where the last complete line ends."""
     done: set[str] = set()
     failed: set[str] = set()
@@ -238,6 +228,8 @@ def _read(path: Path, descriptor: int, videos: frozenset[str]) -> tuple[set[str]
             done.add(video)
             if status != "ok":
                 failed.add(video)
+            if status == "ok" or not retry_failed:
+                on_line(record)
             end += len(line)
     return done, failed, end
 
@@ -273,8 +265,9 @@ def _write(descriptor: int, content: bytes) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> ResourceError:
+    remedy = remedy_for(error, "give another")
     return ResourceError(
-        f"-o {str(path)!r} cannot be written ({error.strerror}): free some space, then run the same command to resume"
+        f"-o {str(path)!r} cannot be written ({error.strerror}): {remedy}. The same command resumes it"
     )
 
 
@@ -282,7 +275,3 @@ def _changed(path: Path, number: int, fault: str) -> StaleResultsError:
     return StaleResultsError(
         f"-o {str(path)!r}, line {number}: {fault}. Something else changed the file: remove that line, or give another."
     )
-
-
-def _shown(value: Any) -> str:
-    return f"{value[:8]}…" if isinstance(value, str) and len(value) == 64 else str(value)

@@ -191,7 +191,7 @@ def test_export_refuses_to_replace_what_is_no_bundle(checkpoint, tmp_path):
 # classify
 
 FIELDS = {
-    "video", "status", "label", "class_index", "confidence", "checkpoint", "gmacs", "fraction", "latency_ms",
+    "video", "file", "status", "label", "listed_label", "class_index", "confidence", "checkpoint", "gmacs", "fraction", "latency_ms",
     "decode_ms", "frames_decoded", "frames_total", "damaged", "warnings", "error", "cut", "waited_ms", "elapsed_ms",
 }  # fmt: skip
 
@@ -202,6 +202,19 @@ def test_classify_prints_one_object_a_video(tiny_bundle, clip, thresholds):
     assert [set(r) for r in records] == [FIELDS, FIELDS]
     assert records[0]["checkpoint"] == 1 and records[0]["label"] in "abcde" and records[0]["frames_total"] == 24
     assert not records[0]["damaged"]
+
+
+def test_a_warning_says_that_it_is_one_without_steps_too(tiny_bundle, clip, tmp_path):
+    (tmp_path / "list.csv").write_text(f"video\n{clip}\n{clip}\n")
+    done = dynvid("classify", tiny_bundle.root, "--data", tmp_path / "list.csv")
+    assert f"\nWarning: list '{tmp_path}/list.csv' names 1 videos again" in "\n" + done.stderr
+
+
+def test_closed_standard_output_is_an_error(tiny_bundle, clip):
+    command = f"exec '{sys.executable}' -m dynvid.cli classify '{tiny_bundle.root}' '{clip}' --json >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "Error: standard output is closed: send it to a file, or to /dev/null\n"
 
 
 def test_classify_without_thresholds_says_so_and_runs_to_the_end(tiny_bundle, clip):

@@ -155,8 +155,8 @@ def test_more_pending_than_allowed_is_refused(tiny_bundle, videos):
 
 def test_a_list_goes_on_where_it_was_and_says_so(model, listed, tmp_path, caplog):
     output, records = tmp_path / "out.jsonl", []
-    failures, total = model.classify_list(listed, output, on_record=records.append)
-    assert (failures.tried, failures.failed, total, len(records)) == (COUNT, 0, COUNT, COUNT)
+    summary = model.classify_list(listed, output, on_record=records.append)
+    assert (summary.tried, summary.failed, summary.videos, len(records)) == (COUNT, 0, COUNT, COUNT)
     model.classify_list(listed, output, on_record=records.append)
     assert len(records) == COUNT and caplog.messages == [f"{output}: {COUNT} of {COUNT} videos are done already"]
     assert len(output.read_text().splitlines()) == COUNT

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...calibration.scores import Scores
-from ...calibration.scoring import file_hashes, score_videos
+from ...calibration.scoring import by_content, score_videos
 from ...grid.bundle import Bundle, require_target, write_bundle
 from ...grid.errors import FramesError, UsageError, VideoError
 from ...grid.manifest import Manifest
@@ -98,8 +98,7 @@ def calibrate_int8(
         plain = score_videos(Session.open(bundle, backend), videos, keep_scores, decoder)
         executor = Executor(watched.bundle, backend)
         ranges = find_ranges(executor, watched.tensors, videos, keep, decoder, chosen)
-        files = file_hashes(videos)
-        clips = _clips(decoder, sorted(videos, key=dict(zip(videos, files, strict=True)).__getitem__), manifest)
+        clips = _clips(decoder, [video for _, video in sorted(by_content(videos).items())], manifest)
 
         def score(made: Bundle) -> Scores:
             return score_videos(Session.open(made, backend, precision="int8"), videos, None, decoder)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...calibration.journal import Journal
-from ...calibration.scoring import file_hashes
+from ...calibration.scoring import by_content
 from ...grid.errors import FramesError, RangesError, TooFewVideosError, VideoError
 from ...runtime.execution.executor import Executor
 from ...runtime.exits import ExitRule
@@ -91,7 +91,7 @@ def find_ranges(
     """
     require_videos(len(videos))
     bundle, route = executor.bundle, executor.route
-    files = file_hashes(videos)
+    files = by_content(videos)
     data = hashlib.sha256("".join(f"{name}\n" for name in sorted(files)).encode()).hexdigest()
     if keep.exists():
         return read_ranges(keep, bundle.sha256, data, thresholds)
@@ -122,7 +122,7 @@ def find_ranges(
         for record in journal.records:
             take(record)
         journal.records.clear()
-        for number, (video, name) in enumerate(zip(videos, files, strict=True), 1):
+        for number, (name, video) in enumerate(files.items(), 1):
             if name not in done:
                 try:
                     with decoder.open(
@@ -136,8 +136,8 @@ def find_ranges(
                 record = bytes.fromhex(name) + row.tobytes()
                 journal.append(record)
                 take(record)
-            LOG.debug(f"{number}/{len(videos)} videos observed")
-        require_videos(int(reached[0]), len(videos))
+            LOG.debug(f"{number}/{len(files)} videos observed")
+        require_videos(int(reached[0]), len(files))
         _require_variety(plain, int(reached[0]))
         found: dict[str, dict[str, float]] = {name: {} for name in sorted(tensors)}
         for (subgraph, tensor), counts in zip(places, met, strict=True):

@@ -76,11 +76,34 @@ def whole_file(path: Path, what: str, remedy: str) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     except OSError as error:
         raise ResourceError(
-            f"{what} {str(path)!r} cannot be written ({error.strerror or error}): free some space, or {remedy}"
+            f"{what} {str(path)!r} cannot be written ({error.strerror or error}): {remedy_for(error, remedy)}"
         ) from None
     finally:
         with suppress(OSError):  # the failure is already being reported
             temporary.unlink(missing_ok=True)
+
+
+def remedy_for(error: OSError, otherwise: str) -> str:
+    """Return what to do about a file that cannot be written, or a process that cannot start, by the cause.
+
+    ``otherwise`` says what to do where the cause cannot be mended, such as ``give another -o``.
+    """
+    code = error.errno
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return f"free some space, or {otherwise}"
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"allow this user to write there, or {otherwise}"
+    if code in (errno.EMFILE, errno.ENFILE):
+        return "allow more open files (ulimit -n), or use fewer streams and decoders"
+    if code == errno.EAGAIN:
+        return "allow more processes (ulimit -u), or use fewer streams, decoders and threads"
+    if code == errno.ENOMEM:
+        return "close other programs, or use a machine with more memory"
+    if code == errno.ENAMETOOLONG:
+        return "give a shorter name"
+    if code in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+        return f"its file system has no locks, which keep two processes from writing one file; {otherwise}"
+    return otherwise
 
 
 def sync_folder(folder: Path) -> None:

@@ -36,6 +36,13 @@ class OpenVinoBackend(HostArrays):
             raise MissingPackageError(
                 f"backend 'openvino' cannot run: {error}. Install it: pip install 'dynvid[openvino]'"
             ) from None
+        except RuntimeError as error:
+            if os.path.expanduser("~") != "~":
+                raise
+            raise BackendError(
+                f"backend 'openvino' cannot run: {error} User {os.getuid()} has no home folder, which the telemetry of "
+                "OpenVINO looks for. Set HOME to a folder, such as HOME=/tmp."
+            ) from None
         self.openvino, self.core = openvino, openvino.Core()
         self.version: str = openvino.get_version().split("-")[0]
         self.in_bf16 = precision in IN_BF16

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 from ...grid.bundle import Bundle
 from ...grid.errors import UsageError
@@ -46,7 +47,7 @@ def open_executor(
     bundle: Bundle,
     backend: str | Backend = "auto",
     precision: Precision = "fp32",
-    engines: Path | None = None,
+    engines: Path | Literal["none"] | None = None,
     limits: Limits = Limits(),
     full: bool = False,
     threads: int | None = None,
@@ -62,7 +63,7 @@ def open_executor(
         bundle: the bundle.
         backend: an open backend, a name, or ``auto`` for the result of ``fitting_backend``.
         precision: precision to compute in.
-        engines: the folder of the engines; None: ``BUNDLE.engines``.
+        engines: the folder of the engines; None: ``BUNDLE.engines``; ``none``: cells, whatever was built.
         limits: the limits; the executor is for one of ``limits.streams``.
         full: run the static network instead of the bundle's route.
         threads: threads of a backend that is opened here; None: one per core.
@@ -81,7 +82,10 @@ def open_executor(
         name = fitting_backend(bundle, precision, engines) if backend == "auto" else backend
         backend = open_backend(name, threads, gpu, precision=precision)
     segments, found = fused_segments(bundle.manifest, precision), None
-    if backend.engine_host is not None or engines is not None:
+    if engines == "none":
+        if backend.name in ENGINES_ONLY:
+            raise UsageError(f"--engines none: backend {backend.name!r} runs engines only, leave it out")
+    elif backend.engine_host is not None or engines is not None:
         found = open_engines(bundle, backend, engines, precision)
         if backend.name not in ENGINES_ONLY and engines is None and not found.begun(segments):
             found = None

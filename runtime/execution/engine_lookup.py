@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ...grid.bundle import Bundle
 from ...grid.engines.cache import Engine, EngineCache, EngineRequest, engines_folder, this_platform
@@ -106,7 +107,7 @@ class Engines:
         return tuple(sorted(counts))
 
 
-def fitting_backend(bundle: Bundle, precision: Precision, folder: Path | None = None) -> str:
+def fitting_backend(bundle: Bundle, precision: Precision, folder: Path | Literal["none"] | None = None) -> str:
     """Return the name of the backend that this bundle's engines were built for, or that can run its cells.
 
     In bf16: OpenVINO. Otherwise the first with engines: TensorRT, if there is a GPU; then OpenVINO in INT8, or
@@ -116,7 +117,7 @@ def fitting_backend(bundle: Bundle, precision: Precision, folder: Path | None = 
     Args:
         bundle: the bundle.
         precision: precision to compute in.
-        folder: of the engines; None: ``BUNDLE.engines``.
+        folder: of the engines; None: ``BUNDLE.engines``; ``none``: engines do not count.
 
     Raises:
         UsageError: If the bundle has no graphs of ``precision``.
@@ -126,8 +127,10 @@ def fitting_backend(bundle: Bundle, precision: Precision, folder: Path | None = 
     bundle.require(precision)
     if precision in IN_BF16:
         return "openvino"
-    ledger = EngineCache(engines_folder(bundle.root) if folder is None else folder, bundle.root).engines()
-    names = (*(engine.key.name for engine in ledger.engines), *ledger.damaged)
+    names: tuple[str, ...] = ()
+    if folder != "none":
+        ledger = EngineCache(engines_folder(bundle.root) if folder is None else folder, bundle.root).engines()
+        names = (*(engine.key.name for engine in ledger.engines), *ledger.damaged)
     parts = fused_segments(bundle.manifest, precision)
     on_gpu = ["tensorrt", "tensorrt-rtx"] if any(Path(device).exists() for device in _GPUS) else []
     for flavour in [*on_gpu, *(_ON_CPU[::-1] if precision == "int8" else _ON_CPU)]:

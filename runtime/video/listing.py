@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...grid.errors import ListError
+from .foreign_list import advice
+
+LOG = logging.getLogger("dynvid")
 
 _EXPECTED = "Expected a CSV in UTF-8 with a header 'video' or 'video,label', then one row per video."
 
@@ -23,11 +27,12 @@ class ListedVideo:
 def read_list(path: str | os.PathLike[str]) -> list[ListedVideo]:
     """Return the videos of a LIST in order, with paths relative to the list's folder.
 
-    The video files are not opened. Columns other than ``video`` and ``label`` are ignored.
+    The video files are not opened. Columns other than ``video`` and ``label`` are ignored. A path that is named again
+    with the same label is left out, with a warning.
 
     Raises:
         ListError: If the list cannot be read, has no header, no column ``video``, no rows or a malformed row, or
-            names a video twice.
+            gives a path two labels.
     """
     path = Path(path)
     try:
@@ -37,7 +42,7 @@ def read_list(path: str | os.PathLike[str]) -> list[ListedVideo]:
     except OSError as fault:
         raise ListError(f"list '{path}': {fault.strerror}. {_EXPECTED}") from None
     except (UnicodeDecodeError, csv.Error) as fault:
-        raise ListError(f"list '{path}' is not a CSV file ({fault}). {_EXPECTED}") from None
+        raise ListError(f"list '{path}' is not a CSV file ({fault}). {advice(path) or _EXPECTED}") from None
     if not rows:
         raise ListError(f"list '{path}' is empty. {_EXPECTED}")
     (header_line, header), *entries = rows
@@ -45,14 +50,15 @@ def read_list(path: str | os.PathLike[str]) -> list[ListedVideo]:
     if columns.count("video") != 1 or columns.count("label") > 1:
         raise ListError(
             f"list '{path}', line {header_line}: columns {', '.join(columns)}; exactly one must be 'video' "
-            f"and at most one 'label'. {_EXPECTED}"
+            f"and at most one 'label'. {advice(path) or _EXPECTED}"
         )
     if not entries:
         raise ListError(f"list '{path}' has a header but no rows. {_EXPECTED}")
     video_column = columns.index("video")
     label_column = columns.index("label") if "label" in columns else None
     videos: list[ListedVideo] = []
-    seen: dict[str, int] = {}  # line number of every video, by path
+    seen: dict[str, tuple[int, str | None]] = {}  # line and label of every video, by path
+    again: list[str] = []
     for line, row in entries:
         if len(row) != len(columns):
             raise ListError(
@@ -63,10 +69,17 @@ def read_list(path: str | os.PathLike[str]) -> list[ListedVideo]:
         if not name:
             raise ListError(f"list '{path}', line {line}: no video. Name one, or remove the row.")
         video = path.parent / name
-        key = os.path.normpath(video)
-        if key in seen:
-            raise ListError(f"list '{path}', line {line}: '{name}' is already on line {seen[key]}. Remove one row.")
-        seen[key] = line
-        label = None if label_column is None else row[label_column].strip()
-        videos.append(ListedVideo(video, label or None))
+        label = (None if label_column is None else row[label_column].strip()) or None
+        key = os.path.abspath(video)
+        first, known = seen.setdefault(key, (line, label))
+        if known != label:
+            raise ListError(
+                f"list '{path}', line {line}: '{name}' has label {label!r}, but {known!r} on line {first}. Remove one."
+            )
+        if first != line:
+            again.append(f"'{name}' on lines {first} and {line}")
+            continue
+        videos.append(ListedVideo(video, label))
+    if again:
+        LOG.warning(f"list '{path}' names {len(again)} videos again, first {again[0]}: each counts once")
     return videos

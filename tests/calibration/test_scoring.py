@@ -1,5 +1,6 @@
 """Scores of real runs: the same bits whatever the order and wherever it was killed; other inputs refused."""
 
+import dataclasses
 import hashlib
 import random
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from dynvid.calibration.answers import answers_of
 from dynvid.calibration.calibrate import calibrate
 from dynvid.calibration.request import Request
-from dynvid.calibration.scoring import kept_scores, score_videos
+from dynvid.calibration.scoring import class_labels, kept_scores, score_videos
 from dynvid.calibration.sweep import costs_of
 from dynvid.calibration.thresholds import exits
 from dynvid.grid.errors import ListError, ScoresError, StaleScoresError
@@ -153,12 +154,45 @@ def test_lists_that_cannot_be_used_are_refused(score, clips, tmp_path):
     with pytest.raises(ListError, match="1 of 8 rows have no label"):
         score([*clips[1:], ListedVideo(clips[0].path)], keep)
     shutil.copy(clips[0].path, tmp_path / "copy.npy")
-    with pytest.raises(ListError, match="1 videos occur twice under different names"):
-        score([*clips, ListedVideo(tmp_path / "copy.npy", "a")], keep)
+    with pytest.raises(ListError, match="copy.npy' is the same file as '.*0.npy', but has label 'b', not 'a'"):
+        score([*clips, ListedVideo(tmp_path / "copy.npy", "b")], keep)
     with pytest.raises(ListError, match="cannot be read"):
         score([ListedVideo(tmp_path / "missing.npy", "a")], keep)
     assert not keep.exists()
     assert score([ListedVideo(v.path) for v in clips], keep).labels is None
+
+
+def test_a_file_under_two_names_counts_once(score, clips, tmp_path, caplog):
+    shutil.copy(clips[0].path, tmp_path / "copy.npy")
+    scores = score([*clips, ListedVideo(tmp_path / "copy.npy", "a")], tmp_path / "s.npz")
+    assert len(scores.videos) == 8 and [m for m in caplog.messages if "counts once" in m] == [
+        f"1 files of the list occur again under another name, first '{tmp_path}/copy.npy' is '{clips[0].path}': "
+        "each counts once"
+    ]
+    score(clips, tmp_path / "s.npz")  # the same scores
+
+
+def test_few_videos_or_one_class_are_warned_of(score, clips, tmp_path):
+    scores = score([ListedVideo(v.path, "b") for v in clips], tmp_path / "s.npz")
+    warnings = calibrate(scores, costs_of(scores.macs, None, 4), Request(q=1.0)).report["warnings"]
+    assert any(line.startswith("only 8 videos: ") for line in warnings)
+    assert any(line.startswith("all 8 videos have class 1: ") for line in warnings)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "said"),
+    [
+        (None, ["1", "2", "5"], "They run from 1 to 5, but classes are numbered from 0: subtract 1 from each"),
+        (None, ["0", "7", "5"], "classes 0, 1, 2, 3, 4$"),
+        (None, ["3.0", "0.0", "1.0"], "write 3 for 3.0, in pandas with .astype.'Int64'."),
+        (tuple("abcde"), ["1", "2", "5"], "They are numbers: write the names of the classes"),
+        (tuple("abcde"), ["a", "b", "F"], "classes a, b, c, d, e$"),
+    ],
+)
+def test_mistaken_labels_are_recognised(tiny_bundle, names, labels, said):
+    manifest = dataclasses.replace(tiny_bundle.manifest, labels=names)
+    with pytest.raises(ListError, match=said):
+        class_labels([ListedVideo(Path(f"{i}.mp4"), label) for i, label in enumerate(labels)], manifest)
 
 
 def killed_and_resumed(bundle: Path, listing: Path, keep: Path, after: int) -> bool:

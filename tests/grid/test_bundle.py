@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynvid.grid.bundle import Bundle, write_bundle
-from dynvid.grid.errors import DynvidError, HashError, InputRefusedError, ManifestError
+from dynvid.grid import bundle as bundle_module
+from dynvid.grid.bundle import Bundle, require_target, write_bundle
+from dynvid.grid.errors import DynvidError, HashError, InputRefusedError, ManifestError, ResourceError
 from dynvid.grid.manifest import VERSION
 from dynvid.grid.manifest_reader import read_manifest
 from dynvid.grid.storage.strict_json import StrictJsonError, dumps, loads
@@ -265,3 +267,22 @@ def test_a_full_disk_leaves_the_old_bundle_and_says_so(bundle, tmp_path):
     assert "ResourceError" in writer.stderr and "what was there before is untouched" in writer.stderr
     assert Bundle.open(target).verify() == 12
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "target"]
+
+
+def test_a_target_that_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch):
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(bundle_module, "_mount_points", lambda: {str(tmp_path / "volume")})
+    with pytest.raises(
+        InputRefusedError, match="volume' is a mount point.*give a folder in it, such as .*model.bundle"
+    ):
+        require_target(tmp_path / "volume")
+    require_target(tmp_path / "volume" / "model.bundle")
+    with pytest.raises(ResourceError, match=r"cannot be written .*: (give another -o|allow this user)"):
+        require_target(Path("/proc/model.bundle"))
+    require_target(tmp_path / "new" / "model.bundle")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["volume"]
+
+
+def test_the_mount_points_are_those_of_the_system():
+    if Path("/proc/self/mountinfo").exists():
+        assert {"/", "/proc"} <= bundle_module._mount_points()

@@ -73,7 +73,7 @@ def test_a_saved_network_comes_back(tmp_path: Path, network, suffix):
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, network, monkeypatch):
     save(network, tmp_path / "a.pth")
     before = (tmp_path / "a.pth").read_bytes()
-    monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "disk full")))
     with pytest.raises(ResourceError, match="cannot be written .disk full.: free some space"):
         save(network, tmp_path / "a.pth")
     assert os.listdir(tmp_path) == ["a.pth"]

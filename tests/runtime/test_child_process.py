@@ -1,5 +1,6 @@
 """A child process that dies, hangs, talks nonsense or loses its parent."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dynvid.grid.errors import EnvironmentFaultError, ResourceError
 from dynvid.runtime.child_process import ChildFailure, ChildProcess
 
 CHILD = "import os, signal, sys, time\nfrom dynvid.runtime.child_process import *\nreplies = open_replies()\n"
@@ -89,3 +91,19 @@ def test_what_expects_no_more_messages_ends_with_its_parent():
             return
         time.sleep(0.05)
     raise AssertionError("it goes on")
+
+
+@pytest.mark.parametrize("program", [None, "", "/missing/python"])
+def test_without_the_path_of_python_no_process_starts_and_it_says_so(monkeypatch, program):
+    monkeypatch.setattr(sys, "executable", program)
+    with pytest.raises(EnvironmentFaultError, match="sys.executable.*Start Python by its path, or set sys.executable"):
+        ChildProcess("")
+
+
+def test_a_system_that_starts_no_more_processes_is_named(monkeypatch):
+    def popen(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(ResourceError, match="a process cannot be started .*: allow more processes .ulimit -u."):
+        ChildProcess("")

@@ -180,8 +180,8 @@ def test_a_run_that_cannot_succeed_stops_a_stream_too(bundle, tmp_path):
     (tmp_path / "list.csv").write_text("video\n" + "".join(f"{path}\n" for path in missing))
     common = ["--data", tmp_path / "list.csv", "-o", tmp_path / "out.jsonl", "--max-failures", "0.05"]
     code, said = classify(bundle, *common)
-    assert code == 3 and "no video could be classified (20 of 20 failed" in said
-    assert read(tmp_path / "out.jsonl")[1] == 20
+    assert code == 3 and "no video could be classified (21 of 21 failed" in said
+    assert read(tmp_path / "out.jsonl")[1] == 21
     for path in missing:
         np.save(path, np.zeros((8, 3, 32, 32), np.float32))
     assert classify(bundle, *common, "--retry-failed")[0] == 0
@@ -189,6 +189,15 @@ def test_a_run_that_cannot_succeed_stops_a_stream_too(bundle, tmp_path):
 
 
 # which runs
+
+
+def test_a_run_of_the_cells_goes_on_without_the_engines_built_since(bundle, cells, listed, tmp_path):
+    out = ("-o", tmp_path / "out.jsonl", "--data", listed, "--max-failures", 1)
+    assert classify(cells, *out)[0] == 7
+    code, said = classify(bundle, *out)
+    assert code == 4 and "fused False, here True. Engines were built since: go on with --engines none. Else" in said
+    code, said = classify(bundle, *out, "--engines", "none")
+    assert code == 7 and "the cells of" in said and "24 of 24 videos are done already" in said
 
 
 def test_engines_given_by_name_must_be_there(cells, bundle, listed, tmp_path):

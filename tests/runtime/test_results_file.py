@@ -1,6 +1,7 @@
 """Results that outlive any death: every video exactly one line, and nothing that is not this run's."""
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -17,8 +18,10 @@ from click.testing import CliRunner
 from dynvid.cli import cli
 from dynvid.grid.errors import DynvidError, ResourceError, StaleResultsError, UsageError
 from dynvid.runtime.open_model import open_model
-from dynvid.runtime.records import Failures, classify_rest, each_once, parse_shard, shard_of
-from dynvid.runtime.results_file import Run, open_results, sha256_of_videos
+from dynvid.runtime.records import each_once, parse_shard, shard_of
+from dynvid.runtime.results_file import open_results
+from dynvid.runtime.run import Run, sha256_of_videos
+from dynvid.runtime.summary import Summary
 
 VIDEOS = [f"v/{i} ü.mp4" for i in range(6)]
 RUN = Run("b" * 64, (0.5, 0.25, None), None, "fp32", "onnxruntime", False, 6, sha256_of_videos(VIDEOS))
@@ -240,6 +243,12 @@ def test_results_of_another_run_are_refused_untouched(out, whole, field, value, 
     assert StaleResultsError.exit_code == 4
 
 
+def test_engines_built_since_are_left_out_on_request(out, whole):
+    fill(out)
+    with pytest.raises(StaleResultsError, match="fused False, here True. .*: go on with --engines none. Else give ano"):
+        open_results(out, dataclasses.replace(RUN, fused=True), VIDEOS)
+
+
 def test_the_order_of_the_list_is_not_what_a_run_is():
     shuffled = random.Random(0).sample(VIDEOS, 6)
     assert sha256_of_videos(shuffled) == sha256_of_videos(VIDEOS) != sha256_of_videos(VIDEOS[1:])
@@ -327,13 +336,33 @@ def test_two_processes_never_write_one_file(out, monkeypatch):
 
 def test_only_a_regular_file_is_written(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    for name, said in (("pipe", "is not a regular file"), ("link", "cannot be written"), (".", "cannot be written")):
+    for name, said in (("pipe", "is not a regular file"), (".", "cannot be written")):
         with pytest.raises(UsageError, match=f"{said}.*give another"):
             open_results(tmp_path / name, RUN, VIDEOS)
     with pytest.raises(UsageError, match="No such file or directory"):
         open_results(tmp_path / "missing" / "out.jsonl", RUN, VIDEOS)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "pipe"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pipe"]
+    for stream in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        with pytest.raises(UsageError, match="cannot be resumed: leave -o out and add --json"):
+            open_results(Path(stream), RUN, VIDEOS)
+
+
+def test_a_link_is_followed(tmp_path, whole):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert fill(tmp_path / "link") == whole
+    open_results(tmp_path / "link", RUN, VIDEOS, retry_failed=True).close()
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target.run.json").is_file()
+    assert fill(tmp_path / "link") == fill(tmp_path / "target")
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(out, monkeypatch, code):
+    def flock(descriptor, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(UsageError, match="cannot be locked .*: its file system has no locks, .*; give another"):
+        open_results(out, RUN, VIDEOS)
 
 
 # shards
@@ -366,40 +395,61 @@ def test_a_path_named_twice_is_one_video():
 # failures
 
 
-def test_more_than_the_share_of_twenty_or_more_is_too_many():
-    failures = Failures(0.05)
-    for number in range(1, 101):
-        failures.add({"status": "damaged" if number % 20 == 0 else "ok"})
-        assert not failures.too_many
-    failures.add({"status": "numeric_error"})
-    assert failures.too_many and (failures.tried, failures.failed) == (101, 6)
-    assert not Failures(0.0, 19, 19).too_many and Failures(0.0, 20, 1).too_many
-    assert not Failures(0.29, 100, 29).too_many and Failures(0.29, 100, 30).too_many
-    assert not Failures(1.0, 1000, 1000).too_many
+@pytest.mark.parametrize(
+    ("videos", "dead", "tried"), [(2000, 20, 2000), (2000, 80, 2000), (2000, 2000, 21), (2000, 1900, None)]
+)
+def test_only_more_failures_than_the_whole_list_may_have_stop_a_run(videos, dead, tried):
+    for seed in range(50):
+        summary = Summary(0.05, videos)
+        for fails in random.Random(seed).sample([True] * dead + [False] * (videos - dead), videos):
+            if summary.too_many:
+                break
+            summary.add({"status": "damaged" if fails else "ok", "checkpoint": 1, "label": "a"})
+        assert summary.tried == tried or (tried is None and summary.failed <= 101)
+
+
+def test_twenty_videos_may_always_fail():
+    summary = Summary(0.0, 100)
+    for number in range(1, 22):
+        summary.add({"status": "damaged"})
+        assert Summary(1.0, 100, number, number).too_many is False
+        assert summary.too_many == (number == 21)
+    assert not Summary(0.29, 100, 99, 29).too_many and Summary(0.29, 100, 99, 30).too_many
+    assert not Summary(1.0, 1000, 1000, 1000).too_many
 
 
 def test_a_run_that_cannot_succeed_stops_and_goes_on_only_when_told(tiny_bundle, tmp_path, out):
     missing = [tmp_path / f"{i}.npy" for i in range(100)]
-    run = dataclasses.replace(RUN, videos=100, videos_sha256=sha256_of_videos(map(str, missing)))
 
     def classify(most, **options):
-        with (
-            open_results(out, run, map(str, missing), **options) as results,
-            open_model(tiny_bundle) as model,
-        ):
-            failures = Failures.of(results, most)
-            return len(
-                list(classify_rest(lambda left: model._records(left, False), missing, failures, results))
-            ), failures.tried
+        tried = []
+        with open_model(tiny_bundle) as model:
+            summary = model.classify_list(missing, out, max_failures=most, on_record=tried.append, **options)
+        return len(tried), summary.tried
 
-    assert classify(0.05) == (20, 20)
-    assert classify(0.05) == (0, 20)
+    assert classify(0.05) == (21, 21)
+    assert classify(0.05) == (0, 21)
     for path in missing:
         np.save(path, np.zeros((8, 3, 32, 32), np.float32))
-    assert classify(0.05) == (0, 20)
-    assert classify(1.0) == (80, 100)
-    assert classify(0.05, retry_failed=True) == (20, 100)
+    assert classify(0.05) == (0, 21)
+    assert classify(1.0) == (79, 100)
+    assert classify(0.05, retry_failed=True) == (21, 100)
     assert sorted(json.loads(line)["video"] for line in out.read_bytes().splitlines()) == sorted(map(str, missing))
+
+
+def test_a_summary_counts_earlier_calls_too():
+    summary = Summary(0.05, 5)
+    summary.add_earlier({"status": "ok", "checkpoint": 3, "label": "a"})  # as an older dynvid wrote it
+    summary.add_earlier({"status": "ok", "checkpoint": 1, "label": "a", "listed_label": "a"})
+    summary.seconds = 2.0
+    assert (summary.rate, str(summary).count("videos/s")) == (None, 0)
+    summary.add({"status": "ok", "checkpoint": 1, "label": "a", "listed_label": "b"})
+    summary.add({"status": "damaged", "label": None, "checkpoint": None, "listed_label": "b"})
+    assert (summary.accuracy, summary.exits, summary.rate) == (0.5, {1: 2, 3: 1}, 1.0)
+    assert str(summary) == (
+        "3 of 5 videos answered, 1 failed, accuracy 50.00% of 2 labelled, answers by checkpoint 2 0 1, 1 videos/s"
+    )
+    assert Summary(0.05, 1).accuracy is None
 
 
 # the command
@@ -460,6 +510,28 @@ def test_the_same_command_goes_on_and_another_one_is_refused(classify, listed, o
     assert code == 2 and "is being written by another process" in said
 
 
+def test_a_file_replaced_under_the_same_name_is_noticed(classify, listed, out):
+    listed.write_text("video,label\n" + "".join(f"{i}.npy,{'abz'[i % 3]}\n" for i in range(4)))
+    code, said = classify("--data", listed, "-o", out)
+    assert code == 0 and "1 labels of the list are not classes of the bundle, first 'z' of" in said
+    assert "4 of 4 videos answered, 0 failed, accuracy " in said and " of 4 labelled" in said
+    for line in map(json.loads, out.read_text().splitlines()):
+        found = os.stat(line["video"])
+        assert line["file"] == {"bytes": found.st_size, "modified": found.st_mtime_ns}
+        assert line["listed_label"] == "abz"[int(Path(line["video"]).stem) % 3]
+    code, said = classify("--data", listed, "-o", out)
+    assert code == 0 and "other files now" not in said
+    np.save(listed.parent / "2.npy", np.zeros((8, 40, 40, 3), np.uint8))
+    (listed.parent / "3.npy").unlink()
+    code, said = classify("--data", listed, "-o", out)
+    assert code == 0 and f"1 videos that are done are other files now, first '{listed.parent}/2.npy'" in said
+    assert "remove their lines, then run this again" in said
+    out.write_text("".join(line for line in out.read_text().splitlines(True) if "/2.npy" not in line))
+    np.save(listed.parent / "3.npy", np.zeros((8, 40, 40, 3), np.uint8))
+    code, said = classify("--data", listed, "-o", out)
+    assert code == 0 and "3 of 4 videos are done already" in said and "1 videos that are done are other" in said
+
+
 def test_shards_together_are_the_whole(classify, listed, out, tmp_path):
     assert classify("--data", listed, "-o", out)[0] == 0
     together, lines = {}, 0
@@ -475,21 +547,28 @@ def test_shards_together_are_the_whole(classify, listed, out, tmp_path):
 
 
 def test_the_command_stops_when_too_many_fail(classify, listed, out):
-    for name in ("3.npy", "5.npy"):
-        (listed.parent / name).write_bytes(b"no array")
+    arrays = {i: np.load(listed.parent / f"{i}.npy") for i in range(22)}
+    for i in arrays:
+        (listed.parent / f"{i}.npy").write_bytes(b"no array")
     code, said = classify("--data", listed, "-o", out)
-    assert code == 7 and records(out)[1] == 20
-    assert "stopped after 20 of 24 videos: 2 could not be classified, more than --max-failures 0.05 allows" in said
-    assert "repair them and add --retry-failed" in said
-    code, said = classify("--data", listed, "-o", out, "--max-failures", 0.1)
-    assert code == 7 and records(out)[1] == 24 and "2 of 24 videos could not be classified" in said
-    np.save(listed.parent / "3.npy", np.zeros((8, 40, 40, 3), np.uint8))
+    assert code == 3 and "no video could be classified (21 of 21 failed" in said
+    np.save(listed.parent / "0.npy", arrays[0])
+    out.unlink()
+    code, said = classify("--data", listed, "-o", out)
+    assert code == 7 and records(out)[1] == 22
+    assert "stopped after 22 of 24 videos: 21 could not be classified, more than --max-failures 0.05 allows" in said
+    assert "repair them and add --retry-failed, or go on with --max-failures 1" in said
+    code, said = classify("--data", listed, "-o", out, "--max-failures", 1)
+    assert code == 7 and records(out)[1] == 24 and "21 of 24 videos could not be classified" in said
+    np.save(listed.parent / "3.npy", arrays[3])
     code, said = classify("--data", listed, "-o", out, "--retry-failed")
     found, lines = records(out)
-    assert code == 7 and lines == len(found) == 24 and "1 of 24 videos could not be classified" in said
-    assert [v for v, one in found.items() if one["status"] != "ok"] == [str(listed.parent / "5.npy")]
+    assert code == 7 and lines == len(found) == 24 and "20 of 24 videos could not be classified" in said
+    (listed.parent / "0.npy").write_bytes(b"no array")
+    (listed.parent / "3.npy").write_bytes(b"no array")
+    listed.write_text("video\n23.npy\n" + "".join(f"{i}.npy\n" for i in range(23)))
     code, said = classify("--data", listed, "--json", "--max-failures", 0)
-    assert code == 7 and "stopped after 20 of 24" in said and "leave them out" in said
+    assert code == 7 and "stopped after 22 of 24" in said and "leave them out" in said
 
 
 def test_the_command_refuses_wrong_use(classify, listed, out):

@@ -63,14 +63,26 @@ def test_quoted_fields_may_hold_commas_and_line_ends(tmp_path):
         ("video,label\na.mp4,cat\nb.mp4\n", "line 3: 1 fields, expected 2"),
         ("video,label\na.mp4,running, fast\n", "line 2: 3 fields, expected 2"),
         ("video,label\n\na.mp4,cat\n,dog\n", "line 4: no video"),
-        ("video\na.mp4\nb.mp4\na.mp4\n", "line 4: 'a.mp4' is already on line 2"),
-        ("video\na.mp4\n./sub/../a.mp4\n", "line 3: './sub/../a.mp4' is already on line 2"),
+        (
+            "video,label\na.mp4,x\nb.mp4,x\n./sub/../a.mp4,y\n",
+            "line 4: './sub/../a.mp4' has label 'y', but 'x' on line 2",
+        ),
+        ("video,label\na.mp4,x\na.mp4,\n", "line 3: 'a.mp4' has label None, but 'x' on line 2"),
         ('video\n"a.mp4\n', r"is not a CSV file"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path, text, message):
     with pytest.raises(ListError, match=message):
         read_list(written(tmp_path, text))
+
+
+def test_a_video_that_is_named_again_counts_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, f"video,label\na.mp4,x\n./sub/../a.mp4,x\nb.mp4,y\n{tmp_path}/b.mp4,y\n")
+    assert [(str(v.path), v.label) for v in read_list("list.csv")] == [("a.mp4", "x"), ("b.mp4", "y")]
+    assert caplog.messages == [
+        "list 'list.csv' names 2 videos again, first './sub/../a.mp4' on lines 2 and 3: each counts once"
+    ]
 
 
 def test_unreadable_lists_are_refused(tmp_path):
