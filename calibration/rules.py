@@ -62,32 +62,44 @@ def optimal(
         other: what the geometric rule chose.
         along: the frontier on these videos.
     """
-    cost = costs[asked.unit]
+    cost, judged = costs[asked.unit], None if other is None else outcome(answers, other.thresholds, costs)
     if asked.budget is None:
-        prices = list(PRICES)
-        losses, spent = cross_fitted(answers, cost)
-        place = last_within(losses, asked.loss)
-        if place is None:
-            return None
-        chosen, mean = along[place], spent[place]
-        if place + 1 < len(prices):  # try prices between the last one that keeps the bound and the next
-            prices = np.geomspace(prices[place], prices[place + 1], _FINER).tolist()
-            losses, spent = cross_fitted(answers, cost, prices)
-            place = last_within(losses, asked.loss)
-            if place is not None:
-                (thresholds,) = frontier(answers, cost, prices[place : place + 1])
-                chosen, mean = chosen_exits(answers.confidences, thresholds), spent[place]
-        enough = other is None or mean < outcome(answers, other.thresholds, costs).means[asked.unit]
-        return chosen if enough else None
-    within = _first_within(answers, cost, asked.budget, along)
+        return _for_loss(answers, cost, asked.loss, along, None if judged is None else judged.means[asked.unit])
+    return _for_budget(answers, cost, asked.budget, along, None if judged is None else judged.loss)
+
+
+def _for_loss(
+    answers: Answers, cost: NDArray[np.floating], bound: float, along: list[ChosenExits], other_cost: float | None
+) -> ChosenExits | None:
+    """Return the cheapest thresholds within the loss; None if there are none, or they cost as much as the other's."""
+    losses, spent = cross_fitted(answers, cost)
+    place = last_within(losses, bound)
+    if place is None:
+        return None
+    chosen, mean = along[place], spent[place]
+    if place + 1 < len(PRICES):  # try prices between the last one that keeps the bound and the next
+        prices = np.geomspace(PRICES[place], PRICES[place + 1], _FINER).tolist()
+        losses, spent = cross_fitted(answers, cost, prices)
+        place = last_within(losses, bound)
+        if place is not None:
+            (thresholds,) = frontier(answers, cost, prices[place : place + 1])
+            chosen, mean = chosen_exits(answers.confidences, thresholds), spent[place]
+    return chosen if other_cost is None or mean < other_cost else None
+
+
+def _for_budget(
+    answers: Answers, cost: NDArray[np.floating], budget: float, along: list[ChosenExits], other_loss: float | None
+) -> ChosenExits | None:
+    """Return the latest exits within the budget; None if there are none, or they lose as much as the other's."""
+    within = _first_within(answers, cost, budget, along)
     if within is None:
         return None
     prices = np.geomspace(PRICES[max(0, within - 1)], PRICES[within], 2 * _FINER).tolist()
     finer = [chosen_exits(answers.confidences, thresholds) for thresholds in frontier(answers, cost, prices)]
-    place = _first_within(answers, cost, asked.budget, finer)
+    place = _first_within(answers, cost, budget, finer)
     chosen, price = (along[within], PRICES[within]) if place is None else (finer[place], prices[place])
     (loss,), _ = cross_fitted(answers, cost, (price,))
-    return None if other is not None and loss >= outcome(answers, other.thresholds, costs).loss else chosen
+    return chosen if other_loss is None or loss < other_loss else None
 
 
 def promises(
