@@ -1,4 +1,4 @@
-"""Calibrate the demonstration network, and measure what was promised: ``calibration.py FOLDER``.
+"""Calibrate the demonstration network by the paper's rule, and measure what was promised: ``calibration.py FOLDER``.
 
 Clips, bundle, times and scores are kept in FOLDER, so a second call takes a minute. Prints Markdown (docs/lab/calibration.md).
 The seeds are fixed here: 10,000 clips that training never saw, of which the split gives 5,000 to each side.
@@ -64,10 +64,8 @@ def main() -> None:
     temperatures(scores, costs)
     milliseconds(bundle, scores, costs, videos, backend)
     drift(bundle, scores, costs, folder, backend)
-    critical = calibrate(scores, costs, Request(seed=SPLIT_SEED))
-    write_curve(
-        Path(__file__).parents[2] / "docs" / "lab" / "calibration_curve.svg", critical.curve, critical.judged, "gmacs"
-    )
+    critical = calibrate(scores, costs, Request(seed=SPLIT_SEED, rule="geometric"))
+    write_curve(Path(__file__).parents[2] / "docs" / "lab" / "calibration_curve.svg", critical)
     curve(critical.report)
 
 
@@ -83,12 +81,12 @@ def budgets(scores: Scores, costs: Costs) -> None:
     )
     print("|---|---|---|---|---|---|---|")
     for budget in (0.03, 0.05, 0.07, 0.09, 0.11):
-        r = calibrate(scores, costs, Request(budget=budget, seed=SPLIT_SEED)).report
+        r = calibrate(scores, costs, Request(budget=budget, seed=SPLIT_SEED, rule="geometric")).report
         low, high = r["mean_gmacs_interval"]
         wide_low, wide_high = r["budget"]["interval"]
         inside = "budget inside" if wide_low <= budget <= wide_high else "budget OUTSIDE"
         again = [
-            calibrate(scores, costs, Request(budget=budget, seed=seed)).report["budget"]["interval"]
+            calibrate(scores, costs, Request(budget=budget, seed=seed, rule="geometric")).report["budget"]["interval"]
             for seed in range(DRAWS)
         ]
         held = sum(low <= budget <= high for low, high in again)
@@ -102,7 +100,9 @@ def promises(scores: Scores, costs: Costs) -> None:
     print("\n| promise | q | held-out drop (95 %) | mean GMACs | accuracy |")
     print("|---|---|---|---|---|")
     for bound, confidence in ((0.005, 0.9), (0.01, 0.9), (0.01, 0.99), (0.02, 0.9)):
-        r = calibrate(scores, costs, Request(max_drop=bound, confidence=confidence, seed=SPLIT_SEED)).report
+        r = calibrate(
+            scores, costs, Request(max_drop=bound, confidence=confidence, seed=SPLIT_SEED, rule="geometric")
+        ).report
         print(
             f"| at most {bound:.1%} with {confidence:.0%} | {r['q']:.3f} | {percent(r, 'drop')} | {r['mean_gmacs']:.4f} "
             f"| {r['accuracy']:.2%} |"
@@ -110,8 +110,8 @@ def promises(scores: Scores, costs: Costs) -> None:
 
 
 def temperatures(scores: Scores, costs: Costs) -> None:
-    r = calibrate(scores, costs, Request(temperature=True, seed=SPLIT_SEED)).report
-    plain = calibrate(scores, costs, Request(seed=SPLIT_SEED)).report
+    r = calibrate(scores, costs, Request(temperature=True, seed=SPLIT_SEED, rule="geometric")).report
+    plain = calibrate(scores, costs, Request(seed=SPLIT_SEED, rule="geometric")).report
     print("\n| checkpoint | temperature | calibration error before | after |")
     print("|---|---|---|---|")
     for k, temperature in enumerate(r["temperatures"]):
@@ -127,15 +127,15 @@ def milliseconds(bundle: Bundle, scores: Scores, costs: Costs, videos: list[List
     """Run thresholds for a budget in ms, and for the same share of GMACs, on held-out clips in turn."""
     ms, gmacs = costs["ms"], costs["gmacs"]
     print("\nms until each checkpoint: " + " ".join(f"{t:.3f}" for t in ms))
-    _, evaluating = split(scores, Request(seed=SPLIT_SEED))
+    _, evaluating = split(scores, Request(seed=SPLIT_SEED, rule="geometric"))
     wanted = {scores.videos[n] for n in evaluating[:TIMED]}
     print("\n| budget, ms | --cost ms: table, measured | same share of GMACs: table, measured | accuracy of each |")
     print("|---|---|---|---|")
     session, choices, rows = Session.open(bundle, backend), [], []
     for share in (0.3, 0.5, 0.7):
-        request = Request(budget=float(share * ms[-1]), unit="ms", seed=SPLIT_SEED)
+        request = Request(budget=float(share * ms[-1]), unit="ms", seed=SPLIT_SEED, rule="geometric")
         one = calibrate(scores, costs, request)
-        other = calibrate(scores, costs, Request(budget=float(share * gmacs[-1]), seed=SPLIT_SEED))
+        other = calibrate(scores, costs, Request(budget=float(share * gmacs[-1]), seed=SPLIT_SEED, rule="geometric"))
         rows.append((request.budget, one, other))
         choices += [one.exits.thresholds, other.exits.thresholds]
     spent = []
@@ -153,7 +153,8 @@ def milliseconds(bundle: Bundle, scores: Scores, costs: Costs, videos: list[List
             f"{means[2 * index + 1]:.3f} | {one.report['accuracy']:.2%}, {other.report['accuracy']:.2%} |"
         )
     found = [
-        calibrate(scores, costs, Request(max_drop=0.01, unit=unit, seed=SPLIT_SEED)).exits for unit in ("ms", "gmacs")
+        calibrate(scores, costs, Request(max_drop=0.01, unit=unit, seed=SPLIT_SEED, rule="geometric")).exits
+        for unit in ("ms", "gmacs")
     ]
     print(
         f"\nFor a drop of 0.01 both costs choose q = {found[0].q:g}"
@@ -168,7 +169,7 @@ def timed(session: Session, frames: np.ndarray, thresholds) -> float:
 
 def drift(bundle: Bundle, scores: Scores, costs: Costs, folder: Path, backend) -> None:
     """Run new clips of the same kind, and only the hard ones among them, against what calibration expects."""
-    chosen = calibrate(scores, costs, Request(max_drop=0.01, confidence=0.9, seed=SPLIT_SEED))
+    chosen = calibrate(scores, costs, Request(max_drop=0.01, confidence=0.9, seed=SPLIT_SEED, rule="geometric"))
     listing = folder / "clips32" / "clips.csv"
     if not listing.exists():
         write_clips(listing.parent, NEW_CLIPS, NEW_SEED)

@@ -125,7 +125,7 @@ def evaluate(bundle: Bundle, calibration: Path, test: Path) -> tuple[dict, Thres
         "machine": f"{platform.processor() or platform.machine()}, 1 thread",
         "versions": {name: version(name) for name in ("dynvid", "onnxruntime", "av", "numpy")},
         "clips": {"calibration": len(read_rows(calibration)), "test": len(rows)},
-        "q": found.q,
+        "rule": found.rule,
         "thresholds": list(found.thresholds),
         "accuracy_per_checkpoint": [traced.accuracy(np.full(len(rows), k)) for k in range(len(macs))],
         "accuracy_full": traced.accuracy(),

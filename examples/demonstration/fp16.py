@@ -131,6 +131,7 @@ def measure(folder: Path, clips: int) -> dict:
         "versions": {name: version(name) for name in ("dynvid", "torch", "onnxruntime", "av", "numpy")},
         "fp32_only": list(bundle.manifest.fp32_only),
         "q": chosen.q,
+        "rule": chosen.rule,
         "thresholds": list(chosen.thresholds),
         "executors": {
             name: compare(expected, np.stack([run(clip) for clip in frames]), labels, chosen.thresholds)
@@ -141,7 +142,7 @@ def measure(folder: Path, clips: int) -> dict:
 
 def table(report: dict) -> str:
     lines = [
-        f"q = {report['q']:g}; kept in fp32: {', '.join(report['fp32_only']) or 'nothing'}; {report['machine']}; "
+        f"{report['rule']} thresholds; kept in fp32: {', '.join(report['fp32_only']) or 'nothing'}; {report['machine']}; "
         f"{report['date']}; " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
         "",
         "| executor | exits agree | flips: farthest from the threshold | classes agree | accuracy (reference) | largest logit deviation |",
