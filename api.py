@@ -322,6 +322,14 @@ def calibrate(
         raise UsageError("calibrate needs BUNDLE and --data LIST, or --scores FILE.npz")
     if bundle is None and (data is not None or cost == "ms"):
         raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
+    if cost not in ("macs", "ms"):
+        raise UsageError(f"cost {cost!r}: expected 'macs' or 'ms'")
+    if rule not in (None, "optimal", "geometric"):
+        raise UsageError(f"rule {rule!r}: expected 'optimal' or 'geometric'")
+    if cost_table is not None and cost != "ms":
+        raise UsageError("--cost-table without --cost ms: add it, since milliseconds are saved only then")
+    if data is None and backend != "auto":
+        raise UsageError(f"--backend {backend} without --data: leave it out, since nothing is computed")
     if precision is not None and data is None:
         raise UsageError(f"--precision {precision} without --data: leave it out, since scores have their own precision")
     request = Request(

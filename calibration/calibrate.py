@@ -156,13 +156,14 @@ def calibrate(scores: Scores, costs: Costs, request: Request) -> Calibration:
         },
         "chosen_on": {"quotas": chosen.quotas and list(chosen.quotas), "counts": list(chosen.counts), **seen.to_json()},
         "rules": {rule: choice_of(one, judged_on, costs) for rule, one in by_rule.items()},
+        "max_drop": asked.loss if asked.budget is None else None,
         "budget": spent,
         "promise": None if kept is None else {k: v for k, v in asdict(kept).items() if k != "exits"},
         "critical": None if critical is None else {"q": critical.exits.q, "max_drop": asked.loss},
         "curve": [row_of(point) for point in curve],
         "optimal_curve": [row_of(point) for point in optimal_curve],
         "failed": len(scores.failed),
-        "warnings": warnings_of(scores, chosen, later is None, spent, request),
+        "warnings": warnings_of(scores, chosen, later, spent, request),
     }
     if temperatures is not None:
         tempered = {"before": plain, "after": answers}

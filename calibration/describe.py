@@ -22,12 +22,15 @@ def describe(report: dict[str, Any]) -> Iterator[Section]:
     """Yield the contents of ``calibrate``'s report."""
     split = report["split"]
     whose = "in sample" if split["in_sample"] else f"{split['evaluation']} held-out videos"
-    yield _line(f"{_rule_of(report)}, chosen on {split['calibration']} videos; figures of {whose}, with 95 % intervals")
+    figures_of = whose if split["in_sample"] else f"of {whose}"
+    yield _line(
+        f"{_rule_of(report)}, chosen on {split['calibration']} videos; figures {figures_of}, with 95 % intervals"
+    )
     temperatures = report["temperatures"] or [1.0] * len(report["thresholds"])
     rows = [
         [
             str(k),
-            "always" if t is None else f"{t:.6f}",
+            "always" if t is None else "closed" if t == 1.0 else f"{t:.6f}",
             f"{tau:.3f}",
             f"{count / sum(report['chosen_on']['counts']):.1%}",
             f"{share:.1%}",
@@ -40,14 +43,15 @@ def describe(report: dict[str, Any]) -> Iterator[Section]:
     figures = [
         f"mean {name} {_with(report, f'mean_{unit}', '.4g')}"
         for unit, name in _UNITS.items()
-        if f"mean_{unit}" in report
+        if f"mean_{unit}_interval" in report
     ]
     figures.append(f"agreement with the last checkpoint {_with(report, 'agreement', '.2%')}")
     if report["accuracy"] is not None:
         figures.append(
             f"accuracy {_with(report, 'accuracy', '.2%')}, of the last checkpoint {report['accuracy_full']:.2%}"
         )
-        figures.append(f"drop {_with(report, 'drop', '.2%')}")
+        asked = "" if report["max_drop"] is None else f", asked: at most {report['max_drop']:.2%}"
+        figures.append(f"drop {_with(report, 'drop', '.2%')}{asked}")
     yield from map(_line, figures)
     if (budget := report["budget"]) is not None:
         yield from map(_line, _of_budget(budget))
@@ -137,7 +141,7 @@ def _curves(report: dict[str, Any]) -> Section:
     in_sample, unit, critical = report["split"]["in_sample"], report["cost"], report["critical"]
     drop = ""
     if critical is not None:
-        drop = f"; Q*: least cost that loses at most {critical['max_drop']:g} in sample"
+        drop = f"; Q*: least cost of the geometric rule that loses at most {critical['max_drop']:g} in sample"
     rows = []
     for curve in (report["curve"], report["optimal_curve"]):
         points = []

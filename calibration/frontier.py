@@ -100,11 +100,12 @@ def climb(ranked: RankedConfidences, value: Floats, start: Floats) -> tuple[floa
 def cross_fitted(answers: Answers, cost: Floats, prices: Sequence[float] = PRICES) -> tuple[Floats, Floats]:
     """Return the mean loss and the mean cost at each price, of videos that did not choose its thresholds.
 
-    Each of ``FOLDS`` parts of the videos is judged by the thresholds of the other parts.
+    Each of ``FOLDS`` parts of the videos, of which there are at least two, is judged by the thresholds of the others.
     """
-    fold, each = np.arange(answers.videos) % FOLDS, np.arange(answers.videos)
+    folds = min(FOLDS, answers.videos)
+    fold, each = np.arange(answers.videos) % folds, np.arange(answers.videos)
     loss, spent = np.zeros(len(prices)), np.zeros(len(prices))
-    for part in range(FOLDS):
+    for part in range(folds):
         judged = answers.take(each[fold == part])
         for index, thresholds in enumerate(frontier(answers.take(each[fold != part]), cost, prices, ())):
             exit_of = exits(judged.confidences, thresholds)

@@ -11,7 +11,7 @@ from .answers import Answers
 from .interval import of_mean
 from .request import DROP, Request
 from .scores import Scores
-from .sweep import Costs, Point, outcome, spend
+from .sweep import Costs, Outcome, Point, outcome, spend
 from .thresholds import ChosenExits, exits
 
 _FEW = 5  # videos that may be lost, below which the loss on other videos was seen to exceed the bound on average
@@ -55,22 +55,32 @@ def choice_of(chosen: ChosenExits | None, judged: Answers, costs: Costs) -> dict
 
 
 def warnings_of(
-    scores: Scores, chosen: ChosenExits, in_sample: bool, spent: dict[str, Any] | None, request: Request
+    scores: Scores, chosen: ChosenExits, held_out: Outcome | None, spent: dict[str, Any] | None, request: Request
 ) -> list[str]:
     """Return what the user should know, a sentence each."""
     warnings = []
     if chosen.rule != request.wanted:
         warnings.append(
-            f"thresholds optimised one by one would do no better, by cross-fitting on the {sum(chosen.counts)} "
-            "calibration videos: the geometric rule chose. More videos may save more"
+            f"it could not be shown on {sum(chosen.counts)} calibration videos, by cross-fitting, that thresholds "
+            "optimised one by one do better: the geometric rule chose. More videos may save more"
         )
     if len(chosen.closed) == len(chosen.thresholds) - 1 > 0:
-        warnings.append("no video leaves before the last checkpoint: earlier answers would lose more than asked for")
+        why = "earlier answers would lose more than asked for"
+        if request.q is not None or request.budget is not None:
+            why = "what was asked for is enough to run every video to the end"
+        warnings.append(f"no video leaves before the last checkpoint: {why}")
     if request.q is None and request.budget is None and request.confidence is None:
-        allowed, number = (request.max_drop or DROP) * sum(chosen.counts), sum(chosen.counts)
+        most, number = request.max_drop or DROP, sum(chosen.counts)
+        allowed = most * number
+        low = 0.0 if held_out is None or held_out.drop_interval is None else held_out.drop_interval[0]
+        if held_out is not None and low > most:
+            warnings.append(
+                f"the evaluation videos lose {held_out.loss:.2%}, more than the {most:.2%} asked for by more than chance "
+                "explains: ask for less, or for a promise (--confidence)"
+            )
         if allowed < _FEW:
             warnings.append(
-                f"a loss of {request.max_drop or DROP:g} is only {allowed:.2g} of {number} calibration videos, so chance "
+                f"a loss of {most:g} is only {allowed:.2g} of {number} calibration videos, so chance "
                 "decides: other videos may lose more. Give more videos, or --confidence"
             )
     total = scores.probabilities.shape[1]
@@ -83,7 +93,7 @@ def warnings_of(
             warnings.append(
                 f"{twice} videos have exactly the scores of another: duplicates count double and may cross the split"
             )
-    if in_sample:
+    if held_out is None:
         warnings.append("no evaluation videos: all figures are in sample, on the videos the thresholds were chosen on")
     quotas, number = chosen.quotas or chosen.counts, sum(chosen.counts)
     off = [abs(c - quota) for c, quota in zip(chosen.counts[:-1], quotas[:-1], strict=True)]

@@ -76,6 +76,11 @@ def promise(
     for name, value in (("--max-drop", bound), ("--confidence", confidence)):
         if not 0 < value < 1:
             raise UsageError(f"{name} {value}: expected a number between 0 and 1")
+    if not test.videos:
+        raise TooFewVideosError(
+            f"--max-drop {bound:g} --confidence {confidence:g}: no video is left to test the promise; it needs about "
+            f"{videos_needed(bound, confidence)}. Give more videos."
+        )
     delta = 1 - confidence
     ranked, found = RankedConfidences(family.confidences), None
     for chosen in map(ranked.choose, RATIOS) if candidates is None else candidates:

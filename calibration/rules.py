@@ -62,6 +62,8 @@ def optimal(
         other: what the geometric rule chose.
         along: the frontier on these videos.
     """
+    if answers.videos < 2:
+        return None
     cost, judged = costs[asked.unit], None if other is None else outcome(answers, other.thresholds, costs)
     if asked.budget is None:
         return _for_loss(answers, cost, asked.loss, along, None if judged is None else judged.means[asked.unit])

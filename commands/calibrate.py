@@ -12,7 +12,7 @@ from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.packages import packages
 from ..grid.thresholds import Rule
-from .output import print_sections, steps
+from .output import print_sections, require_own, steps
 
 
 @click.command(cls=Command)
@@ -28,7 +28,7 @@ from .output import print_sections, steps
 @click.option("--budget", type=float, help="Mean GMACs a video, or milliseconds with --cost ms.")
 @click.option("--max-drop", type=float, help="Largest loss of accuracy (of agreement, without labels).")
 @click.option(
-    "--confidence", type=float, help="Promise --max-drop with this probability; without it, the drop is in sample."
+    "--confidence", type=float, help="Promise --max-drop with this probability; without it, the drop is an estimate."
 )
 @click.option("--cost", type=click.Choice(["macs", "ms"]), default="macs", show_default=True, help="What to save.")
 @rare("--cost-table", type=PATH, help="Times from 'dynvid time -o'; otherwise measured now.")
@@ -53,6 +53,10 @@ def calibrate(
 
     if bundle is None and output is not None:
         raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
+    require_own("-o", output, "a T.json", b'"bundle_sha256"')
+    if output is not None and output == plot:
+        raise UsageError(f"-o and --plot are both {str(plot)!r}: give two places")
+    require_own("--plot", plot, "an SVG", b"<svg")
     if plot is not None:
         with packages("bench"):  # before the work, not after
             from ..calibration.plot import write_curve

@@ -9,9 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ..grid.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,6 +128,25 @@ def _bars(console: Console) -> Iterator[Callable[[str], None]]:
                 progress.update(task, description=line)
 
         yield show
+
+
+def require_own(option: str, path: Path | None, what: str, mark: bytes) -> None:
+    """Refuse to replace a file that is something else, such as a list of videos.
+
+    Args:
+        option: that names the file.
+        path: the file; None, or a missing or empty one, is fine.
+        what: what it may be, for the message.
+        mark: bytes that such a file has at its start.
+
+    Raises:
+        UsageError: If the file has other contents.
+    """
+    if path is not None and path.is_file():
+        with path.open("rb") as file:
+            start = file.read(4096)
+        if start and mark not in start:
+            raise UsageError(f"{option} {str(path)!r} exists and is not {what}: give another, or remove it")
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

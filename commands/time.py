@@ -10,7 +10,7 @@ import click
 
 from ..commands import PATH, precision_option
 from ..grid.manifest import Precision
-from .output import print_table, steps
+from .output import print_table, require_own, steps
 
 
 @click.command()
@@ -32,6 +32,7 @@ def time(
     from ..api import time as take_times
     from ..benchmarks.measure.machine import MOST_OTHERS
 
+    require_own("-o", output, "a file of times", b"dynvid.timing")
     with steps():
         found = take_times(
             bundle, backend=backend, engines=engines, precision=precision, threads=threads, rounds=rounds,

@@ -206,7 +206,7 @@ def test_classify_prints_one_object_a_video(tiny_bundle, clip, thresholds):
 
 def test_a_warning_says_that_it_is_one_without_steps_too(tiny_bundle, clip, tmp_path):
     (tmp_path / "list.csv").write_text(f"video\n{clip}\n{clip}\n")
-    done = dynvid("classify", tiny_bundle.root, "--data", tmp_path / "list.csv")
+    done = process("classify", tiny_bundle.root, "--data", tmp_path / "list.csv")
     assert f"\nWarning: list '{tmp_path}/list.csv' names 1 videos again" in "\n" + done.stderr
 
 

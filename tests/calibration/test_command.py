@@ -1,5 +1,7 @@
 """``dynvid calibrate`` as a user meets it."""
 
+import contextlib
+import hashlib
 import json
 import shutil
 
@@ -8,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from samples import synthetic_scores, write_noise
 
+import dynvid
 from dynvid.cli import cli
 from dynvid.grid.errors import (
     CostTableError,
@@ -16,6 +19,8 @@ from dynvid.grid.errors import (
     StaleCostTableError,
     StaleScoresError,
     StaleThresholdsError,
+    TooFewVideosError,
+    UsageError,
 )
 from dynvid.grid.thresholds import read_thresholds
 
@@ -155,3 +160,61 @@ def test_things_of_another_bundle_are_refused(tiny_bundle, exports, data, kept, 
         run(root, tmp_path / "T.json", "--data", data)
     with pytest.raises(InputRefusedError, match="cannot be read"):
         run(root, tmp_path / "missing.pth", "--data", data)
+
+
+def test_no_file_of_another_kind_is_replaced(tiny_bundle, data, kept, tmp_path):
+    before = data.read_bytes()
+    for arguments in (("-o", data), ("--plot", data)):
+        with pytest.raises(UsageError, match=r"exists and is not (a T.json|an SVG): give another, or remove it"):
+            run(tiny_bundle.root, "--data", data, "--scores", kept, "--q", 1, *arguments)
+    with pytest.raises(UsageError, match="exists and is not a file of times"):
+        run(tiny_bundle.root, "-o", data, command="time")
+    assert data.read_bytes() == before
+    with pytest.raises(UsageError, match="-o and --plot are both"):
+        run(tiny_bundle.root, "--data", data, "-o", tmp_path / "x", "--plot", tmp_path / "x")
+    for _ in range(2):  # its own are
+        run(tiny_bundle.root, "--data", data, "--scores", kept, "--q", 1, "-o", tmp_path / "T.json")
+
+
+def test_scores_without_macs_are_described_in_exits(tmp_path):
+    scores = synthetic_scores(400)
+    np.savez(tmp_path / "s.npz", probabilities=scores.probabilities, labels=scores.labels)
+    for arguments in ((), ("--q", 0.5), ("--budget", 3)):
+        assert "mean exits" in run("--scores", tmp_path / "s.npz", *arguments).stdout
+
+
+@pytest.mark.parametrize("videos", range(1, 12))
+def test_a_handful_of_videos_ends_in_thresholds_or_a_reason(tmp_path, videos):
+    scores = synthetic_scores(videos)
+    np.savez(tmp_path / "s.npz", probabilities=scores.probabilities, labels=scores.labels, macs=scores.macs)
+    for arguments in ((), ("--q", 1), ("--budget", 9), ("--split", 1), ("--split", 0.0001), ("--temperature",)):
+        with contextlib.suppress(DynvidError):
+            run("--scores", tmp_path / "s.npz", *arguments)
+    with pytest.raises(TooFewVideosError):
+        run("--scores", tmp_path / "s.npz", "--max-drop", 0.01, "--confidence", 0.9)
+
+
+def test_what_would_be_ignored_is_refused(from_elsewhere, tiny_bundle, data, tmp_path):
+    with pytest.raises(UsageError, match="--backend openvino without --data"):
+        run("--scores", from_elsewhere, "--backend", "openvino")
+    with pytest.raises(UsageError, match="--cost-table without --cost ms"):
+        run(tiny_bundle.root, "--data", data, "--cost-table", tmp_path / "t.json", "--budget", 5)
+    for wrong in ({"cost": "MS"}, {"rule": "best"}):
+        with pytest.raises(UsageError, match="expected '"):
+            dynvid.calibrate(scores=from_elsewhere, **wrong)
+
+
+def test_the_drop_stands_beside_the_one_asked_for(from_elsewhere):
+    assert ", asked: at most 3.00%" in run("--scores", from_elsewhere, "--max-drop", 0.03).stdout
+    assert "asked" not in run("--scores", from_elsewhere, "--q", 1).stdout
+
+
+def test_a_drop_beyond_chance_is_warned_of(tmp_path):
+    """The held-out half differs from the other: there the first exit is always wrong."""
+    names = [str(number) for number in range(2000)]
+    order = sorted(range(2000), key=lambda n: hashlib.sha256(f"0 {names[n]}".encode()).digest())
+    p = np.full((2, 2000, 2), (0.95, 0.05), np.float32)
+    p[0, order[1000:]] = (0.05, 0.95)
+    np.savez(tmp_path / "s.npz", probabilities=p, labels=np.zeros(2000, int), macs=np.array([1e9, 2e9]))
+    warned = report("--scores", tmp_path / "s.npz", "--max-drop", 0.02)["warnings"]
+    assert any(line.startswith("the evaluation videos lose 100.00%, more than the 2.00% asked for") for line in warned)
