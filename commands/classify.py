@@ -119,7 +119,7 @@ def classify(
             trace=trace,
             on_record=show,
         )
-    if summary.videos > 1:
+    if summary.videos > 1 or output is not None:
         click.echo(str(summary), err=True)
     if said := summary.partial(output):
         click.echo(f"Error: {said}", err=True)
