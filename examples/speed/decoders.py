@@ -21,6 +21,7 @@ from torchcodec.decoders import VideoDecoder
 
 from dynvid.grid.preprocessing import Preprocessing, sample_frames
 from dynvid.runtime.video.file import VideoFile
+from dynvid.runtime.video.orientation import Orientation
 
 SAMPLES = 16
 SETS = [(2 * n, 2 * n + 1) for n in (0, 3, 5, 6, 1, 2, 4, 7)]
@@ -88,7 +89,8 @@ def expected(path: Path) -> np.ndarray | None:
     except (av.FFmpegError, ValueError):
         return None
     wanted = [frames[i] for i in sample_frames(len(frames), SAMPLES)]
-    return thumbnails(prepared(np.stack([frame.to_ndarray(format="rgb24") for frame in wanted])))
+    shown = [Orientation.of(frame).shown(frame.to_ndarray(format="rgb24")) for frame in wanted]
+    return thumbnails(prepared(np.stack(shown)))
 
 
 def timed(name: str, path: Path) -> tuple[float, float, np.ndarray]:
@@ -128,7 +130,14 @@ def main() -> None:
                     continue
                 try:
                     first_ms, all_ms, frames = timed(name, path)
-                except (RuntimeError, OSError, ValueError, IndexError, cv2.error):  # how the others refuse a file
+                except (
+                    decord.DECORDError,
+                    RuntimeError,
+                    OSError,
+                    ValueError,
+                    IndexError,
+                    cv2.error,
+                ):  # how the others refuse a file
                     if name == "dynvid":
                         raise
                     right[name] = False
@@ -138,7 +147,7 @@ def main() -> None:
                 if turn:
                     times[name].append((first_ms, all_ms))
         medians = {name: np.median(found, axis=0) for name, found in times.items() if right[name] and found}
-        best = [min(one[k] for one in medians.values()) for k in (0, 1)]
+        best = [min((one[k] for one in medians.values()), default=np.inf) for k in (0, 1)]
         cells = []
         for name in names:
             if name not in medians:
