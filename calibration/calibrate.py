@@ -169,6 +169,12 @@ def calibrate(scores: Scores, costs: Costs, request: Request) -> Calibration:
         tempered = {"before": plain, "after": answers}
         of = evaluating if len(evaluating) else calibrating
         report["reliability"] = {name: reliability(part.take(of)) for name, part in tempered.items()}
+        before, after = (sum(one["ece"] for one in rows) for rows in report["reliability"].values())
+        if after > before:
+            report["warnings"].append(
+                "temperatures make confidences less like the share of right answers: leave --temperature out, or give "
+                "more videos"
+            )
     expected = tally(judged_on, chosen)
     return Calibration(chosen, temperatures, expected, later or seen, curve, optimal_curve, report)
 

@@ -84,6 +84,13 @@ def warnings_of(
                 "decides: other videos may lose more. Give more videos, or --confidence"
             )
     total = scores.probabilities.shape[1]
+    if scores.labels is not None and total >= _FEW:
+        right = float((scores.probabilities[-1].argmax(axis=1) == scores.labels).mean())
+        if right <= 1 / scores.probabilities.shape[2]:
+            warnings.append(
+                f"the last checkpoint is right for {right:.1%} of the videos, no more than chance: are the labels those of "
+                "these classes, counted from 0?"
+            )
     if scores.failed:
         warnings.append(f"{len(scores.failed)} of {total + len(scores.failed)} videos gave no answer and were left out")
     if not scores.videos:

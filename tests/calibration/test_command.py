@@ -218,3 +218,24 @@ def test_a_drop_beyond_chance_is_warned_of(tmp_path):
     np.savez(tmp_path / "s.npz", probabilities=p, labels=np.zeros(2000, int), macs=np.array([1e9, 2e9]))
     warned = report("--scores", tmp_path / "s.npz", "--max-drop", 0.02)["warnings"]
     assert any(line.startswith("the evaluation videos lose 100.00%, more than the 2.00% asked for") for line in warned)
+
+
+def test_labels_that_are_shifted_are_warned_of(tmp_path):
+    scores = synthetic_scores(400)
+    classes = scores.probabilities.shape[2]
+    shifted = {"probabilities": scores.probabilities, "labels": (scores.labels + 1) % classes, "macs": scores.macs}
+    np.savez(tmp_path / "s.npz", **shifted)
+    assert any("no more than chance" in line for line in report("--scores", tmp_path / "s.npz", "--q", 1)["warnings"])
+    np.savez(tmp_path / "s.npz", **{**shifted, "labels": scores.labels})
+    assert not any("chance" in line for line in report("--scores", tmp_path / "s.npz", "--q", 1)["warnings"])
+
+
+def test_temperatures_that_do_harm_are_warned_of(tmp_path):
+    """At .6 half of the videos are nearly always right; the other half, which judges, are right as often as they say."""
+    order = sorted(range(800), key=lambda n: hashlib.sha256(f"0 {n}".encode()).digest())
+    p = np.full((2, 800, 2), (0.6, 0.4), np.float32)
+    labels = np.zeros(800, int)
+    labels[order[:20]] = labels[order[400:560]] = 1
+    np.savez(tmp_path / "s.npz", probabilities=p, labels=labels, macs=np.array([1e9, 2e9]))
+    warned = report("--scores", tmp_path / "s.npz", "--q", 1, "--temperature")["warnings"]
+    assert any(line.startswith("temperatures make confidences less like") for line in warned)
