@@ -328,7 +328,7 @@ def calibrate(
         raise UsageError(f"rule {rule!r}: expected 'optimal' or 'geometric'")
     if cost_table is not None and cost != "ms":
         raise UsageError("--cost-table without --cost ms: add it, since milliseconds are saved only then")
-    if data is None and backend != "auto":
+    if data is None and backend != "auto" and (cost != "ms" or cost_table is not None):
         raise UsageError(f"--backend {backend} without --data: leave it out, since nothing is computed")
     if precision is not None and data is None:
         raise UsageError(f"--precision {precision} without --data: leave it out, since scores have their own precision")

@@ -53,7 +53,7 @@ def calibrate(
 
     if bundle is None and output is not None:
         raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
-    require_own("-o", output, "a T.json", b'"bundle_sha256"')
+    require_own("-o", output, "a T.json", b'"thresholds"')
     if output is not None and output == plot:
         raise UsageError(f"-o and --plot are both {str(plot)!r}: give two places")
     require_own("--plot", plot, "an SVG", b"<svg")

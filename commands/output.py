@@ -137,14 +137,14 @@ def require_own(option: str, path: Path | None, what: str, mark: bytes) -> None:
         option: that names the file.
         path: the file; None, or a missing or empty one, is fine.
         what: what it may be, for the message.
-        mark: bytes that such a file has at its start.
+        mark: bytes that such a file has in its first MiB.
 
     Raises:
         UsageError: If the file has other contents.
     """
     if path is not None and path.is_file():
         with path.open("rb") as file:
-            start = file.read(4096)
+            start = file.read(1 << 20)
         if start and mark not in start:
             raise UsageError(f"{option} {str(path)!r} exists and is not {what}: give another, or remove it")
 

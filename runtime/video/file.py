@@ -45,6 +45,10 @@ class _MiscountError(Exception):
     """The packets told another number of frames than the decoder returns."""
 
 
+class _FieldsError(_MiscountError):
+    """Frames are interlaced, so a packet may be half of one."""
+
+
 class VideoFile(SampledFrames):
     """An encoded video, decoded in this process. ``Decoder`` does the same in a child process.
 
@@ -98,8 +102,8 @@ class VideoFile(SampledFrames):
         self.check(samples)
         try:
             return self._sampled_pixels(samples)
-        except _MiscountError:
-            self._recount()
+        except _MiscountError as fault:
+            self._recount(fields=isinstance(fault, _FieldsError) and not self._images)
             return self._sampled_pixels(samples)
 
     def _sampled_pixels(self, samples: Sequence[int]) -> NDArray[np.uint8]:
@@ -148,7 +152,7 @@ class VideoFile(SampledFrames):
                 damaged=False,
             )
         self._check_size(context.height, context.width)
-        self._fields = self._container.format.name == "mpegts" and context.codec.canonical_name in ("h264", "hevc")
+        self._fields = context.codec.canonical_name in ("h264", "hevc")
         context.thread_type, context.thread_count = "NONE", 1
         context.options = {"max_pixels": str(MAX_PIXELS)}
 
@@ -191,11 +195,14 @@ class VideoFile(SampledFrames):
         except av.InvalidDataError as fault:
             self.doubt(f"corrupt: decoding breaks off after {self.frames_total} frames ({fault.strerror})")
 
-    def _recount(self) -> None:
-        """Take the decoder's number of frames where the packets were wrong, and sample anew."""
+    def _recount(self, *, fields: bool) -> None:
+        """Take the decoder's number of frames where the packets were wrong, and sample anew.
+
+        Where packets were ``fields`` and no frame was given yet, nothing is amiss with the video.
+        """
         told = self.frames_total
         self._count()
-        if self.frames_total != told:
+        if self.frames_total != told and not fields:
             self.doubt(f"corrupt: {self.frames_total} of {told} frames can be decoded")
         self._passed.clear()
         self._restart()
@@ -291,7 +298,7 @@ class VideoFile(SampledFrames):
 
     def _look_at(self, frame: av.VideoFrame) -> None:
         if self._fields and not self._trusted and frame.interlaced_frame:
-            raise _MiscountError  # a packet may be half a frame
+            raise _FieldsError
         if frame.is_corrupt:
             self.doubt("corrupt: the decoder had to conceal parts of frames")
 

@@ -170,6 +170,10 @@ def test_no_file_of_another_kind_is_replaced(tiny_bundle, data, kept, tmp_path):
     with pytest.raises(UsageError, match="exists and is not a file of times"):
         run(tiny_bundle.root, "-o", data, command="time")
     assert data.read_bytes() == before
+    other = tmp_path / "run.json"  # of the same bundle, but no thresholds
+    other.write_text(json.dumps({"bundle_sha256": tiny_bundle.sha256, "format": "dynvid.timing/1"}))
+    with pytest.raises(UsageError, match="exists and is not a T.json"):
+        run(tiny_bundle.root, "--data", data, "--scores", kept, "--q", 1, "-o", other)
     with pytest.raises(UsageError, match="-o and --plot are both"):
         run(tiny_bundle.root, "--data", data, "-o", tmp_path / "x", "--plot", tmp_path / "x")
     for _ in range(2):  # its own are
@@ -194,11 +198,14 @@ def test_a_handful_of_videos_ends_in_thresholds_or_a_reason(tmp_path, videos):
         run("--scores", tmp_path / "s.npz", "--max-drop", 0.01, "--confidence", 0.9)
 
 
-def test_what_would_be_ignored_is_refused(from_elsewhere, tiny_bundle, data, tmp_path):
+def test_what_would_be_ignored_is_refused(from_elsewhere, tiny_bundle, data, kept, tmp_path):
+    run(tiny_bundle.root, "--data", data, "--scores", kept, "--q", 1)
     with pytest.raises(UsageError, match="--backend openvino without --data"):
         run("--scores", from_elsewhere, "--backend", "openvino")
     with pytest.raises(UsageError, match="--cost-table without --cost ms"):
         run(tiny_bundle.root, "--data", data, "--cost-table", tmp_path / "t.json", "--budget", 5)
+    done = run(tiny_bundle.root, "--scores", kept, "--cost", "ms", "--backend", "onnxruntime", "--q", 1)
+    assert "mean ms" in done.stdout  # times are measured on that backend
     for wrong in ({"cost": "MS"}, {"rule": "best"}):
         with pytest.raises(UsageError, match="expected '"):
             dynvid.calibrate(scores=from_elsewhere, **wrong)

@@ -58,6 +58,7 @@ CLIPS = {
     "hevc.ts": ("libx265", {"x265-params": X265 + "open-gop=0"}, 100, (96, 64), "yuv420p"),
     "mpeg2.ts": ("mpeg2video", {"g": "12", "bf": "2", "b": "2M"}, 100, (96, 64), "yuv420p"),
     "mbaff.ts": ("libx264", {"g": "12", "bf": "3", "flags": "+ildct+ilme"}, 100, (96, 64), "yuv420p"),
+    "mbaff.avi": ("libx264", {"g": "12", "bf": "3", "flags": "+ildct+ilme"}, 100, (96, 64), "yuv420p"),
     "h264.flv": ("libx264", {"g": "12", "bf": "3"}, 100, (96, 64), "yuv420p"),
     "hevc.mkv": ("libx265", {"x265-params": X265 + "open-gop=0"}, 100, (96, 64), "yuv420p"),
     "hevc_open.mkv": ("libx265", {"x265-params": X265 + "open-gop=1"}, 100, (96, 64), "yuv420p"),
@@ -216,12 +217,13 @@ def test_a_transport_stream_is_sought_by_bytes(clip):
         assert source.frames_decoded < 50
 
 
-def test_half_frames_are_no_frames(clip, monkeypatch):
+@pytest.mark.parametrize("name", ["mbaff.ts", "mbaff.avi"])
+def test_half_frames_are_no_frames(clip, monkeypatch, name):
     """Where frames are interlaced a packet may hold half of one, so the decoder counts."""
     recounted = []
     recount = VideoFile._recount
-    monkeypatch.setattr(VideoFile, "_recount", lambda self: (recounted.append(1), recount(self))[1])
-    assert outcome(clip("mbaff.ts"), linear(clip("mbaff.ts"))[1]) == "same" and recounted == [1]
+    monkeypatch.setattr(VideoFile, "_recount", lambda self, **how: (recounted.append(how), recount(self, **how))[1])
+    assert outcome(clip(name), linear(clip(name))[1]) == "same" and recounted == [{"fields": True}]
 
 
 def test_frames_that_the_decoder_refuses_are_noticed_though_packets_were_counted(clip, tmp_path):
