@@ -15,15 +15,15 @@ from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.thresholds import Rule, Tally, Thresholds
 from ..runtime.exit_histogram import ExitHistogram
-from .answers import Answers, answers_of
+from .choosing.request import DROP, Request
+from .choosing.risk import FAMILY_SHARE, Promise
+from .choosing.rules import Asked, optimal, optimised, promises
+from .choosing.sweep import Costs, Outcome, Point, critical_point, outcome, points, spend, sweep
+from .choosing.thresholds import ChosenExits, RankedConfidences, exits
 from .report import budget_kept, choice_of, reference_of, row_of, warnings_of
-from .request import DROP, Request
-from .risk import FAMILY_SHARE, Promise
-from .rules import Asked, optimal, optimised, promises
-from .scores import Scores
-from .sweep import Costs, Outcome, Point, critical_point, outcome, points, spend, sweep
-from .temperature import fit_temperatures, reliability
-from .thresholds import ChosenExits, RankedConfidences, exits
+from .scores.answers import Answers, answers_of
+from .scores.scores import Scores
+from .scores.temperature import fit_temperatures, reliability
 
 
 @dataclass(frozen=True)

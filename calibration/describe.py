@@ -76,7 +76,7 @@ def describe_drift(drift: Drift) -> Iterator[Section]:
         for k, (then, now) in enumerate(zip(drift.expected_shares, drift.shares, strict=True), 1)
     ]
     yield Section(
-        f"{drift.videos} videos, compared with {drift.expected_videos} at calibration",
+        f"{drift.videos} {'video' if drift.videos == 1 else 'videos'}, compared with {drift.expected_videos} at calibration",
         ["checkpoint", "then", "now", "change"],
         rows,
     )
@@ -150,11 +150,23 @@ def _curves(report: dict[str, Any]) -> Section:
             kept = q is not None and critical is not None and q == critical["q"]
             name = "optimal" if q is None else f"q = {q:.2f}{' (Q*)' if kept else ''}"
             points.append(_Point(figures[f"mean_{unit}"], name, figures, kept))
-        for point in _apart(sorted(points, key=lambda point: -point.cost)):
+        for point in _apart(_unbeaten(sorted(points, key=lambda point: -point.cost))):
             rows.append([point.name, _with(point.figures, f"mean_{unit}", ".4g"), *_quality(point.figures)])
-    line = f"both rules{' (in sample)' if in_sample else ', held-out'}{drop}; --json has every point"
+    line = f"both rules{' (in sample)' if in_sample else ', held-out'}{drop}; points that a cheaper one equals are left out, --json has every point"
     quality = "agreement" if report["accuracy"] is None else "accuracy"
     return Section(line, ["thresholds", f"mean {_UNITS[unit]}", quality, "drop"], rows)
+
+
+def _unbeaten(points: list[_Point]) -> list[_Point]:
+    """Return the points, descending in cost, that no cheaper one equals in accuracy, and those to be kept."""
+    best, found = -1.0, list[_Point]()
+    for point in reversed(points):
+        figures = point.figures
+        quality = figures["agreement"] if figures["accuracy"] is None else figures["accuracy"]
+        if quality > best or point.kept:
+            best = max(best, quality)
+            found.insert(0, point)
+    return found
 
 
 def _apart(points: list[_Point]) -> Iterator[_Point]:
@@ -162,7 +174,7 @@ def _apart(points: list[_Point]) -> Iterator[_Point]:
     step = (points[0].cost - points[-1].cost) / 10
     last = float("inf")
     for point in points:
-        if point.kept or point.cost <= last - step or (point is points[-1] and point.cost < last):
+        if point.kept or (point.cost < last and (point.cost <= last - step or point is points[-1])):
             last = point.cost
             yield point
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..grid.errors import ResultsError, ThresholdsError
-from ..grid.storage.strict_json import StrictJsonError, loads
 from ..grid.thresholds import Tally, Thresholds
 from ..runtime.exit_histogram import ExitHistogram
+from ..runtime.results.lines import latest, numbered_records
+from ..runtime.results.run import run_beside
 
 _DRAWS = 2000
 _CHANCE = 0.99  # quantile of the distances that chance explains
@@ -75,8 +77,14 @@ def check_results(results: Path, thresholds: Thresholds, where: str) -> Drift:
 
     Raises:
         ThresholdsError: If the thresholds, read from ``where``, do not say what is expected.
+        StaleThresholdsError, StaleResultsError: If what lies beside the results names another bundle, or says that they
+            left by other thresholds.
         ResultsError: If the file cannot be read, a line is not a record, or no record has an answer.
     """
+    run = run_beside(results)
+    if run is not None:
+        run.require_bundle(thresholds.bundle_sha256, str(results))
+        run.require_thresholds(thresholds, where, str(results))
     if thresholds.expected is None:
         raise ThresholdsError(
             f"thresholds {where!r} do not say how videos left at calibration: choose them with 'dynvid calibrate'"
@@ -90,36 +98,28 @@ def tally_of(results: Path, checkpoints: int) -> Tally:
     Raises:
         ResultsError: If the file cannot be read, a line is not a record, or no record has an answer.
     """
+    return tally_of_records(latest(numbered_records(results), str(results)), str(results), checkpoints)
+
+
+def tally_of_records(records: Iterable[tuple[int, Mapping[str, Any]]], where: str, checkpoints: int) -> Tally:
+    """Return the same of records with their numbers; ``where`` names their file. It raises the same, too."""
     tally = ExitHistogram(checkpoints)
-    try:
-        lines = results.read_bytes().splitlines()
-    except OSError as error:
-        raise ResultsError(
-            f"results {str(results)!r} cannot be read ({error.strerror}): give what 'dynvid classify -o' wrote"
-        ) from None
-    for number, line in enumerate(lines, 1):
-        try:
-            record = loads(line)
-        except StrictJsonError as error:
-            raise ResultsError(
-                f"results {str(results)!r}, line {number}: {error}. Give what 'dynvid classify -o' wrote."
-            ) from None
-        record = record if isinstance(record, dict) else {}
+    for number, record in records:
         if record.get("status") in ("damaged", "numeric_error"):
             continue
         checkpoint, confidence = record.get("checkpoint"), record.get("confidence")
         if not (type(checkpoint) is int and 1 <= checkpoint <= checkpoints):
             raise ResultsError(
-                f"results {str(results)!r}, line {number}: checkpoint {checkpoint!r}, expected a number from 1 to "
+                f"results {where!r}, line {number}: checkpoint {checkpoint!r}, expected a number from 1 to "
                 f"{checkpoints}: give results of this bundle"
             )
         if not (isinstance(confidence, int | float) and 0 <= confidence <= 1.0001):
             raise ResultsError(
-                f"results {str(results)!r}, line {number}: confidence {confidence!r}, expected a number in [0, 1]"
+                f"results {where!r}, line {number}: confidence {confidence!r}, expected a number in [0, 1]"
             )
         tally.add(checkpoint, confidence)
     if not any(map(sum, tally.counts)):
-        raise ResultsError(f"results {str(results)!r}: no video has an answer, so there is nothing to compare")
+        raise ResultsError(f"results {where!r}: no video has an answer, so there is nothing to compare")
     return tally.counts
 
 

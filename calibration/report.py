@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from .answers import Answers
-from .interval import of_mean
-from .request import DROP, Request
-from .scores import Scores
-from .sweep import Costs, Outcome, Point, outcome, spend
-from .thresholds import ChosenExits, exits
+from .choosing.interval import of_mean
+from .choosing.request import DROP, Request
+from .choosing.sweep import Costs, Outcome, Point, outcome, spend
+from .choosing.thresholds import ChosenExits, exits
+from .scores.answers import Answers
+from .scores.scores import Scores
 
 _FEW = 5  # videos that may be lost, below which the loss on other videos was seen to exceed the bound on average
 _FEW_VIDEOS = 10

@@ -164,7 +164,8 @@ def test_things_of_another_bundle_are_refused(tiny_bundle, exports, data, kept, 
 
 def test_no_file_of_another_kind_is_replaced(tiny_bundle, data, kept, tmp_path):
     before = data.read_bytes()
-    for arguments in (("-o", data), ("--plot", data)):
+    other = shutil.copy(data, tmp_path / "list.svg")
+    for arguments in (("-o", data), ("--plot", other)):
         with pytest.raises(UsageError, match=r"exists and is not (a T.json|an SVG): give another, or remove it"):
             run(tiny_bundle.root, "--data", data, "--scores", kept, "--q", 1, *arguments)
     with pytest.raises(UsageError, match="exists and is not a file of times"):

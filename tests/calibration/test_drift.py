@@ -65,7 +65,8 @@ def test_results_are_counted_but_for_those_without_an_answer(tmp_path):
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        (["{"], "line 1: "),
+        (["{\n"], "line 1: "),
+        (["{"], "line 1 ends in the middle"),
         ([good(), "[]\n"], "line 2: checkpoint None, expected a number from 1 to 3"),
         ([good(4)], "checkpoint 4, expected a number from 1 to 3"),
         ([good(True)], "checkpoint True"),

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynvid.calibration.answers import answers_of
-from dynvid.calibration.scores import Scores
-from dynvid.calibration.thresholds import exits
+from dynvid.calibration.choosing.thresholds import exits
+from dynvid.calibration.scores.answers import answers_of
+from dynvid.calibration.scores.scores import Scores
 from dynvid.grid.route import Route
 from dynvid.grid.topology import Cell, Grid
 from dynvid.runtime.exits import ExitRule

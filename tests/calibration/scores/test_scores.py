@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from samples import synthetic_scores
 
-from dynvid.calibration.journal import Journal
-from dynvid.calibration.scores import Scores, check_scores, read_scores
+from dynvid.calibration.scores.journal import Journal
+from dynvid.calibration.scores.scores import Scores, check_scores, read_scores
 from dynvid.grid.errors import ScoresError, StaleScoresError, UsageError
 
 GOOD = synthetic_scores(20)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .answers import Answers
+from ..scores.answers import Answers
 from .thresholds import RankedConfidences, ThresholdVector, exits, midway
 
 PRICES = tuple(float(price) for price in np.geomspace(0.0005, 3, 32))

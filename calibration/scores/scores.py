@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.errors import ScoresError
-from ..grid.storage.files import whole_file
+from ...grid.errors import ScoresError
+from ...grid.storage.files import whole_file
 
 _TOLERANCE = 5e-3  # by how much the sum of an answer's probabilities may differ from 1, as in fp16 arithmetic
 _KEYS = ("probabilities", "labels", "macs", "videos", "failed", "belongs_to")

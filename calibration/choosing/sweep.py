@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.errors import UsageError
-from .answers import Answers
+from ...grid.errors import UsageError
+from ..scores.answers import Answers
 from .interval import Interval, of_mean, of_paired_difference, of_share
 from .thresholds import ChosenExits, RankedConfidences, ThresholdVector, exits
 

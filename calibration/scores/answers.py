@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.confidence import confidence
+from ...runtime.confidence import confidence
 from .scores import Scores
 
 

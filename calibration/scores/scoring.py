@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ..grid.bundle import Bundle
-from ..grid.errors import InputRefusedError, ListError, ScoresError, StaleScoresError
-from ..grid.manifest import Manifest
-from ..runtime.session import Session
-from ..runtime.video.decoder import Decoder
-from ..runtime.video.listing import ListedVideo
+from ...grid.bundle import Bundle
+from ...grid.errors import InputRefusedError, ListError, ScoresError, StaleScoresError
+from ...grid.manifest import Manifest
+from ...runtime.session import Session
+from ...runtime.video.decoder import Decoder
+from ...runtime.video.listing import ListedVideo
 from .journal import Journal
 from .scores import Scores, read_scores
 
@@ -181,7 +181,7 @@ def class_labels(videos: Sequence[ListedVideo], manifest: Manifest) -> list[int 
         if missing < len(videos):
             raise ListError(f"{missing} of {len(videos)} rows have no label: label all of them, or none")
         return [None] * len(videos)
-    names = manifest.labels or tuple(map(str, range(manifest.classes)))
+    names = manifest.class_names
     index = {name: i for i, name in enumerate(names)}
     unknown = [video for video in videos if video.label not in index]
     if unknown:

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.errors import UsageError
-from ..grid.thresholds import Rule
+from ...grid.errors import UsageError
+from ...grid.thresholds import Rule
 
 ThresholdVector = tuple[float | None, ...]
 

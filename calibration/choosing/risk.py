@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..grid.errors import GuaranteeError, TooFewVideosError, UsageError
-from .answers import Answers
+from ...grid.errors import GuaranteeError, TooFewVideosError, UsageError
+from ..scores.answers import Answers
 from .thresholds import ChosenExits, RankedConfidences, exits
 
 FAMILY_SHARE = 0.25  # share of the calibration videos that set the family; the others test it

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..grid.errors import ResourceError, StaleScoresError, UsageError
-from ..grid.storage.files import remedy_for
+from ...grid.errors import ResourceError, StaleScoresError, UsageError
+from ...grid.storage.files import remedy_for
 
 
 class Journal:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynvid.calibration.thresholds import RankedConfidences, exit_quotas, exits, geometric_thresholds
+from dynvid.calibration.choosing.thresholds import RankedConfidences, exit_quotas, exits, geometric_thresholds
 from dynvid.grid.errors import UsageError
 
 PAPER_TABLE_2 = (1993, 2392, 2871, 3445, 4134, 4961)

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from samples import synthetic_scores
 
-from dynvid.calibration.answers import answers_of
 from dynvid.calibration.calibrate import calibrate, split
-from dynvid.calibration.frontier import PRICES
-from dynvid.calibration.interval import of_mean, of_paired_difference, of_share
-from dynvid.calibration.plot import write_curve
-from dynvid.calibration.request import Request
-from dynvid.calibration.scores import Scores
-from dynvid.calibration.sweep import RATIOS, costs_of, critical_point, outcome, spend, sweep
-from dynvid.calibration.thresholds import RankedConfidences, exits
+from dynvid.calibration.choosing.frontier import PRICES
+from dynvid.calibration.choosing.interval import of_mean, of_paired_difference, of_share
+from dynvid.calibration.choosing.request import Request
+from dynvid.calibration.choosing.sweep import RATIOS, costs_of, critical_point, outcome, spend, sweep
+from dynvid.calibration.choosing.thresholds import RankedConfidences, exits
+from dynvid.calibration.scores.answers import answers_of
+from dynvid.calibration.scores.scores import Scores
 from dynvid.grid.errors import ResourceError, UsageError
+from dynvid.pages.calibration_curve import write_curve
 
 SCORES = synthetic_scores(4000)
 SVG = "{http://www.w3.org/2000/svg}"

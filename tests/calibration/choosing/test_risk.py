@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from samples import synthetic_scores
 
-from dynvid.calibration.answers import answers_of
 from dynvid.calibration.calibrate import calibrate
-from dynvid.calibration.request import Request
-from dynvid.calibration.risk import RATIOS, log_capital, promise, videos_needed
-from dynvid.calibration.scores import Scores
-from dynvid.calibration.sweep import costs_of, outcome
-from dynvid.calibration.thresholds import RankedConfidences, exits
+from dynvid.calibration.choosing.request import Request
+from dynvid.calibration.choosing.risk import RATIOS, log_capital, promise, videos_needed
+from dynvid.calibration.choosing.sweep import costs_of, outcome
+from dynvid.calibration.choosing.thresholds import RankedConfidences, exits
+from dynvid.calibration.scores.answers import answers_of
+from dynvid.calibration.scores.scores import Scores
 from dynvid.grid.errors import GuaranteeError, TooFewVideosError, UsageError
 
 POPULATION = synthetic_scores(20_000, seed=3)

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynvid.calibration.answers import answers_of
 from dynvid.calibration.calibrate import calibrate
-from dynvid.calibration.request import Request
-from dynvid.calibration.scoring import class_labels, kept_scores, score_videos
-from dynvid.calibration.sweep import costs_of
-from dynvid.calibration.thresholds import exits
+from dynvid.calibration.choosing.request import Request
+from dynvid.calibration.choosing.sweep import costs_of
+from dynvid.calibration.choosing.thresholds import exits
+from dynvid.calibration.scores.answers import answers_of
+from dynvid.calibration.scores.scoring import class_labels, kept_scores, score_videos
 from dynvid.grid.errors import ListError, ScoresError, StaleScoresError
 from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.session import Session

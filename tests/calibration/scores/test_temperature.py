@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from samples import synthetic_scores
 
-from dynvid.calibration.answers import answers_of
 from dynvid.calibration.calibrate import calibrate
-from dynvid.calibration.request import Request
-from dynvid.calibration.scores import Scores
-from dynvid.calibration.sweep import costs_of
-from dynvid.calibration.temperature import fit_temperatures, reliability
+from dynvid.calibration.choosing.request import Request
+from dynvid.calibration.choosing.sweep import costs_of
+from dynvid.calibration.scores.answers import answers_of
+from dynvid.calibration.scores.scores import Scores
+from dynvid.calibration.scores.temperature import fit_temperatures, reliability
 from dynvid.grid.errors import UsageError
 from dynvid.runtime.confidence import confidence
 

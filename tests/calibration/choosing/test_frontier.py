@@ -6,15 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from dynvid.calibration.answers import Answers
 from dynvid.calibration.calibrate import calibrate
+from dynvid.calibration.choosing.frontier import PRICES, climb, cross_fitted, frontier, last_within, neighbouring_losses
+from dynvid.calibration.choosing.request import Request
+from dynvid.calibration.choosing.rules import later_exits
+from dynvid.calibration.choosing.sweep import outcome
+from dynvid.calibration.choosing.thresholds import RankedConfidences, chosen_exits, exits
 from dynvid.calibration.describe import describe
-from dynvid.calibration.frontier import PRICES, climb, cross_fitted, frontier, last_within, neighbouring_losses
-from dynvid.calibration.request import Request
-from dynvid.calibration.rules import later_exits
-from dynvid.calibration.scores import Scores
-from dynvid.calibration.sweep import outcome
-from dynvid.calibration.thresholds import RankedConfidences, chosen_exits, exits
+from dynvid.calibration.scores.answers import Answers
+from dynvid.calibration.scores.scores import Scores
 from dynvid.grid.errors import GuaranteeError, UsageError
 
 COST = np.array([1.0, 2.0, 3.5, 6.0])
@@ -135,7 +135,7 @@ def test_a_loss_is_that_of_the_neighbours_in_confidence():
 def test_few_videos_lose_less_on_others_than_thresholds_between_the_lucky(monkeypatch):
     many, lost = drawn(50_000, 11), {}
     for share in (0.05, 0.0):
-        monkeypatch.setattr("dynvid.calibration.frontier._NEIGHBOURS", share)
+        monkeypatch.setattr("dynvid.calibration.choosing.frontier._NEIGHBOURS", share)
         lost[share] = [outcome(many, frontier(drawn(300, seed), COST)[5], {"gmacs": COST}) for seed in range(20)]
     smooth, raw = (np.array([(one.drop, one.means["gmacs"]) for one in lost[share]]).mean(axis=0) for share in lost)
     assert smooth[0] < raw[0] / 2
@@ -189,7 +189,7 @@ def test_a_budget_is_kept_where_it_was_chosen(budget):
 
 def test_a_budget_that_no_finer_price_keeps_takes_the_coarse_one(monkeypatch):
     """Ascents from other starts may end at another maximum, so that a finer price need not keep what the coarse one does."""
-    import dynvid.calibration.rules as module
+    import dynvid.calibration.choosing.rules as module
 
     def costly(answers, cost, prices=PRICES):
         found = frontier(answers, cost, prices)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid.errors import GuaranteeError, TooFewVideosError
-from ..grid.thresholds import Rule
-from .answers import Answers
+from ...grid.errors import GuaranteeError, TooFewVideosError
+from ...grid.thresholds import Rule
+from ..scores.answers import Answers
 from .frontier import PRICES, cross_fitted, frontier, last_within
 from .request import Request
 from .risk import Promise, promise

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..grid.errors import UsageError
-from ..grid.thresholds import Rule
+from ...grid.errors import UsageError
+from ...grid.thresholds import Rule
 
 DROP = 0.01  # default limit on the drop of accuracy, for the critical point
 

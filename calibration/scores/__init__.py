@@ -1,0 +1,1 @@
+"""Scores: what every checkpoint answers on labelled videos."""
