@@ -29,4 +29,5 @@ def network_of(manifest: Manifest, training_checkpoint: Path, labels: Sequence[s
         shift_div=said["div"] if said["enabled"] else None,
         stride_in_1x1=options.get("stride_in_1x1"),
         dilated=options.get("dilated"),
+        static=manifest.static,
     ).network

@@ -19,7 +19,19 @@ from .shift import ShiftConfig
 
 @dataclass(frozen=True)
 class Configuration:
-    """The keys of a configuration and their types."""
+    """A network and its grid, as training checkpoints and the table ``[network]`` of a training configuration have it.
+
+    Attributes:
+        network: a registered name, such as ``msdnet38``, ``resnet50`` or ``resnet``; ``options`` are its own.
+        classes: their number, and ``labels`` their names; training takes both from the data.
+        input_sets: N; a video is so many sets of ``frames_per_set`` frames.
+        permutation: order of the sets: ``evil_odious`` (paper, equation 4), or ``none``; by default ``none`` if static.
+        groups_linked: whether the shift crosses from the evil sets into the odious ones.
+        route: a preset, or cells as text or pairs; by default ``joint`` where it fits, else ``depth``, or ``input``.
+        heads: blocks with a head; by default those that have a checkpoint.
+        shift: as ``ShiftConfig``; ``head``: as ``HeadConfig``; ``preprocessing``: as ``Preprocessing``.
+        static: whether it is a fixed network with one answer after all frames: TSM, or TSN without shift.
+    """
 
     network: str
     classes: int
@@ -27,13 +39,14 @@ class Configuration:
     labels: tuple[str, ...] | None = None
     input_sets: int = 8
     frames_per_set: int = 2
-    permutation: Permutation = "evil_odious"
+    permutation: Permutation | None = None
     groups_linked: bool = True
     route: str | tuple[tuple[int, int], ...] | None = None
     heads: tuple[int, ...] | None = None
     shift: ShiftConfig = field(default_factory=ShiftConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    static: bool = False
 
 
 def to_json(config: NetworkConfig) -> dict[str, Any]:
@@ -52,6 +65,7 @@ def to_json(config: NetworkConfig) -> dict[str, Any]:
         "shift": asdict(config.shift),
         "head": asdict(config.head),
         "preprocessing": asdict(config.preprocessing),
+        "static": config.static,
     }
     plain: dict[str, Any] = json.loads(json.dumps(table))  # tuples become lists
     return plain
@@ -61,6 +75,7 @@ def from_json(data: Mapping[str, Any]) -> NetworkConfig:
     """Return the configuration in ``data``. Only ``network`` and ``classes`` are required; the rest has defaults.
 
     ``route`` is a list of cells, or text as for ``--route``. ``heads`` defaults to the blocks that have checkpoints.
+    ``static`` makes a fixed network, with route ``full`` and permutation ``none``: TSM, or TSN if the shift is off.
 
     Raises:
         NetworkError: If a key is unknown or missing, or a value does not fit.
@@ -76,8 +91,10 @@ def from_json(data: Mapping[str, Any]) -> NetworkConfig:
         raise NetworkError(
             f"network {table.network!r} allows no head on block {strange[0]}; expected some of {backbone.head_blocks}"
         )
-    grid = Grid(table.input_sets, len(backbone.blocks), table.frames_per_set, table.permutation, table.groups_linked)
-    route = read_route(table.route, grid, table.heads or backbone.head_blocks)
+    permutation = table.permutation or ("none" if table.static else "evil_odious")
+    grid = Grid(table.input_sets, len(backbone.blocks), table.frames_per_set, permutation, table.groups_linked)
+    asked = "full" if table.static and table.route is None else table.route
+    route = read_route(asked, grid, table.heads or backbone.head_blocks)
     return NetworkConfig(
         network=table.network,
         classes=table.classes,
@@ -89,6 +106,7 @@ def from_json(data: Mapping[str, Any]) -> NetworkConfig:
         head=table.head,
         preprocessing=table.preprocessing,
         labels=table.labels,
+        static=table.static,
     )
 
 

@@ -6,7 +6,7 @@ What keys and shapes do not show is asked for, or assumed as in the public code,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..grid.errors import LabelsError, LayoutError, NetworkError, UsageError
 from ..grid.preprocessing import Preprocessing
-from ..grid.route import Route, parse_route
+from ..grid.route import Route, parse_route, static_route
 from .config_json import from_json
-from .network import VideoNetwork
+from .network import NetworkConfig, VideoNetwork
 from .public.file_keys import LAYOUTS, FileKeys, detect, likeness, unwrap
 from .public.msdnet_keys import read_msdnet
 from .public.published import recognised
@@ -29,7 +29,8 @@ from .weights_file import WeightsFile, read_file
 
 _WARNINGS = {  # by (weights were trained with a shift, network shifts)
     (True, True): "the weights were trained with a temporal shift in both directions: the first fold of channels, "
-    "which came from the next frame, stays unshifted online. Fine-tune before relying on the accuracy.",
+    "which came from the next frame, stays unshifted online. Fine-tune before relying on the accuracy, or give "
+    "--static.",
     (True, False): "the weights were trained with a temporal shift, which is off: expect a lower accuracy.",
     (False, True): "the weights were trained without a temporal shift: fine-tune before relying on the accuracy.",
 }
@@ -58,13 +59,29 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class _Unsaid:
+class Unsaid:
     """What the keys of a public file do not say; None: as the public code has it."""
 
-    shift: bool | None
-    shift_div: int | None
-    stride_in_1x1: bool | None
-    dilated: int | None
+    shift: bool | None = None
+    shift_div: int | None = None
+    stride_in_1x1: bool | None = None
+    dilated: int | None = None
+    static: bool = False
+
+
+@dataclass(frozen=True)
+class PublicFile:
+    """What a public file says about its network.
+
+    Attributes:
+        network: on the device ``meta``, without weights.
+        tensors: of the file, by its own names.
+        file_key: maps one of the network's keys to the file's name for it.
+    """
+
+    network: VideoNetwork
+    tensors: dict[str, Tensor]
+    file_key: Callable[[str], str]
 
 
 def load_training_checkpoint(
@@ -81,6 +98,7 @@ def load_training_checkpoint(
     shift_div: int | None = None,
     stride_in_1x1: bool | None = None,
     dilated: int | None = None,
+    static: bool = False,
 ) -> Loaded:
     """Return the network of a training checkpoint of any layout, in eval mode and float32.
 
@@ -97,6 +115,7 @@ def load_training_checkpoint(
         shift_div: a shift moves 1/shift_div of the channels; by default the file's own, else 8.
         stride_in_1x1: whether a public ResNet strides in its 1x1 convolutions, as Caffe's; by default not.
         dilated: how many last stages of a public ResNet dilate instead of striding; by default none.
+        static: read a public file as the fixed network that it was trained as: TSM shifts both ways.
 
     Raises:
         TrainingCheckpointError: If the file is not a training checkpoint, or not a safe and finite one.
@@ -115,9 +134,10 @@ def load_training_checkpoint(
         raise LayoutError(f"training checkpoint {str(path)!r}: {error}") from None
     if layout not in ("auto", found):
         raise LayoutError(f"wrong layout {layout!r}: {str(path)!r} has the keys of {found!r}. Leave out --layout.")
-    unsaid = _Unsaid(shift, shift_div, stride_in_1x1, dilated)
+    unsaid = Unsaid(shift, shift_div, stride_in_1x1, dilated, static)
     if file.native is None:
-        model = _load_public(path, tensors, found, unsaid)
+        public = read_public(path, tensors, found, unsaid)
+        model = load_weights(public.network, public.tensors, path, public.file_key)
         assumed += _assumptions(model, found, unsaid, num_frames)
     else:
         model = load_native(path, tensors, file.native)
@@ -133,10 +153,13 @@ def load_training_checkpoint(
     if num_frames < 1 or num_frames % grid.input_sets:
         raise UsageError(f"{num_frames} frames: expected a multiple of {grid.input_sets}. Change --frames.")
     grid = replace(grid, frames_per_set=num_frames // grid.input_sets)
-    model.with_route(Route(grid, config.route) if route is None else parse_route(route, grid, config.heads))
+    read = static_route if config.static else parse_route
+    model.with_route(Route(grid, config.route) if route is None else read(route, grid, config.heads))
     names = _labels(labels, config.labels, config.classes)
     model.grid, model.config = grid, replace(config, grid=grid, route=model.route.cells, labels=names)
-    warning = _WARNINGS.get((config.shift.start_fold == 1, config.shift.enabled)) if file.native is None else None
+    shifts = _was_shifted(config), config.shift.enabled
+    is_exact = file.native is not None or (config.static and all(shifts))
+    warning = None if is_exact else _WARNINGS.get(shifts)
     words = config.network if file.native is not None else recognised(config.network, config.options)
     return Loaded(model, found, () if warning is None else (warning,), assumed, words, taken)
 
@@ -152,7 +175,19 @@ def _take(file: WeightsFile, key: str | None) -> tuple[dict[str, Tensor], str | 
     return file.take(taken), taken, (said,) if key is None else ()
 
 
-def _load_public(path: Path, tensors: dict[str, Tensor], layout: str, unsaid: _Unsaid) -> VideoNetwork:
+def read_public(path: Path, tensors: dict[str, Tensor], layout: str, unsaid: Unsaid) -> PublicFile:
+    """Return what a public file says about its network.
+
+    Args:
+        path: of the file, for messages.
+        tensors: by the file's keys.
+        layout: which ``detect`` found.
+        unsaid: what the keys do not say.
+
+    Raises:
+        LayoutError: If it is no network that dynvid computes.
+        UsageError: If ``unsaid`` does not fit it.
+    """
     try:
         if layout == "native":
             raise LayoutError("its keys are dynvid's, but it has no configuration. Save it with dynvid.")
@@ -165,6 +200,9 @@ def _load_public(path: Path, tensors: dict[str, Tensor], layout: str, unsaid: _U
             if unsaid.dilated and layout == "mmaction2":
                 raise UsageError("--dilated: mmaction2 dilates other convolutions than torchvision, dynvid has no such")
             data, layout_key = read_resnet(layout, keys, bool(unsaid.stride_in_1x1), unsaid.dilated or 0)
+        if unsaid.static:  # one input set, so that any number of frames is a multiple
+            data |= {"static": True, "input_sets": 1, "frames_per_set": 16}
+            data["shift"].pop("start_fold", None)
         data["shift"]["enabled"] = data["shift"]["enabled"] if unsaid.shift is None else unsaid.shift
         if unsaid.shift_div is not None:
             if not data["shift"]["enabled"]:
@@ -177,7 +215,7 @@ def _load_public(path: Path, tensors: dict[str, Tensor], layout: str, unsaid: _U
     except (LayoutError, NetworkError) as error:
         raise LayoutError(f"training checkpoint {str(path)!r}: {error}") from None
     own = {keys.name(key): tensor for key, tensor in keys.tensors.items()}
-    return load_weights(model, own, path, lambda key: keys.name(layout_key(key)))
+    return PublicFile(model, own, lambda key: keys.name(layout_key(key)))
 
 
 def _normalisation(keys: FileKeys) -> dict[str, Any]:
@@ -199,12 +237,12 @@ def _normalisation(keys: FileKeys) -> dict[str, Any]:
     return scaled
 
 
-def _assumptions(model: VideoNetwork, layout: str, unsaid: _Unsaid, num_frames: int | None) -> tuple[str, ...]:
+def _assumptions(model: VideoNetwork, layout: str, unsaid: Unsaid, num_frames: int | None) -> tuple[str, ...]:
     said = []
     config, words = model.config, recognised(model.config.network, model.config.options)
     if "published" in words:
         said.append(f"recognised {words}. If that is not what you trained, the file has lost layers.")
-    if config.shift.enabled and config.shift.start_fold == 1:
+    if config.shift.enabled and _was_shifted(config):
         if num_frames is None:
             said.append(
                 f"the file cannot tell how many frames it was trained on: {model.grid.num_frames} were assumed, 8 are "
@@ -224,9 +262,14 @@ def _assumptions(model: VideoNetwork, layout: str, unsaid: _Unsaid, num_frames: 
     return tuple(said)
 
 
-def _require_said(model: VideoNetwork, unsaid: _Unsaid) -> None:
+def _require_said(model: VideoNetwork, unsaid: Unsaid) -> None:
     """Check that what was asked for is what a native file says itself."""
     options, shift = model.config.options, model.config.shift
+    if unsaid.static and not model.config.static:
+        raise UsageError(
+            "--static: the training checkpoint was trained along a route, so it is no fixed network: leave --static out, "
+            "or train with static = true"
+        )
     own = {"shift_div": shift.div, "stride_in_1x1": options.get("stride_in_1x1", False)}
     own["dilated"] = options.get("dilated", 0)
     for key, its in own.items():
@@ -234,6 +277,11 @@ def _require_said(model: VideoNetwork, unsaid: _Unsaid) -> None:
         if asked not in (None, its):
             name = f"--{key.replace('_', '-')}"
             raise UsageError(f"{name} {asked}: the training checkpoint says {its} itself, leave {name} out")
+
+
+def _was_shifted(config: NetworkConfig) -> bool:
+    """Return whether the keys of a public file show that its weights were trained with a shift."""
+    return config.shift.points is not None
 
 
 def _labels(given: Sequence[str] | None, own: tuple[str, ...] | None, classes: int) -> tuple[str, ...] | None:

@@ -6,7 +6,7 @@ Everything else (shift, heads, checkpoints, the split, the cost) is the same for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -17,9 +17,11 @@ from ..grid.errors import NetworkError
 from ..grid.preprocessing import Preprocessing
 from ..grid.route import Route
 from ..grid.topology import Cell, Grid
-from .shift import Shift, ShiftConfig, WholeShift
+from .shift import Shift, ShiftConfig, TwoWayShift, WholeShift
 
 Features = tuple[Tensor, ...]
+Branch = Callable[[int, Tensor], tuple[Tensor, Tensor]]
+"""Maps a block with checkpoints and its last feature to what its head reads, and what goes on to the next block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class HeadConfig:
 class NetworkConfig:
     """Everything that a training checkpoint says about its network, except the weights.
 
-    ``heads`` are the blocks that have a head; ``options`` belong to the registered ``network`` only.
+    ``heads`` are the blocks that have a head; ``options`` belong to the registered ``network`` only. A ``static``
+    network answers once, from all frames in temporal order: TSN without the shift, TSM with it, both ways.
     """
 
     network: str
@@ -65,13 +68,34 @@ class NetworkConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     labels: tuple[str, ...] | None = None
+    static: bool = False
 
     def __post_init__(self) -> None:
-        """Reject class counts and labels that disagree."""
+        """Reject class counts and labels that disagree, and static networks with a route."""
         if self.classes < 2:
             raise NetworkError(f"{self.classes} classes: expected at least 2")
         if self.labels is not None and len(self.labels) != self.classes:
             raise NetworkError(f"{len(self.labels)} labels for {self.classes} classes: give one label per class")
+        if self.static:
+            self._check_static()
+
+    def _check_static(self) -> None:
+        full = Cell(self.grid.input_sets - 1, max(self.heads))
+        if self.route != (full,):
+            raise NetworkError(
+                f"route {' '.join(map(str, self.route))} of a static network: expected 'full', here {full}, since it "
+                "answers once. Leave route out, or remove static."
+            )
+        if self.grid.permutation != "none":
+            raise NetworkError(
+                f"permutation {self.grid.permutation!r} of a static network: expected 'none', since it sees all frames "
+                "in temporal order. Leave permutation out, or remove static."
+            )
+        if self.shift.enabled and self.shift.start_fold + TwoWayShift.folds > self.shift.div:
+            raise NetworkError(
+                f"shift div {self.shift.div}, start_fold {self.shift.start_fold} of a static network: expected "
+                f"start_fold <= div - {TwoWayShift.folds}, since it shifts one fold from each side"
+            )
 
 
 class Backbone(Protocol):
@@ -150,8 +174,13 @@ class VideoNetwork(nn.Module):
         """Set this network's route, keeping the heads; return the network.
 
         Raises:
-            NetworkError: If every checkpoint has its own linear layer, so that the route is fixed.
+            NetworkError: If the route is fixed: the network is static, or every checkpoint has its own linear layer.
         """
+        if self.config.static and route.cells != self.route.cells:
+            raise NetworkError(
+                f"route {' '.join(map(str, route.cells))}: this network is static and answers once, at "
+                f"{self.route.cells[0]}. Leave out --route."
+            )
         if not self.config.head.share_classifier and route.cells != self.route.cells:
             raise NetworkError(
                 "this network was trained with one linear layer per checkpoint (share_classifier false): its route "
@@ -160,11 +189,12 @@ class VideoNetwork(nn.Module):
         self.route = route
         return self
 
-    def forward(self, frames: Tensor) -> list[Tensor]:
+    def forward(self, frames: Tensor, branch: Branch | None = None) -> list[Tensor]:
         """Return the logits of every checkpoint of the route, each [batch, classes].
 
         Args:
             frames: preprocessed frames in permuted order, [batch, l, 3, height, width].
+            branch: changes gradients in training (gradient equilibrium); None: as they are.
         """
         batch, num_frames = frames.shape[:2]
         size = self.grid.frames_per_set
@@ -172,20 +202,28 @@ class VideoNetwork(nn.Module):
         features: Features = (frames.flatten(0, 1),)
         logits: dict[int, Tensor] = {}
         for block in range(max(self.route.head_blocks) + 1):
-            shift: Shift = WholeShift(self.config.shift, block, num_frames, border)
+            shift = self._shift(block, num_frames, border)
             features = self.blocks[block](features, shift)
             here = [c for c in self.route.checkpoints if c.cell.block == block]
             if not here:
                 continue
-            head = self.head(block)
+            head, read = self.head(block), features[-1]
+            if branch is not None:
+                read, onward = branch(block, read)
+                features = (*features[:-1], onward)
             seen = (here[-1].cell.input_set + 1) * size  # frames that the last checkpoint on this block sees
-            rows = features[-1].unflatten(0, (batch, num_frames))[:, :seen].flatten(0, 1)
+            rows = read.unflatten(0, (batch, num_frames))[:, :seen].flatten(0, 1)
             embeddings = head.embed(rows).unflatten(0, (batch, seen))  # [batch, seen, width]
             for checkpoint in here:
                 mean = embeddings[:, : (checkpoint.cell.input_set + 1) * size].mean(dim=1)
                 linear = head.classifiers[self.classifier_name(checkpoint.index)]
                 logits[checkpoint.index] = linear(head.dropout(mean))
         return [logits[checkpoint.index] for checkpoint in self.route.checkpoints]
+
+    def _shift(self, block: int, frames: int, border: int | None) -> Shift:
+        if self.config.static:
+            return TwoWayShift(self.config.shift, block, frames)
+        return WholeShift(self.config.shift, block, frames, border)
 
 
 def conv_embedding(channels: int, width: int) -> nn.Module:

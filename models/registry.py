@@ -14,7 +14,7 @@ from ..grid.errors import NetworkError
 from .msdnet import MSDNet, MSDNetOptions
 from .network import Backbone, NetworkConfig, VideoNetwork
 from .resnet import ResNet, ResNetOptions
-from .shift import StatefulShift
+from .shift import ShiftConfig, StatefulShift
 
 BackboneFactory = Callable[..., Backbone]
 
@@ -76,15 +76,20 @@ def build(config: NetworkConfig) -> VideoNetwork:
     return network
 
 
-def _require_points(network: VideoNetwork, points: tuple[str, ...]) -> None:
+def shift_points(network: VideoNetwork, shift: ShiftConfig) -> set[str]:
+    """Return the names ``"<block>.<point>"`` of the layers of ``network`` that ``shift`` shifts."""
     crop = network.config.preprocessing.crop
     features: tuple[torch.Tensor, ...] = (torch.empty(1, 3, crop, crop, device="meta"),)
     found: set[str] = set()
     for block, module in enumerate(copy.deepcopy(network.blocks).to("meta").eval()):
-        shift = StatefulShift(network.config.shift, block, 1)
-        features = module(features, shift)
-        found |= set(shift.states_out)
-    strange = sorted(set(points) - found)
+        states = StatefulShift(shift, block, 1)
+        features = module(features, states)
+        found |= set(states.states_out)
+    return found
+
+
+def _require_points(network: VideoNetwork, points: tuple[str, ...]) -> None:
+    strange = sorted(set(points) - shift_points(network, network.config.shift))
     if strange:
         raise NetworkError(
             f"shift points {', '.join(strange)} are not among the layers of network {network.config.network!r}: "

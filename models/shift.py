@@ -1,8 +1,9 @@
-"""The online temporal shift (paper, section 3.2.2), as a function that the caller passes to every block.
+"""The temporal shift, as a function that the caller passes to every block.
 
-A block calls ``shift(rows, point)`` wherever its network shifts. The caller chooses what happens there: shift a whole
-video at once (``WholeShift``, for training and the reference), or a piece of it with explicit state
-(``StatefulShift``, for the exported subgraphs).
+A block calls ``shift(rows, point)`` wherever its network shifts. The caller chooses what happens there. The online
+shift (paper, section 3.2.2) takes from earlier frames only: over a whole video at once (``WholeShift``, for training
+and the reference), or over a piece of it with explicit state (``StatefulShift``, for the exported subgraphs). TSM's own
+shift also takes from later frames, so it needs the whole video (``TwoWayShift``, for static networks).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..grid.errors import NetworkError
 
@@ -22,10 +23,10 @@ class ShiftConfig:
 
     Attributes:
         enabled: False for a network without temporal modelling.
-        div: a shift moves ``fold = channels // div`` channels.
+        div: a shift moves ``fold = channels // div`` channels; twice as many in a static network.
         start_fold: the moved channels are ``[start_fold * fold, (start_fold + 1) * fold)``: 0 by default; 1 in TSM's
             layouts, which trained those channels on the previous frame.
-        stride: the frame at position t takes from position ``t - stride``.
+        stride: the frame at position t takes from position ``t - stride``; in a static network also from ``t + stride``.
         points: names ``"<block>.<point>"`` of the shifted layers, or None for all that the network has.
     """
 
@@ -49,7 +50,9 @@ class ShiftConfig:
 
 
 class Shift(ABC):
-    """The function that a block calls where its network shifts."""
+    """The function that a block calls where its network shifts; it moves ``folds`` folds of channels."""
+
+    folds = 1
 
     def __init__(self, config: ShiftConfig, block: int, frames: int) -> None:
         self.config = config
@@ -57,7 +60,7 @@ class Shift(ABC):
         self.frames = frames
 
     def __call__(self, rows: Tensor, point: str) -> Tensor:
-        """Return ``rows`` with the moved channels taken from the frame ``stride`` positions earlier.
+        """Return ``rows`` with the moved channels taken from frames ``stride`` positions away.
 
         Args:
             rows: a layer's input, [batch * frames, channels, height, width], with the frames of a video together.
@@ -75,14 +78,14 @@ class Shift(ABC):
                 f"layer {name} has {rows.shape[1]} channels, but shift div is {self.config.div}: nothing would move. "
                 "Give a smaller div, or leave the layer out of shift.points."
             )
-        start = self.config.start_fold * fold
-        moving = rows[:, start : start + fold].unflatten(0, (-1, self.frames))  # [batch, frames, fold, H, W]
-        moved = self.before(name, moving).flatten(0, 1)
-        return torch.cat([rows[:, :start], moved, rows[:, start + fold :]], dim=1)
+        start, stop = self.config.start_fold * fold, (self.config.start_fold + self.folds) * fold
+        moving = rows[:, start:stop].unflatten(0, (-1, self.frames))  # [batch, frames, folds * fold, H, W]
+        moved = self.taken(name, moving).flatten(0, 1)
+        return torch.cat([rows[:, :start], moved, rows[:, stop:]], dim=1)
 
     @abstractmethod
-    def before(self, name: str, moving: Tensor) -> Tensor:
-        """Return, for each frame, the channels of the earlier frame, [batch, frames, fold, height, width]."""
+    def taken(self, name: str, moving: Tensor) -> Tensor:
+        """Return, for each frame, the channels that it takes from others, [batch, frames, folds * fold, height, width]."""
 
 
 class WholeShift(Shift):
@@ -92,7 +95,7 @@ class WholeShift(Shift):
         super().__init__(config, block, frames)
         self.border = border
 
-    def before(self, name: str, moving: Tensor) -> Tensor:
+    def taken(self, name: str, moving: Tensor) -> Tensor:
         """Return the channels moved down by ``stride`` frames within each group."""
         cut = self.frames if self.border is None else self.border
         groups = [g for g in (moving[:, :cut], moving[:, cut:]) if g.shape[1]]
@@ -101,6 +104,23 @@ class WholeShift(Shift):
     def _down(self, group: Tensor) -> Tensor:
         stride = min(self.config.stride, group.shape[1])
         return torch.cat([torch.zeros_like(group[:, :stride]), group[:, : group.shape[1] - stride]], dim=1)
+
+
+class TwoWayShift(Shift):
+    """TSM's shift over a whole video (Lin et al., 2019): one fold from the next frame, one from the frame before.
+
+    With ``start_fold`` 0 these are ``[0, fold)`` and ``[fold, 2 * fold)``. Zeros at both ends of the video.
+    """
+
+    folds = 2
+
+    def taken(self, name: str, moving: Tensor) -> Tensor:
+        """Return the first fold moved up by ``stride`` frames, and the second moved down."""
+        stride = min(self.config.stride, self.frames)
+        up, down = moving.chunk(2, dim=2)
+        later = nn.functional.pad(up[:, stride:], (*[0] * 6, 0, stride))  # zeros after the last frame
+        earlier = nn.functional.pad(down[:, : self.frames - stride], (*[0] * 6, stride, 0))
+        return torch.cat([later, earlier], dim=2)
 
 
 class StatefulShift(Shift):
@@ -116,7 +136,7 @@ class StatefulShift(Shift):
         self.states_in = states_in
         self.states_out: dict[str, Tensor] = {}
 
-    def before(self, name: str, moving: Tensor) -> Tensor:
+    def taken(self, name: str, moving: Tensor) -> Tensor:
         """Return the state, then all but the last ``stride`` frames, which become the new state."""
         if name in self.states_out:
             raise NetworkError(f"shift point {name} is used twice in one pass: give every shifted layer its own name")

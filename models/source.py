@@ -9,7 +9,7 @@ from ..grid.bundle import Bundle
 from ..grid.errors import UsageError
 from ..grid.packages import packages
 from ..grid.plan import plan
-from ..grid.route import parse_route
+from ..grid.route import parse_route, static_route
 
 
 def plan_of(
@@ -36,7 +36,8 @@ def plan_of(
         if (classes, frames, head) != (None, None, None):
             raise UsageError(f"{source!r} is a bundle: its export fixed --classes, --frames and --head, leave them out")
         manifest = Bundle.open(Path(source)).manifest
-        chosen = manifest.route if route is None else parse_route(route, manifest.grid, manifest.route.head_blocks)
+        read = static_route if manifest.static else parse_route
+        chosen = manifest.route if route is None else read(route, manifest.grid, manifest.route.head_blocks)
         return plan(manifest.network["network"], manifest.classes, manifest.parameters, chosen, manifest.costs)
     with packages("export,cpu"):
         import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,7 +35,14 @@ def save(network: VideoNetwork, path: Path, extra: Mapping[str, Any] | None = No
 
             file.write(to_bytes(state, {"format": FORMAT, "dynvid": config}))
         else:
-            torch.save({"format": FORMAT, "dynvid": config, "state_dict": state}, file)
+            file.write(to_pth({"format": FORMAT, "dynvid": config, "state_dict": state}))
+
+
+def to_pth(content: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a .pth file; writing these says what is wrong with a disk, which ``torch.save`` does not."""
+    found = io.BytesIO()
+    torch.save(dict(content), found)
+    return found.getvalue()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:

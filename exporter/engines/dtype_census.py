@@ -15,6 +15,7 @@ from ...grid.errors import CensusError
 from ...grid.manifest import Precision
 from ...grid.tensors import Ports
 from ...runtime.backends.tensorrt_api import Api
+from ..graphs.quantised_moves import MOVES
 
 if TYPE_CHECKING:
     from .jobs import EngineJob
@@ -64,7 +65,11 @@ def graph_census(graph: bytes) -> Census:
         value.name: str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
         for value in (*found.input, *found.value_info, *found.output)
     }
-    int8 = {node.output[0] for node in found.node if node.op_type == "DequantizeLinear"}
+    int8: set[str] = set()
+    for node in found.node:
+        sources = node.input if node.op_type == "Concat" else node.input[:1]
+        if node.op_type == "DequantizeLinear" or (node.op_type in MOVES and int8.issuperset(sources)):
+            int8.add(node.output[0])
 
     def counted() -> Iterator[Layer]:
         for node in found.node:

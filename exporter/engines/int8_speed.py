@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,16 +30,20 @@ def is_faster(backend: Backend, job: EngineJob, int8: bytes, fp32: bytes) -> tup
     Raises:
         BackendError: If one of them does not load or run.
     """
-    calls = [call_on_noise(backend, job, engine) for engine in (int8, fp32)]
-    seconds: list[list[float]] = [[], []]
+    own, other = medians([call_on_noise(backend, job, engine) for engine in (int8, fp32)])
+    return own <= _GAIN * other, own, other
+
+
+def medians(calls: Sequence[Call]) -> list[float]:
+    """Return the milliseconds of each call: the median of ``ROUNDS`` turns after a first one."""
+    seconds: list[list[float]] = [[] for _ in calls]
     for turn in range(1 + ROUNDS):
         for spent, call in zip(seconds, calls, strict=True):
             started = time.perf_counter()
             call()
             if turn:
                 spent.append(time.perf_counter() - started)
-    own, other = (statistics.median(spent) * 1e3 for spent in seconds)
-    return own <= _GAIN * other, own, other
+    return [statistics.median(spent) * 1e3 for spent in seconds]
 
 
 def call_on_noise(backend: Backend, job: EngineJob, engine: bytes) -> Call:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...calibration.thresholds import exit_quotas
+from ...calibration.choosing.thresholds import exit_quotas
 from ...grid.bundle import Bundle
 from ...grid.engines.key import Profile
 from ...grid.errors import CensusError, UsageError

@@ -15,7 +15,6 @@ from ...runtime.backends.registry import open_backend, require_precision
 from ...runtime.backends.tensorrt_api import Api, open_api
 from ..graphs.optimise import optimise
 from ..graphs.rewrites import REWRITES, Rewrite, rewrite
-from ..graphs.uint8_activations import uint8_activations
 from .builder_process import Children, Order
 from .dtype_census import Census, graph_census
 from .int8_speed import call_on_noise
@@ -94,14 +93,14 @@ def preparation(flavour: str) -> Callable[[bytes], bytes]:
     return {"onnxruntime": for_onnxruntime, "openvino": for_openvino}.get(flavour, bytes)
 
 
-def for_onnxruntime(graph: bytes, rewrites: Sequence[Rewrite] = REWRITES) -> bytes:
+def for_onnxruntime(graph: bytes, rewrites: Sequence[Rewrite] = REWRITES["onnxruntime"]) -> bytes:
     """Return the plan of a fused graph for this processor: rewritten, optimised, and apart from its weights."""
     return optimise(rewrite(graph, rewrites))
 
 
-def for_openvino(graph: bytes) -> bytes:
-    """Return a fused graph that OpenVINO computes correctly: INT8 activations become unsigned, nothing else changes."""
-    return rewrite(graph, (uint8_activations,)) if b"QuantizeLinear" in graph else graph
+def for_openvino(graph: bytes, rewrites: Sequence[Rewrite] = REWRITES["openvino"]) -> bytes:
+    """Return a fused graph rewritten for OpenVINO, for one video; the same on every processor."""
+    return rewrite(graph, rewrites)
 
 
 class TensorRTMaker:

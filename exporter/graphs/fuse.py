@@ -108,16 +108,17 @@ class _SegmentGraph(Graph):
         """Answer from the frames that the last block has just computed and those embedded before."""
         manifest = self._bundle.manifest
         spans = [span for span in self._segment.spans if span.block == head.block]
-        feature, embeddings, weights = head.variant(self._precision).inputs
+        feature, *embeddings, weights = head.variant(self._precision).inputs
         new = self._held[feature_name(feature)][-len(spans) :]
         seen = spans[-1].stop * self._size
         feeds = {
             feature.name: self._join(new),
-            embeddings.name: self._state(embeddings_name(head.block)),
+            **{spec.name: self._state(embeddings_name(head.block)) for spec in embeddings},
             weights.name: self.constant("frame_weights", frame_weights(seen, manifest.grid.num_frames)),
         }
         written = self._add_cell(head, head.name, sum(piece.frames for piece in new), feeds)
-        self._held[embeddings_name(head.block)] = [_Piece(written[head.states[0].output], 0)]
+        for state in head.states:
+            self._held[embeddings_name(head.block)] = [_Piece(written[state.output], 0)]
         for name in ("logits", "probabilities"):
             self._held[name] = [_Piece(written[name], 0)]
 

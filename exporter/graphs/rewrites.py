@@ -1,13 +1,14 @@
-"""Rewrites of a fused segment for onnxruntime's CPU provider: faster, with the same ports, and equal up to rounding.
+"""Rewrites of a fused segment for CPU backends: faster, with the same ports, and equal up to rounding.
 
 onnxruntime computes convolutions in a blocked layout, [frames, channels / 16, height, width, 16]. For anything that it
 cannot do there, it copies to the plain layout and back. So it matters which operators lie between two convolutions, and
 that it knows their shapes: it fuses an addition into a convolution only if it knows that the frame counts match.
+OpenVINO computes with channels last throughout; there every slice and every concatenation of channels is a copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -15,6 +16,9 @@ from onnx import NodeProto, helper
 
 from .graph import Graph, rename
 from .im2col_frames import im2col_frames
+from .pointwise import INPUTS, is_pointwise, sum_of, weights_of
+from .quantised_moves import quantised_moves
+from .shift import fold_shift, split_at_shift
 from .slice_pushdown import slice_pushdown
 from .uint8_activations import uint8_activations
 
@@ -56,32 +60,6 @@ def one_video(graph: Graph) -> None:
     _without_identities(graph)
 
 
-def fold_shift(graph: Graph) -> None:
-    """Fold the shift into the 1x1 convolutions that read it.
-
-    ``conv(concat(shifted, x without its first channels))`` becomes ``conv(x) + conv(shifted)``, where the first
-    convolution has zero weights for those channels. So x is not copied and stays in the blocked layout.
-    """
-    shapes, writers, readers = graph.shapes(), graph.writers(), graph.readers()
-    others = {}
-    for node in graph.nodes:
-        found = _shift_of(graph, node, shapes, writers)
-        convolutions = readers.get(node.output[0], [])
-        if found is None or not all(_is_pointwise(graph, reader) for reader in convolutions):
-            continue
-        whole, shifted, start, stop = found
-        for convolution in convolutions:
-            name = convolution.input[1]
-            weight = graph.value(name)
-            assert weight is not None
-            kept = weight.copy()
-            kept[:, start:stop] = 0
-            kept_name = graph.constant(f"{name}.without.{start}-{stop}", kept)
-            shifted_name = _rows(graph, name, start, stop)
-            others[convolution.output[0]] = _sum(convolution, (whole, kept_name), (shifted, shifted_name))
-    graph.replace(others)
-
-
 def split_concats(graph: Graph) -> None:
     """Let 1x1 convolutions read the parts of a growing concatenation, which then need not be made.
 
@@ -105,7 +83,7 @@ def split_concats(graph: Graph) -> None:
             if sum(channels[tensor] for tensor in longer) <= channels[parts[base][0]]:
                 base, new = parts[base][0], longer
         parts[joined] = base, new
-        convolutions = [reader for reader in readers.get(joined, []) if _is_pointwise(graph, reader)]
+        convolutions = [reader for reader in readers.get(joined, []) if is_pointwise(graph, reader)]
         if not convolutions or channels[base] < sum(channels[c.output[0]] for c in convolutions):
             others[joined] = [helper.make_node("Concat", [base, *new], [joined], node.name, axis=_CHANNELS)]
             continue
@@ -117,8 +95,9 @@ def split_concats(graph: Graph) -> None:
         others[joined] = [*first, whole]
         for convolution in convolutions:
             weight, count = convolution.input[1], channels[base]
-            weights = _rows(graph, weight, 0, count), _rows(graph, weight, count, channels[joined])
-            others[convolution.output[0]] = _sum(convolution, (base, weights[0]), (rest, weights[1]))
+            ends = (0, count), (count, channels[joined])
+            weights = [weights_of(graph, weight, INPUTS, *bounds) for bounds in ends]
+            others[convolution.output[0]] = sum_of(convolution, (base, weights[0]), (rest, weights[1]))
     graph.replace(others)
 
 
@@ -143,19 +122,31 @@ def flatten_concats(graph: Graph) -> None:
     graph.replace({})
 
 
-REWRITES: tuple[Rewrite, ...] = (
-    one_video,
-    fold_shift,
-    split_concats,
-    slice_pushdown,
-    flatten_concats,
-    im2col_frames,
-    uint8_activations,
-)
-"""All rewrites, in order. Those of convolutions pay only if shapes are known; the last one is for INT8."""
+REWRITES: Mapping[str, tuple[Rewrite, ...]] = {
+    "onnxruntime": (
+        one_video,
+        fold_shift,
+        split_concats,
+        slice_pushdown,
+        flatten_concats,
+        im2col_frames,
+        uint8_activations,
+    ),
+    "openvino": (
+        one_video,
+        uint8_activations,
+        quantised_moves,
+        split_at_shift,
+        fold_shift,
+        split_concats,
+        slice_pushdown,
+        im2col_frames,
+    ),
+}
+"""The rewrites of each CPU backend, in order. Those of convolutions pay only if shapes are known."""
 
 
-def rewrite(content: bytes, rewrites: Sequence[Rewrite] = REWRITES) -> bytes:
+def rewrite(content: bytes, rewrites: Sequence[Rewrite]) -> bytes:
     """Return the fused graph of a segment, rewritten; the same graph gives the same bytes.
 
     Its ports keep the segment's names and have its shapes for one video: [1, frames, ...] or [frames, ...].
@@ -210,72 +201,7 @@ def _without_identities(graph: Graph) -> None:
     graph.replace({})
 
 
-# convolutions
-
-
-def _is_pointwise(graph: Graph, node: NodeProto) -> bool:
-    """Return whether a node is a 1x1 convolution that sums over all channels of its input."""
-    if node.op_type != "Conv" or node.input[1] not in graph.constants:
-        return False
-    groups = [attribute.i for attribute in node.attribute if attribute.name == "group"]
-    return groups in ([], [1]) and list(graph.constants[node.input[1]].dims[2:]) == [1, 1]
-
-
-def _rows(graph: Graph, name: str, start: int, stop: int) -> str:
-    """Return the weights of a convolution for input channels [start, stop)."""
-    weight = graph.value(name)
-    assert weight is not None
-    return graph.constant(f"{name}.{start}-{stop}", weight[:, start:stop])
-
-
-def _sum(convolution: NodeProto, first: tuple[str, str], second: tuple[str, str]) -> list[NodeProto]:
-    """Return the nodes that replace a convolution by a sum of two, each of (input, weights); the first has the bias."""
-    nodes, bias = [], list(convolution.input[2:])
-    for number, inputs in enumerate(((*first, *bias), second), 1):
-        node = NodeProto()
-        node.CopyFrom(convolution)
-        node.name, node.input[:], node.output[:] = (
-            f"{convolution.name}.{number}",
-            inputs,
-            [f"{convolution.output[0]}.{number}"],
-        )
-        nodes.append(node)
-    written = [node.output[0] for node in nodes]
-    return [*nodes, helper.make_node("Add", written, convolution.output, f"{convolution.name}.sum")]
-
-
-def _shift_of(
-    graph: Graph, node: NodeProto, shapes: dict[str, list[int]], writers: dict[str, NodeProto]
-) -> tuple[str, str, int, int] | None:
-    """Return (x, shifted, start, stop) if ``node`` replaces channels [start, stop) of x by ``shifted``."""
-    if node.op_type != "Concat" or node.attribute[0].i != _CHANNELS or len(shapes[node.output[0]]) != 4:
-        return None
-    wholes, strangers, place = set(), [], 0
-    for tensor in node.input:
-        stop = place + shapes[tensor][_CHANNELS]
-        whole = _channels_of(graph, writers.get(tensor), place, shapes, stop - place)
-        if whole is None:
-            strangers.append((tensor, place, stop))
-        else:
-            wholes.add(whole)
-        place = stop
-    if len(wholes) != 1 or len(strangers) != 1:
-        return None
-    (whole,) = wholes
-    return (whole, *strangers[0]) if shapes[whole] == shapes[node.output[0]] else None
-
-
-def _channels_of(
-    graph: Graph, node: NodeProto | None, start: int, shapes: dict[str, list[int]], count: int
-) -> str | None:
-    """Return the tensor from which ``node`` takes ``count`` contiguous channels from ``start`` on."""
-    if node is None or node.op_type != "Slice" or len(node.input) != 5:
-        return None
-    starts, axes, steps = (graph.value(node.input[place]) for place in (1, 3, 4))
-    if starts is None or axes is None or steps is None:
-        return None
-    as_wanted = [v.tolist() for v in (starts, axes, steps)] == [[start], [_CHANNELS], [1]]
-    return node.input[0] if as_wanted and shapes[node.output[0]][_CHANNELS] == count else None
+# split_concats
 
 
 def _lies_in_base(

@@ -24,7 +24,7 @@ def slice_pushdown(graph: Graph) -> None:
     shapes, writers = graph.shapes(), graph.writers()
     others: dict[str, list[NodeProto]] = {}
     for node in graph.nodes:
-        taken = _bounds(graph, node, _FRAMES, shapes)
+        taken = slice_bounds(graph, node, _FRAMES, shapes)
         if taken is None:
             continue
         pieces = _within(_joined(graph, writers.get(node.input[0]), shapes), *taken)
@@ -79,7 +79,7 @@ def _slice(
 ) -> NodeProto:
     """Return a node that takes frames [start, stop) of a tensor."""
     bounds, axes = [(start, stop)], [_FRAMES]
-    channels = None if writer is None else _bounds(graph, writer, _CHANNELS, shapes)
+    channels = None if writer is None else slice_bounds(graph, writer, _CHANNELS, shapes)
     if writer is not None and channels is not None:
         tensor, bounds, axes = writer.input[0], [*bounds, channels], [_FRAMES, _CHANNELS]
     starts, stops = zip(*bounds, strict=True)
@@ -87,7 +87,7 @@ def _slice(
     return helper.make_node("Slice", [tensor, *numbers], [output], output)
 
 
-def _bounds(graph: Graph, node: NodeProto, axis: int, shapes: Shapes) -> tuple[int, int] | None:
+def slice_bounds(graph: Graph, node: NodeProto, axis: int, shapes: Shapes) -> tuple[int, int] | None:
     """Return start and stop of what a node slices along one axis of [frames, ...] only; None for any other node."""
     if node.op_type != "Slice" or len(node.input) != 5 or len(shapes.get(node.input[0], [])) != 4:
         return None

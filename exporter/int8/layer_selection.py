@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...calibration.scores import Scores
-from ...calibration.thresholds import exits, geometric_thresholds
+from ...calibration.choosing.thresholds import exits, geometric_thresholds
+from ...calibration.scores.scores import Scores
 from ...grid.bundle import Bundle
 from ...grid.errors import ProofError
 from ...runtime.backends.base import Backend

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...calibration.scores import Scores
-from ...calibration.scoring import by_content, score_videos
+from ...calibration.scores.scores import Scores
+from ...calibration.scores.scoring import by_content, score_videos
 from ...grid.bundle import Bundle, require_target, write_bundle
 from ...grid.errors import FramesError, UsageError, VideoError
 from ...grid.manifest import Manifest

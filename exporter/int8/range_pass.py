@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...calibration.journal import Journal
-from ...calibration.scoring import by_content
+from ...calibration.scores.journal import Journal
+from ...calibration.scores.scoring import by_content
 from ...grid.errors import FramesError, RangesError, TooFewVideosError, VideoError
 from ...runtime.execution.executor import Executor
 from ...runtime.exits import ExitRule

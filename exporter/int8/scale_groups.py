@@ -13,9 +13,7 @@ import onnx
 from onnx import ModelProto
 
 from ...grid.bundle import Bundle
-
-MOVES = {"Concat", "Identity", "MaxPool", "Pad", "Reshape", "Slice"}
-"""Operators whose results are values that they read, and zeros."""
+from ..graphs.quantised_moves import MOVES
 
 
 class Tensor(NamedTuple):

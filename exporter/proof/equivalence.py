@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...calibration.thresholds import exits, geometric_thresholds
+from ...calibration.choosing.thresholds import exits, geometric_thresholds
 from ...grid.bundle import Bundle
 from ...grid.errors import ProofError
 from ...grid.manifest import Precision, Stored
@@ -32,6 +32,12 @@ LOG = logging.getLogger("dynvid")
 
 PROOF_CLIPS = 8
 PROOF_Q = 1.2
+NOT_OF_STATIC = {
+    "one-frame calls": "its subgraphs take all frames in one call",
+    "lost states": "it has no states",
+    "exits": "it has one checkpoint",
+}
+"""The parts of the proof that do not apply to a static network, and why."""
 Floats = NDArray[np.float32]
 
 
@@ -81,6 +87,9 @@ def prove(
             errors = prove_set(subgraphs, bundle, backend, precision, reference, rounding)
             traced = SplitLogits(bundle, backend, precision, reference.clips)
             figures[precision] = {"subgraphs": errors, **prove_route(traced, reference, rounding)}
+    if network.config.static:
+        blind = {} if network.config.shift.enabled else {"frames reversed": "order does not matter without a shift"}
+        figures["does_not_apply"] = {**NOT_OF_STATIC, **blind}
     return {**figures, "sees": sees}
 
 

@@ -72,11 +72,15 @@ def _chain(parts: Sequence[SubgraphModule], frames: Tensor, network: VideoNetwor
         found[part.name] = pieces[-1]
         for spec in part.outputs:
             if "frames" in spec.shape:
-                features[spec.name] = found[part.name][spec.name] = torch.cat([p[spec.name] for p in pieces], dim=1)
+                found[part.name][spec.name] = torch.cat([p[spec.name] for p in pieces], dim=1)
+        features |= found[part.name]
     linear = {part.name: part.module.linear for part in parts if isinstance(part.module, HeadSubgraph)}
     logits = []
     for checkpoint in network.route.checkpoints:
         head, seen = head_name(network, checkpoint.index), (checkpoint.cell.input_set + 1) * network.grid.frames_per_set
+        if network.config.static:
+            logits.append(found[head]["logits"][0])
+            continue
         embeddings = found[head][f"embeddings_out.{checkpoint.cell.block}"]  # of all frames, in permuted order
         logits.append(linear[head](embeddings[0, :seen].mean(dim=0)))
     return found, logits

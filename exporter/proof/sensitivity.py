@@ -58,7 +58,8 @@ def prove_sensitivity(
 ) -> dict[str, Any]:
     """Check that the proof notices faults: losing a state, or reversing frames, must change logits by over ``limit``.
 
-    The route calls every block and every head at least twice, so that every state is handed on. A state is lost after
+    The route calls every block and every head at least twice, so that every state is handed on. (A static network has
+    its own route and no states, and without a shift the order of its frames is no matter.) A state is lost after
     every segment from the first that hands it on. Its effect is that at the first checkpoint where it exceeds
     ``limit``, else the largest.
 
@@ -92,9 +93,8 @@ def prove_sensitivity(
         lost[f"{block}:{port}"] = _effect(found, plain[first + 1 :], spread, limit)
     reversed_error = _effect(_all_logits(executor, clip[::-1]), plain, spread, limit)
     required = dict(lost)
-    if (
-        network.config.shift.enabled or final > 0
-    ):  # otherwise a mean over one set's frames, in which order does not matter
+    # otherwise a mean over frames that are all seen, in which order does not matter
+    if network.config.shift.enabled or (final > 0 and not network.config.static):
         required["frames reversed"] = reversed_error
     for name, effect in required.items():
         require_sight(name, effect, limit)
@@ -110,8 +110,9 @@ def prove_sensitivity(
 
 
 def _other_route(network: VideoNetwork, cells: tuple[Cell, ...]) -> Route:
-    """Return a route for a proof: ``cells``, or the network's own if its linear layers belong to checkpoints."""
-    return Route(network.grid, cells) if network.config.head.share_classifier else network.route
+    """Return a route for a proof: ``cells``, or the network's own if it has no other."""
+    fixed = network.config.static or not network.config.head.share_classifier
+    return network.route if fixed else Route(network.grid, cells)
 
 
 def _states_of(manifest: Manifest, route: Route) -> dict[tuple[int, str], str]:
@@ -121,7 +122,8 @@ def _states_of(manifest: Manifest, route: Route) -> dict[tuple[int, str], str]:
         for state in block_of(manifest, block).states:
             found[block, state.input] = state_name(block, state.input)
     for index, cell in enumerate(route.cells, 1):
-        found[cell.block, head_at(manifest, route, index).states[0].input] = embeddings_name(cell.block)
+        for state in head_at(manifest, route, index).states:
+            found[cell.block, state.input] = embeddings_name(cell.block)
     return found
 
 

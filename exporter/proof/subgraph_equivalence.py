@@ -17,7 +17,7 @@ from ...runtime.backends.base import Backend, Program
 from ..split.subgraphs import SubgraphModule
 from .tolerances import relative, require, require_bits, require_softmax
 
-# sizes other than the export's example, each (batch, frames)
+# sizes other than the export's example, each (batch, frames); a static network's calls take all frames
 SIZES = ((1, 1), (5, 2), (2, 4))
 
 Floats = NDArray[np.float32]
@@ -85,8 +85,9 @@ def prove_subgraphs(
         ]
         rows = {name: np.concatenate([a[name] for a in alone]) for name in got}
         require_bits(rows, got, f"{where}: a video alone and among others")
-        chained = _chain(part, program, backend, case.feeds, batch, frames)
-        require_bits(chained, {name: got[name] for name in chained}, f"{where}: one-frame calls and one call")
+        if "frames" in part.inputs[0].shape:
+            chained = _chain(part, program, backend, case.feeds, batch, frames)
+            require_bits(chained, {name: got[name] for name in chained}, f"{where}: one-frame calls and one call")
         worst[part.name] = max(worst.get(part.name, 0.0), *errors.values())
     return {name: float(f"{error:.3g}") for name, error in worst.items()}
 
@@ -115,12 +116,14 @@ class Case:
 def cases(
     modules: Sequence[SubgraphModule], parts: Sequence[SubgraphModule], clips: Floats, sizes: Sequence[tuple[int, int]]
 ) -> Iterator[Case]:
-    """Yield every call of a proof, in the order of the subgraphs, twice for each of ``sizes``."""
-    for batch, frames in sizes:
+    """Yield every call of a proof, in the order of the subgraphs, twice for each of ``sizes``; once if static."""
+    fixed = not any(part.states for part in parts)
+    for batch, given in sizes:
+        frames = clips.shape[1] if fixed else given
         videos = clips[np.arange(batch) % len(clips)]
         states: dict[str, dict[str, Tensor]] = {}
         # the first pass produces the states for the second
-        for begin in (0, frames):
+        for begin in (0,) if fixed else (0, frames):
             positions = (begin + np.arange(frames)) % clips.shape[1]
             features: dict[str, Tensor] = {"frames": torch.from_numpy(videos[:, positions])}
             for reference, part in zip(modules, parts, strict=True):

@@ -121,6 +121,7 @@ def facts_of(network: VideoNetwork, parts: Sequence[SubgraphModule]) -> dict[str
         "costs": measure_costs(network),
         "cells": (tuple(blocks.get(m) for m in range(network.grid.blocks)),) * network.grid.input_sets,
         "heads": tuple(head_name(network, c.index) for c in network.route.checkpoints),
+        "static": config.static,
     }
 
 

@@ -39,7 +39,7 @@ def to_onnx(subgraph: SubgraphModule) -> bytes:
         {axis: dims[d] for axis, d in enumerate(spec.shape) if isinstance(d, str)} for spec in subgraph.inputs
     )
     varargs = subgraph.kind == "block"  # its forward takes *tensors
-    with _quiet(), _one_registry(), _no_collection(), torch.no_grad():
+    with quiet(), _one_registry(), _no_collection(), torch.no_grad():
         program = torch.onnx.export(
             subgraph.module.eval(),
             examples,
@@ -98,7 +98,7 @@ def _example(spec: TensorSpec) -> Tensor:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the exporter's progress lines and its harmless warnings about axis names."""
     loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

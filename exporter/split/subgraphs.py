@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ...grid.manifest import Precision
-from ...grid.tensors import DType, StatePort, TensorSpec
+from ...grid.tensors import Dimension, DType, StatePort, TensorSpec
 from ...models.network import Features, Head, VideoNetwork
-from ...models.shift import ShiftConfig, StatefulShift
+from ...models.shift import Shift, ShiftConfig, StatefulShift, TwoWayShift
 
 TORCH_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16"}
@@ -75,9 +75,21 @@ class BlockSubgraph(nn.Module):
         features, states = tensors[: self.num_features], tensors[self.num_features :]
         frames = features[0].shape[1]
         shift = StatefulShift(self.shift, self.block, frames, dict(zip(self.points, states, strict=True)))
-        rows: Features = self.module(tuple(x.to(self.dtype).flatten(0, 1) for x in features), shift)
-        out = tuple(x.to(self.boundary).unflatten(0, (-1, frames)) for x in rows)
+        out = self.features(features, shift)
         return (*out, *(shift.states_out[point] for point in self.points))
+
+    def features(self, features: Features, shift: Shift) -> Features:
+        """Return the block's features."""
+        rows: Features = self.module(tuple(x.to(self.dtype).flatten(0, 1) for x in features), shift)
+        return tuple(x.to(self.boundary).unflatten(0, (-1, shift.frames)) for x in rows)
+
+
+class StaticBlockSubgraph(BlockSubgraph):
+    """One block over all frames of some videos, without states: ``forward(*features)`` returns the features."""
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the block's features."""
+        return self.features(tensors, TwoWayShift(self.shift, self.block, tensors[0].shape[1]))
 
 
 class HeadSubgraph(nn.Module):
@@ -96,11 +108,26 @@ class HeadSubgraph(nn.Module):
 
     def forward(self, features: Tensor, embeddings: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits [batch, classes], probabilities [batch, classes], embeddings [batch, l, width]."""
-        frames = features.shape[1]
-        new = self.embed(features.to(self.dtype).flatten(0, 1)).unflatten(0, (-1, frames)).to(self.wide)
-        embeddings = torch.cat([embeddings, new], dim=1)[:, -embeddings.shape[1] :]
+        embeddings = torch.cat([embeddings, self.embedded(features)], dim=1)[:, -embeddings.shape[1] :]
+        return (*self.answer(embeddings, weights), embeddings)
+
+    def embedded(self, features: Tensor) -> Tensor:
+        """Return the embeddings of new frames, [batch, frames, width]."""
+        new: Tensor = self.embed(features.to(self.dtype).flatten(0, 1)).unflatten(0, (-1, features.shape[1]))
+        return new.to(self.wide)
+
+    def answer(self, embeddings: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and probabilities, each [batch, classes]."""
         logits = self.linear(torch.matmul(weights, embeddings).squeeze(1))
-        return logits, torch.softmax(logits, dim=-1), embeddings
+        return logits, torch.softmax(logits, dim=-1)
+
+
+class StaticHeadSubgraph(HeadSubgraph):
+    """The head of a static network: answers from all frames at once, without a state."""
+
+    def forward(self, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Return logits [batch, classes] and probabilities [batch, classes]."""
+        return self.answer(self.embedded(features), weights)
 
 
 def split(network: VideoNetwork, precision: Precision, fp32_only: Sequence[str] = ()) -> list[SubgraphModule]:
@@ -116,7 +143,7 @@ def split(network: VideoNetwork, precision: Precision, fp32_only: Sequence[str] 
     precisions: list[Precision] = ["fp32" if f"block{block}" in fp32_only else precision for block in range(last + 1)]
     crop = network.config.preprocessing.crop
     features: tuple[TensorSpec, ...] = (
-        TensorSpec("frames", DTYPES[precisions[0]], ("batch", "frames", 3, crop, crop)),
+        TensorSpec("frames", DTYPES[precisions[0]], ("batch", _frames(network), 3, crop, crop)),
     )
     found: list[SubgraphModule] = []
     for block, own in enumerate(precisions):
@@ -130,25 +157,31 @@ def split(network: VideoNetwork, precision: Precision, fp32_only: Sequence[str] 
     return found
 
 
+def _frames(network: VideoNetwork) -> Dimension:
+    return network.grid.num_frames if network.config.static else "frames"
+
+
 def _block(
     network: VideoNetwork, block: int, inputs: tuple[TensorSpec, ...], precision: Precision, boundary: DType
 ) -> SubgraphModule:
-    module = network.blocks[block]
-    shift = StatefulShift(network.config.shift, block, 2)
+    module, static, frames = network.blocks[block], network.config.static, _frames(network)
+    shift = (TwoWayShift if static else StatefulShift)(network.config.shift, block, 2)
     with torch.no_grad():
         rows = module(tuple(torch.zeros(2, *spec.concrete(1, 1)[2:]) for spec in inputs), shift)
-    points, dtype = tuple(shift.states_out), DTYPES[precision]
+    handed = shift.states_out if isinstance(shift, StatefulShift) else {}
+    points, dtype = tuple(handed), DTYPES[precision]
     outputs = tuple(
-        TensorSpec(f"block{block}.feature{i}", boundary, ("batch", "frames", *x.shape[1:])) for i, x in enumerate(rows)
+        TensorSpec(f"block{block}.feature{i}", boundary, ("batch", frames, *x.shape[1:])) for i, x in enumerate(rows)
     )
     states = tuple(StatePort(f"state_in.{point}", f"state_out.{point}") for point in points)
-    shapes = [("batch", *x.shape[1:]) for x in shift.states_out.values()]
+    shapes = [("batch", *x.shape[1:]) for x in handed.values()]
     ports = list(zip(states, shapes, strict=True))
+    kind = StaticBlockSubgraph if static else BlockSubgraph
     return SubgraphModule(
         f"block{block}",
         "block",
         block,
-        BlockSubgraph(module.to(TORCH_DTYPES[precision]), network.config.shift, block, points, inputs, outputs, dtype),
+        kind(module.to(TORCH_DTYPES[precision]), network.config.shift, block, points, inputs, outputs, dtype),
         inputs + tuple(TensorSpec(port.input, dtype, shape) for port, shape in ports),
         outputs + tuple(TensorSpec(port.output, dtype, shape) for port, shape in ports),
         states,
@@ -171,24 +204,25 @@ def _heads(network: VideoNetwork, block: int, feature: TensorSpec, precision: Pr
         linear = head.classifiers[network.classifier_name(checkpoint)]
         assert isinstance(linear, nn.Linear)
         num_frames, classes = network.grid.num_frames, network.config.classes
-        state = StatePort(f"embeddings_in.{block}", f"embeddings_out.{block}")
-        module = HeadSubgraph(head, linear, precision)
+        static = network.config.static
+        shape: tuple[Dimension, ...] = ("batch", num_frames, head.width)
+        states = () if static else (StatePort(f"embeddings_in.{block}", f"embeddings_out.{block}"),)
         found[name] = SubgraphModule(
             name,
             "head",
             block,
-            module,
+            (StaticHeadSubgraph if static else HeadSubgraph)(head, linear, precision),
             (
                 feature,
-                TensorSpec(state.input, "float32", ("batch", num_frames, head.width)),
+                *(TensorSpec(state.input, "float32", shape) for state in states),
                 TensorSpec("frame_weights", "float32", ("batch", 1, num_frames)),
             ),
             (
                 TensorSpec("logits", "float32", ("batch", classes)),
                 TensorSpec("probabilities", "float32", ("batch", classes)),
-                TensorSpec(state.output, "float32", ("batch", num_frames, head.width)),
+                *(TensorSpec(state.output, "float32", shape) for state in states),
             ),
-            (state,),
+            states,
             precision,
         )
     return list(found.values())

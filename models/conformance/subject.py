@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ...grid.errors import NetworkError
 from ..network import Backbone, Features, NetworkConfig, VideoNetwork, initialise
 from ..registry import build, build_backbone
 from ..shift import Shift, ShiftConfig, StatefulShift, WholeShift
@@ -21,6 +22,8 @@ class Subject:
     """The network under test, and what the checks examine. A video is [batch, frames, channels, height, width]."""
 
     def __init__(self, config: NetworkConfig, seed: int) -> None:
+        if config.static:
+            raise NetworkError("conformance checks a network along a route, but this one is static: leave static out")
         self.config = config
         self.seed = seed
         self.pieces = (3, 1, 3 + config.shift.stride)  # ragged, and more frames than a state holds
@@ -87,7 +90,7 @@ class Watch(Shift):
         self.calls.append((point, tuple(rows.shape)))
         return rows
 
-    def before(self, name: str, moving: Tensor) -> Tensor:
+    def taken(self, name: str, moving: Tensor) -> Tensor:
         """Return ``moving``; never called."""
         return moving
 

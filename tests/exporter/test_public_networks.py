@@ -80,8 +80,12 @@ def goes_the_whole_way(path, model, folder):
     return bundle.manifest.proof
 
 
+QUICK = {("native", "fan_in"), ("msdnet-pytorch", "default"), ("mit-tsm", "fan_out")}
+# of the others the file's names are others, which tests/models/test_layouts.py reads, and the networks are as these
+
+
 @pytest.mark.full
-@pytest.mark.parametrize(("layout", "how"), [*zip(LAYOUTS, itertools.cycle(INITIALISATIONS), strict=False)])
+@pytest.mark.parametrize(("layout", "how"), [*itertools.product(LAYOUTS, INITIALISATIONS)])
 def test_a_network_goes_the_whole_way_whatever_its_weights(tmp_path, layout, how):
     goes_the_whole_way(*brought(layout, how, False, tmp_path), tmp_path)
 
@@ -89,12 +93,8 @@ def test_a_network_goes_the_whole_way_whatever_its_weights(tmp_path, layout, how
 @pytest.mark.parametrize(
     ("layout", "how"),
     [
-        ("native", "fan_in"),
-        ("msdnet-pytorch", "default"),
-        ("mit-tsm", "fan_out"),
-        # of these the file's names are others, which tests/models/test_layouts.py reads, and the network is as above
-        pytest.param("torchvision", "fan_in", marks=pytest.mark.full),
-        pytest.param("mmaction2", "default", marks=pytest.mark.full),
+        pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.full)
+        for pair in itertools.product(LAYOUTS, INITIALISATIONS)
     ],
 )
 def test_a_sure_network_goes_the_whole_way(tmp_path, layout, how):

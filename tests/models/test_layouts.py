@@ -55,7 +55,17 @@ def shift_forward_part(x: Tensor, fold: int) -> Tensor:
     return out
 
 
-def tsm_logits(w: dict[str, Tensor], layers: list[int], points: list[str], video: Tensor, seen: int) -> Tensor:
+def shift_both_parts(x: Tensor, fold: int) -> Tensor:
+    """TSM's shift of [videos, frames, ...]."""
+    out = shift_forward_part(x, fold)
+    out[:, :-1, :fold] = x[:, 1:, :fold]
+    out[:, -1, :fold] = 0
+    return out
+
+
+def tsm_logits(
+    w: dict[str, Tensor], layers: list[int], points: list[str], video: Tensor, seen: int, shift=shift_forward_part
+) -> Tensor:
     """The logits, [videos, classes], of a TSM-ResNet in torchvision's names, averaged over the first ``seen`` frames."""
     x = F.max_pool2d(F.relu(conv_bn(w, "conv1", "bn1", video.flatten(0, 1), 2)), 3, 2, 1)
     for stage, count in enumerate(layers, 1):
@@ -63,7 +73,7 @@ def tsm_logits(w: dict[str, Tensor], layers: list[int], points: list[str], video
             at = f"layer{stage}.{index}"
             stride = 2 if stage > 1 and index == 0 else 1
             y = x.unflatten(0, video.shape[:2])
-            y = shift_forward_part(y, x.shape[1] // 8) if f"{stage}.conv{index}" in points else y
+            y = shift(y, x.shape[1] // 8) if f"{stage}.conv{index}" in points else y
             y = F.relu(conv_bn(w, f"{at}.conv1", f"{at}.bn1", y.flatten(0, 1)))
             y = F.relu(conv_bn(w, f"{at}.conv2", f"{at}.bn2", y, stride))
             y = conv_bn(w, f"{at}.conv3", f"{at}.bn3", y)
@@ -220,6 +230,38 @@ def test_a_resnet_computes_tsm_without_the_part_that_looks_ahead(tmp_path: Path,
     assert not torch.allclose(actual[0], actual[-1])
 
 
+@pytest.mark.parametrize(
+    ("layout", "points"),
+    [("torchvision", []), ("mit-tsm", EVEN), ("mmaction2", EVERY)],
+    ids=lambda value: str(value)[:11],
+)
+def test_a_static_resnet_computes_what_was_trained(tmp_path: Path, layout, points):
+    """TSN, or TSM with both parts of its shift; any number of frames, and nothing to warn of."""
+    model = resnet(points)
+    torch.save(NAMES[layout](model.state_dict(), points), tmp_path / "a.pth")
+    loaded = load_training_checkpoint(tmp_path / "a.pth", num_frames=3, static=True)
+    config, video = loaded.network.config, frames(model)[:, :3]
+    assert config.static and config.grid.frame_order == (0, 1, 2) and len(config.route) == 1
+    assert loaded.warnings == ()
+    assert any("which share of the channels" in line for line in loaded.assumed) == bool(points)
+    with torch.no_grad():
+        (found,) = loaded.network(video)
+    args = as_torchvision(model.state_dict()), SMALL_RESNET["layers"], points, video, 3
+    torch.testing.assert_close(found, tsm_logits(*args, shift=shift_both_parts), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(found, tsm_logits(*args), rtol=1e-4, atol=1e-5) == (not points)
+
+
+def test_a_static_msdnet_is_a_tsn(tmp_path: Path):
+    model = network("msdnet", {**SMALL_MSDNET, "layers": [1] * 3}, frames_per_set=2)
+    torch.save(as_msdnet(model.state_dict()), tmp_path / "a.pth")
+    loaded = load_training_checkpoint(tmp_path / "a.pth", static=True, route="full").network
+    assert loaded.config.static and loaded.grid.num_frames == 16
+    video = frames(model)
+    with torch.no_grad():
+        wanted = model.with_route(model.route.full)(video)[-1]
+        torch.testing.assert_close(loaded(video)[-1], wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_tsm_trained_without_dropout_has_its_linear_layer_in_the_base_model(tmp_path: Path):
     model = resnet(EVERY)
     state = as_mit(model.state_dict(), EVERY)
@@ -339,6 +381,9 @@ def native_file(tmp_path: Path) -> Path:
     ({"route": "7,4 3,4"}, RouteError, "neither the input set nor the block may decrease"),
     ({"num_frames": 12}, UsageError, "12 frames: expected a multiple of 8"),
     ({"num_frames": 0}, UsageError, "0 frames: expected a multiple of 8"),
+    ({"static": True, "route": "input"}, RouteError, "route 'input': this network is static .*Leave --route out"),
+    ({"static": True, "route": "joint"}, RouteError, "route 'joint': this network is static .*Leave --route out"),
+    ({"static": True, "route": "0,4", "shift_div": 1}, LayoutError, "shift div 1, start_fold 0 of a static network"),
 ], ids=str)  # fmt: skip
 def test_a_public_file_that_is_not_what_was_asked_for(tsm_file: Path, asked, error, match):
     with pytest.raises(error, match=match) as caught:
@@ -352,6 +397,7 @@ def test_a_public_file_that_is_not_what_was_asked_for(tsm_file: Path, asked, err
     ({"shift": False, "classes": 4}, LayoutError, "classes 4 instead of 5; shift False instead of True"),
     ({"route": "7,1"}, RouteError, "no head on that block"),
     ({"num_frames": 20}, UsageError, "20 frames: expected a multiple of 8"),
+    ({"static": True}, UsageError, "--static: the training checkpoint was trained along a route.*leave --static out"),
 ], ids=str)  # fmt: skip
 def test_a_native_file_that_is_not_what_was_asked_for(native_file: Path, asked, error, match):
     with pytest.raises(error, match=match):

@@ -29,10 +29,11 @@ NEEDS_BF16 = pytest.mark.skipif(
 )
 
 
-def test_fused_segments_compute_what_the_cells_compute(int8_bundle):
+@pytest.mark.parametrize("flavour", ["onnxruntime", "openvino"])
+def test_fused_segments_compute_what_the_cells_compute(int8_bundle, flavour):
     manifest = int8_bundle.manifest
     clips = proof_clips(3, manifest.grid.num_frames, manifest.preprocessing)
-    figures = prove_fused(EngineGraphs(int8_bundle, "int8", preparation("onnxruntime")), clips)
+    figures = prove_fused(EngineGraphs(int8_bundle, "int8", preparation(flavour)), clips)
     assert max(figures["checkpoints"]) < 0.2
 
 

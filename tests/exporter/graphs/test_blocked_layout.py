@@ -15,7 +15,7 @@ from dynvid.exporter.graphs.blocked_layout import block_size, use_blocked_layout
 from dynvid.exporter.graphs.fuse import fuse
 from dynvid.exporter.graphs.graph import Graph
 from dynvid.exporter.graphs.optimise import optimise
-from dynvid.exporter.graphs.rewrites import rewrite
+from dynvid.exporter.graphs.rewrites import REWRITES, rewrite
 from dynvid.exporter.proof.clips import proof_clips
 from dynvid.exporter.proof.segment_equivalence import prove_fused
 from dynvid.exporter.split.bundle_builder import BundleBuilder
@@ -43,7 +43,7 @@ def bundle(request, exports):
 def graphs(bundle, blocked):
     """Return the optimised graph of each segment of the route."""
     segments = fused_segments(bundle.manifest, "fp32")
-    return {s: optimise(rewrite(fuse(bundle, s, "fp32")), blocked) for s in segments}
+    return {s: optimise(rewrite(fuse(bundle, s, "fp32"), REWRITES["onnxruntime"]), blocked) for s in segments}
 
 
 def run(bundle, plans):
@@ -92,7 +92,7 @@ def test_segments_without_heads_and_halves_give_the_same_bits(bundle):
 
 
 def made(bundle, blocked, segment):
-    return optimise(rewrite(fuse(bundle, segment, "fp32")), blocked)
+    return optimise(rewrite(fuse(bundle, segment, "fp32"), REWRITES["onnxruntime"]), blocked)
 
 
 @pytest.mark.parametrize("place", [1, 2])
@@ -104,14 +104,14 @@ def test_a_segment_that_keeps_its_batch_takes_and_gives_features_blocked_as_well
 
     def prepare(graph):
         if graph != own:
-            return optimise(rewrite(graph))
+            return optimise(rewrite(graph, REWRITES["onnxruntime"]))
         model = onnx.load_model_from_string(graph)
         name = next(spec.name for spec in segment.inputs if len(spec.shape) == 5)
         for node in model.graph.node:
             node.input[:] = ["twice" if tensor == name else tensor for tensor in node.input]
         model.graph.node.insert(0, helper.make_node("Neg", ["minus"], ["twice"], "back"))
         model.graph.node.insert(0, helper.make_node("Neg", [name], ["minus"], "there"))
-        kept.append(optimise(rewrite(model.SerializeToString())))
+        kept.append(optimise(rewrite(model.SerializeToString(), REWRITES["onnxruntime"])))
         return kept[-1]
 
     clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
@@ -323,7 +323,7 @@ def test_a_segment_that_does_not_play_along_is_found_by_the_proof(bundle, side):
     own = fuse(bundle, first, "fp32")
 
     def prepare(graph):
-        return optimise(rewrite(graph), (graph == own) == (side == "the first"))
+        return optimise(rewrite(graph, REWRITES["onnxruntime"]), (graph == own) == (side == "the first"))
 
     clips = proof_clips(3, bundle.manifest.grid.num_frames, bundle.manifest.preprocessing)
     with pytest.raises(ProofError, match=r"segment2 \(fp32\)"):

@@ -16,7 +16,7 @@ from dynvid.exporter.engines.makers import for_onnxruntime, open_maker, preparat
 from dynvid.exporter.engines.segment_graphs import EngineGraphs
 from dynvid.exporter.graphs.fuse import fuse
 from dynvid.exporter.graphs.optimise import optimise
-from dynvid.exporter.graphs.rewrites import rewrite
+from dynvid.exporter.graphs.rewrites import REWRITES, rewrite
 from dynvid.grid.engines.cache import EngineCache
 from dynvid.grid.engines.key import this_processor
 from dynvid.grid.errors import BackendError, StaleEngineError, UsageError
@@ -40,13 +40,13 @@ def run(segment, content, batch=2):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_optimised_before_or_when_it_is_loaded_a_graph_gives_the_same_bits(tiny_bundle, precision):
     for segment in (*fused_segments(tiny_bundle.manifest, precision), fused_full(tiny_bundle.manifest, precision)):
-        graph = rewrite(fuse(tiny_bundle, segment, precision))
+        graph = rewrite(fuse(tiny_bundle, segment, precision), REWRITES["onnxruntime"])
         for name, values in run(segment, graph).items():
             assert np.array_equal(run(segment, optimise(graph, blocked=False))[name], values)
 
 
 def test_the_same_graph_gives_the_same_bytes_and_no_path_of_this_machine(tiny_bundle):
-    graph = rewrite(fuse(tiny_bundle, fused_full(tiny_bundle.manifest, "fp32"), "fp32"))
+    graph = rewrite(fuse(tiny_bundle, fused_full(tiny_bundle.manifest, "fp32"), "fp32"), REWRITES["onnxruntime"])
     found = optimise(graph)
     assert optimise(graph) == found
     assert b"/tmp" not in found and b"dynvid-optimise" not in found

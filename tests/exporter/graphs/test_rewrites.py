@@ -12,7 +12,8 @@ from dynvid.exporter.engines.segment_graphs import EngineGraphs
 from dynvid.exporter.graphs import im2col_frames as joining
 from dynvid.exporter.graphs.fuse import fuse
 from dynvid.exporter.graphs.im2col_frames import im2col_frames
-from dynvid.exporter.graphs.rewrites import REWRITES, flatten_concats, fold_shift, one_video, rewrite, split_concats
+from dynvid.exporter.graphs.rewrites import REWRITES, flatten_concats, one_video, rewrite, split_concats
+from dynvid.exporter.graphs.shift import fold_shift, split_at_shift
 from dynvid.exporter.graphs.slice_pushdown import slice_pushdown
 from dynvid.exporter.proof.clips import proof_clips
 from dynvid.exporter.proof.segment_equivalence import prove_fused
@@ -21,10 +22,11 @@ from dynvid.grid.segments import fused_full, fused_segments
 from dynvid.runtime.backends.onnxruntime import session_options
 from dynvid.runtime.backends.registry import open_backend
 
+MIDDLE = {**RESNET, "shift": {"start_fold": 1, "div": 4}}
 DEEP = {**TINY, "options": {**TINY["options"], "layers": [3, 3], "channels": 32}, "route": "1,0 1,1 3,1"}
 
 
-def prove(bundle, precision="fp32", rewrites=REWRITES):
+def prove(bundle, precision="fp32", rewrites=REWRITES["onnxruntime"]):
     grid = bundle.manifest.grid
     clips = proof_clips(3, grid.num_frames, bundle.manifest.preprocessing)
     graphs = EngineGraphs(bundle, precision, lambda graph: for_onnxruntime(graph, rewrites))
@@ -36,7 +38,7 @@ def segments_of(bundle, precision="fp32"):
     return (*fused_segments(bundle.manifest, precision), fused_full(bundle.manifest, precision))
 
 
-def rewritten(bundle, rewrites=REWRITES):
+def rewritten(bundle, rewrites=REWRITES["onnxruntime"]):
     """Return the graphs of all segments by name."""
     return {
         s.name: onnx.load_model_from_string(rewrite(fuse(bundle, s, "fp32"), rewrites)).graph
@@ -60,7 +62,10 @@ def count(graph, operator):
         (one_video, fold_shift),
         (one_video, split_concats),
         (one_video, fold_shift, slice_pushdown),
-        REWRITES,
+        (one_video, split_at_shift),
+        (one_video, slice_pushdown, split_at_shift, fold_shift),
+        REWRITES["onnxruntime"],
+        REWRITES["openvino"],
     ],
     ids=lambda rewrites: " ".join(rewrite.__name__ for rewrite in rewrites),
 )
@@ -70,11 +75,12 @@ def test_each_rewrite_is_within_the_bound(tiny_bundle, rewrites):
     assert (largest > 0) == (rewrites != (one_video,))  # a sum in another order is rounded otherwise
 
 
+@pytest.mark.parametrize("flavour", REWRITES)
 @pytest.mark.parametrize(
     "config",
     [
         RESNET,
-        {**RESNET, "shift": {"start_fold": 1, "div": 4}},
+        MIDDLE,
         DEEP,
         {**TINY, "shift": {"enabled": False}},
         {**TINY, "head": {"style": "linear"}},
@@ -82,8 +88,8 @@ def test_each_rewrite_is_within_the_bound(tiny_bundle, rewrites):
     ],
     ids=["resnet", "a shift in the middle", "many layers", "no shift", "linear heads", "in temporal order"],
 )
-def test_other_networks_are_within_the_bound(exports, config):
-    assert prove(exports.bundle(config)) <= 1e-5
+def test_other_networks_are_within_the_bound(exports, config, flavour):
+    assert prove(exports.bundle(config), rewrites=REWRITES[flavour]) <= 1e-5
 
 
 def test_half_precision_is_within_its_bound(tiny_bundle):
@@ -115,21 +121,47 @@ def test_a_batch_that_an_operator_needs_stays(tiny_bundle):
         node.input[:] = ["twice" if name == "frames" else name for name in node.input]
     graph.node.insert(0, helper.make_node("Neg", ["minus"], ["twice"], "back"))
     graph.node.insert(0, helper.make_node("Neg", ["frames"], ["minus"], "there"))
-    found = rewrite(model.SerializeToString())
+    found = rewrite(model.SerializeToString(), REWRITES["onnxruntime"])
     (port,) = [p for p in onnx.load_model_from_string(found).graph.input if p.name == "frames"]
     assert [d.dim_value for d in port.type.tensor_type.shape.dim] == [1, *segment.inputs[0].shape[1:]]
-    plain, odd = (run(segment, content) for content in (rewrite(fuse(tiny_bundle, segment, "fp32")), found))
+    plain, odd = (
+        run(segment, content)
+        for content in (rewrite(fuse(tiny_bundle, segment, "fp32"), REWRITES["onnxruntime"]), found)
+    )
     for name in plain:
         np.testing.assert_array_equal(plain[name], odd[name])
 
 
 def test_the_shift_is_folded_into_every_convolution_that_reads_it(exports):
-    for config in (RESNET, {**RESNET, "shift": {"start_fold": 1, "div": 4}}, TINY):
+    for config in (RESNET, MIDDLE, TINY):
         bundle = exports.bundle(config)
         full, folded = (rewritten(bundle, r)["full"] for r in ((one_video,), (one_video, fold_shift)))
         shifts = len([s for block in bundle.manifest.subgraphs for s in block.states if block.kind == "block"])
         assert count(folded, "Conv") == count(full, "Conv") + shifts
         assert count(folded, "Concat") == count(full, "Concat") - shifts > -1
+
+
+def channel_slices(graph):
+    """Return how many nodes take channels of an image."""
+    axes = {t.name: numpy_helper.to_array(t).ravel() for t in graph.initializer}
+    slices = [node for node in graph.node if node.op_type == "Slice" and not node.name.startswith("head")]
+    return sum(1 in axes[node.input[3]] for node in slices)
+
+
+@pytest.mark.parametrize("config", [RESNET, MIDDLE], ids=["resnet", "a shift in the middle"])
+def test_what_ends_a_residual_block_is_computed_in_two_and_its_channels_are_never_copied(exports, config):
+    bundle = exports.bundle(config)
+    folded, split = (
+        rewritten(bundle, (one_video, *rewrites, slice_pushdown))["full"]
+        for rewrites in ((fold_shift,), (split_at_shift, fold_shift))
+    )
+    assert channel_slices(folded) > channel_slices(split) == 1  # what the first block reads is pooled, no sum
+    assert count(split, "Conv") > count(folded, "Conv")
+
+
+def test_a_segment_that_sums_nothing_before_its_shift_stays_whole(exports):
+    graphs = [rewritten(exports.bundle(RESNET), (one_video, *more))["segment2"] for more in ((), (split_at_shift,))]
+    assert graphs[0].node == graphs[1].node
 
 
 def copied(graph):
@@ -149,11 +181,14 @@ def test_a_growing_concatenation_is_not_made(exports):
     assert count(split, "Add") > count(plain, "Add") > 0
 
 
-def test_the_same_graph_gives_the_same_bytes_and_nothing_unread(tiny_bundle):
-    for segment in segments_of(tiny_bundle):
-        fused = fuse(tiny_bundle, segment, "fp32")
-        found = rewrite(fused)
-        assert rewrite(fused) == found
+@pytest.mark.parametrize("rewrites", REWRITES.values(), ids=REWRITES)
+@pytest.mark.parametrize("config", [TINY, RESNET, MIDDLE], ids=["msdnet", "resnet", "a shift in the middle"])
+def test_the_same_graph_gives_the_same_bytes_and_nothing_unread(exports, config, rewrites):
+    bundle = exports.bundle(config)
+    for segment in segments_of(bundle):
+        fused = fuse(bundle, segment, "fp32")
+        found = rewrite(fused, rewrites)
+        assert rewrite(fused, rewrites) == found
         graph = onnx.load_model_from_string(found).graph
         read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
         assert {t.name for t in graph.initializer} | {n.output[0] for n in graph.node} <= read
@@ -278,7 +313,7 @@ def test_another_slice_stays(joins, takes, frames):
     assert onnx.load_model_from_string(found).graph.node == onnx.load_model_from_string(plain).graph.node
 
 
-@pytest.mark.parametrize("config", [RESNET, {**RESNET, "shift": {"start_fold": 1, "div": 4}}, TINY])
+@pytest.mark.parametrize("config", [RESNET, MIDDLE, TINY])
 def test_no_segment_takes_frames_of_what_it_has_joined(exports, config):
     bundle = exports.bundle(config)
     without, with_it = (one_video,), (one_video, slice_pushdown)
@@ -414,15 +449,32 @@ def see_another_pixel(graph):
     graph.constants[name] = numpy_helper.from_array(np.roll(numpy_helper.to_array(graph.constants[name]), 1), name)
 
 
+def take_the_channels_of_another_place(graph):
+    for name in [n.input[1] for n in graph.nodes if n.op_type == "Conv" and ".0.but." in n.input[1]]:
+        weight = numpy_helper.to_array(graph.constants[name])
+        graph.constants[name] = numpy_helper.from_array(np.ascontiguousarray(weight[::-1]), name)
+
+
+def test_a_wrong_split_is_found(however_small, exports):
+    with pytest.raises(ProofError, match=r"\(fp32\)"):
+        prove(exports.bundle(RESNET), rewrites=(one_video, split_at_shift, take_the_channels_of_another_place))
+
+
 @pytest.mark.parametrize("fault", [lose_a_channel, take_the_shift_of_another_place, see_another_pixel])
 def test_a_wrong_rewrite_is_found(however_small, tiny_bundle, fault):
     with pytest.raises(ProofError, match=r"segment1 \(fp32\)"):
         prove(tiny_bundle, rewrites=(one_video, fold_shift, im2col_frames, fault))
 
 
-def test_other_flavours_keep_the_fused_graph(tiny_bundle):
-    graph = fuse(tiny_bundle, fused_full(tiny_bundle.manifest, "fp32"), "fp32")
-    assert [preparation(flavour)(graph) == graph for flavour in ("openvino", "tensorrt", "tensorrt-rtx")] == [True] * 3
+def test_each_backend_has_its_own_rewrites_and_tensorrt_keeps_the_fused_graph(exports):
+    bundle = exports.bundle(RESNET)
+    graph = fuse(bundle, fused_full(bundle.manifest, "fp32"), "fp32")
+    assert (
+        preparation("openvino")(graph)
+        == rewrite(graph, REWRITES["openvino"])
+        != rewrite(graph, REWRITES["onnxruntime"])
+    )
+    assert [preparation(flavour)(graph) == graph for flavour in ("tensorrt", "tensorrt-rtx")] == [True] * 2
 
 
 # on onnxruntime
@@ -442,7 +494,7 @@ def run(segment, content, batch=1, spoil=lambda name, shape: shape):
 def test_videos_of_a_graph_for_one_run_in_turn(tiny_bundle):
     segment = fused_segments(tiny_bundle.manifest, "fp32")[0]
     fused = fuse(tiny_bundle, segment, "fp32")
-    expected, found = (run(segment, content, batch=3) for content in (fused, rewrite(fused)))
+    expected, found = (run(segment, content, batch=3) for content in (fused, rewrite(fused, REWRITES["onnxruntime"])))
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5 * values.std())
         assert not np.array_equal(found[name][0], found[name][1])
@@ -459,7 +511,7 @@ def test_videos_of_a_graph_for_one_run_in_turn(tiny_bundle):
 )
 def test_only_the_batch_may_be_left_out_of_a_port(tiny_bundle, port, change):
     segment = fused_segments(tiny_bundle.manifest, "fp32")[0]
-    content = rewrite(fuse(tiny_bundle, segment, "fp32"))
+    content = rewrite(fuse(tiny_bundle, segment, "fp32"), REWRITES["onnxruntime"])
     with pytest.raises(BackendError, match=rf"segment1: tensor of port {port} has shape .*, expected 2 times"):
         run(segment, content, 2, lambda name, shape: change(shape) if name == port else shape)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dynvid.calibration.scores import Scores
+from dynvid.calibration.scores.scores import Scores
 from dynvid.exporter.int8 import layer_selection as layers_module
 from dynvid.exporter.int8.layer_selection import choose, drops, exits_agree
 from dynvid.grid.errors import ProofError

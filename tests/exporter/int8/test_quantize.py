@@ -129,14 +129,13 @@ def test_thresholds_with_temperatures_find_no_ranges(exports, data, tmp_path):
     [
         (["quantize", "BUNDLE", "LIST", "--data", "LIST"], "is not what bundle"),
         (["quantize", "BUNDLE", "missing.pth", "--data", "LIST"], "'missing.pth' cannot be read"),
-        (["bench", "BUNDLE", "--precision", "int8", "--peer", "torch", "-o", "report"], "peers run the fp32 network"),
+        (["bench", "BUNDLE", "--peer", "nncf", "-o", "report"], "'nncf' needs the training checkpoint"),
         (["build-engines", "BUNDLE", "--int8", "--backend", "onnxruntime"], "Run 'dynvid quantize'"),
         (
             ["build-engines", "BUNDLE", "--precision", "bf16"],
             "precision bf16 on backend 'tensorrt-rtx': expected openvino",
         ),
         (["classify", "BUNDLE", "LIST", "--precision", "bf16", "--backend", "onnxruntime"], "Give --backend openvino"),
-        (["bench", "BUNDLE", "--precision", "bf16", "--peer", "torch", "-o", "report"], "peers run the fp32 network"),
         (
             ["build-engines", "BUNDLE", "--int8", "--precision", "bf16"],
             "--precision, --fp16 and --int8 exclude one another: give one",
