@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...grid.errors import DecoderFaultError, DynvidError, UsageError, VideoError
+from ...grid.errors import DecoderFaultError, DecodeTimeoutError, DynvidError, UsageError, VideoError
 from ...grid.preprocessing import Preprocessing
 from ..child_process import ChildFailure
 from ..closing import Closing
 from .decoder_process import NO_MEMORY, OUT_OF_TIME, Child, StartFailure
-from .frames import FrameArray, FrameSource, SampledFrames, regular_file
+from .frame_folder import FrameFiles
+from .frames import FrameArray, SampledFrames, regular_file
 from .sample_clip import AS_IT_IS, FRAMES, sample_pixels
+from .view import AS_DEPLOYED, View
 
 DECODE_TIMEOUT_S = 30.0
 """Default limit of the CPU time for opening a video, or one read of it."""
@@ -73,17 +75,24 @@ class Decoder(Closing):
         """Process id of the child; None before the first video."""
         return None if self._child is None else self._child.process.pid
 
-    def open(self, path: str | os.PathLike[str], preprocessing: Preprocessing, num_samples: int) -> FrameSource:
-        """Return the frames of a video file, or of a ``.npy``, which is read in this process.
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        preprocessing: Preprocessing,
+        num_samples: int,
+        view: View = AS_DEPLOYED,
+        files: FrameFiles | None = None,
+    ) -> SampledFrames:
+        """Return the frames of a video file, of a folder of image ``files``, or of a ``.npy``, read in this process.
 
         Raises:
-            VideoError: If the video cannot be read, or opening it kills or hangs the child.
+            VideoError: If the video cannot be read, or opening it kills the child; ``DecodeTimeoutError`` if it hangs it.
             FramesError: If a ``.npy`` does not hold frames.
             DecoderFaultError: If no child can be started, or none can decode even a freshly made clip.
         """
         if os.fspath(path).lower().endswith(".npy"):
-            return FrameArray(path, preprocessing, num_samples)
-        return _ChildVideo(self, path, preprocessing, num_samples)
+            return FrameArray(path, preprocessing, num_samples, view)
+        return _ChildVideo(self, path, preprocessing, num_samples, view, files)
 
     def check(self) -> None:
         """Have a new child make a clip and decode it, and compare every pixel.
@@ -130,7 +139,14 @@ class Decoder(Closing):
         return self._child
 
 
-def _opening(number: int, path: str, preprocessing: Preprocessing, num_samples: int) -> dict[str, Any]:
+def _opening(
+    number: int,
+    path: str,
+    preprocessing: Preprocessing,
+    num_samples: int,
+    view: View = AS_DEPLOYED,
+    files: FrameFiles | None = None,
+) -> dict[str, Any]:
     """Return the request that opens a video file as the child's video ``number``."""
     return {
         "do": "open",
@@ -138,6 +154,8 @@ def _opening(number: int, path: str, preprocessing: Preprocessing, num_samples: 
         "path": path,
         "preprocessing": asdict(preprocessing),
         "num_samples": num_samples,
+        "view": asdict(view),
+        "files": None if files is None else asdict(files),
     }
 
 
@@ -147,12 +165,19 @@ class _ChildVideo(SampledFrames):
     _numbers = itertools.count()
 
     def __init__(
-        self, decoder: Decoder, path: str | os.PathLike[str], preprocessing: Preprocessing, num_samples: int
+        self,
+        decoder: Decoder,
+        path: str | os.PathLike[str],
+        preprocessing: Preprocessing,
+        num_samples: int,
+        view: View,
+        files: FrameFiles | None,
     ) -> None:
-        super().__init__(preprocessing, num_samples)
+        super().__init__(preprocessing, num_samples, view)
         started = time.perf_counter()
         self._decoder = decoder
-        self._name, self._path = f"video '{path}'", regular_file(path)
+        self._name, self._files = f"video '{path}'", files
+        self._path = regular_file(path) if files is None else os.path.abspath(path)
         self._number = next(self._numbers)
         self._child: Child | None = None
         self._earlier = 0  # frames that earlier children decoded for it
@@ -219,17 +244,21 @@ class _ChildVideo(SampledFrames):
                 )
             advice = "Other videos can be decoded here: leave this one out, and report it."
         self._refused = f"{reason}. {advice}"
-        return VideoError(f"{self._name} {self._refused}")
+        kind = DecodeTimeoutError if failure.late or failure.code == OUT_OF_TIME else VideoError
+        return kind(f"{self._name} {self._refused}")
 
     def _open(self, child: Child) -> None:
         self._child, self._earlier, known = child, self.frames_decoded, self.frames_total
         child.files += 1
-        self._note(child.call(_opening(self._number, self._path, self.preprocessing, self.num_samples)))
+        self._note(
+            child.call(_opening(self._number, self._path, self.preprocessing, self.num_samples, self.view, self._files))
+        )
         if known and known != self.frames_total:
             raise VideoError(f"{self._name} changed from {known} to {self.frames_total} frames while it was open.")
 
     def _note(self, reply: dict[str, Any]) -> None:
         self.frames_total = int(reply["frames_total"])
         self.frames_decoded = self._earlier + int(reply["frames_decoded"])
+        self.passed = [int(sample) for sample in reply["passed"]]
         for warning in reply["warnings"]:
             self.doubt(str(warning), damaged=bool(reply["damaged"]))

@@ -19,7 +19,10 @@ from ...grid.errors import VideoError
 from ...grid.preprocessing import Preprocessing
 from ..child_process import ChildFailure, ChildProcess, open_replies, requests, send
 from .file import VideoFile
+from .frame_folder import FrameFiles, FrameFolder
+from .frames import SampledFrames
 from .sample_clip import sample_clip
+from .view import View
 
 NO_MEMORY = 12
 """Exit code of a child that ran out of memory."""
@@ -102,7 +105,7 @@ def main() -> None:
         hard = resource.getrlimit(limit)[1]
         resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
     send(replies, b"")  # ready
-    videos: dict[int, VideoFile] = {}
+    videos: dict[int, SampledFrames] = {}
     for request in requests():
         signal.alarm(alarm_s)  # end this process even if the parent is gone
         signal.setitimer(signal.ITIMER_PROF, work_s)
@@ -118,7 +121,7 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _answer(videos: dict[int, VideoFile], request: dict[str, Any]) -> tuple[dict[str, Any], bytes | memoryview]:
+def _answer(videos: dict[int, SampledFrames], request: dict[str, Any]) -> tuple[dict[str, Any], bytes | memoryview]:
     if request["do"] == "make":
         return {"clip": sample_clip().hex()}, b""
     number = request["video"]
@@ -129,8 +132,13 @@ def _answer(videos: dict[int, VideoFile], request: dict[str, Any]) -> tuple[dict
         return {}, b""
     if request["do"] == "open":
         preprocessing = Preprocessing(**request["preprocessing"])
-        videos[number] = VideoFile(request["path"], preprocessing, request["num_samples"])
+        view = View.from_json(request["view"])
+        path, num_samples = request["path"], request["num_samples"]
+        if request["files"] is None:
+            videos[number] = VideoFile(path, preprocessing, num_samples, view)
+        else:
+            videos[number] = FrameFolder(path, FrameFiles(**request["files"]), preprocessing, num_samples, view)
     else:
         pixels = videos[number].pixels(request["samples"]).data.cast("B")
-    known = ("frames_total", "frames_decoded", "damaged", "warnings")
+    known = ("frames_total", "frames_decoded", "passed", "damaged", "warnings")
     return {name: getattr(videos[number], name) for name in known}, pixels

@@ -29,6 +29,7 @@ from .frames import (
 )
 from .orientation import Orientation
 from .packet_index import Key, Packet, index_packets
+from .view import AS_DEPLOYED, View
 
 __all__ = ["FrameArray", "FrameSource", "VideoFile", "normalise"]
 
@@ -57,13 +58,19 @@ class VideoFile(SampledFrames):
     passed on the way are kept. If a seek is inexact, reading restarts from the beginning without seeking.
     """
 
-    def __init__(self, path: str | os.PathLike[str], preprocessing: Preprocessing, num_samples: int) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        preprocessing: Preprocessing,
+        num_samples: int,
+        view: View = AS_DEPLOYED,
+    ) -> None:
         """Open and index the video.
 
         Raises:
             VideoError: If the file is not a video, holds no frames, or exceeds the limits.
         """
-        super().__init__(preprocessing, num_samples)
+        super().__init__(preprocessing, num_samples, view)
         started = time.perf_counter()
         self._name, self._path = f"video '{path}'", regular_file(path)
         self._times: list[int] = []  # pts of the frames, in order; empty if frames are counted
@@ -85,7 +92,7 @@ class VideoFile(SampledFrames):
             raise self._refusal(fault) from None
         if not self.frames_total:
             raise VideoError(f"{self._name} holds no frame that can be decoded. Expected at least one; repair it.")
-        self._indices = self.sampled()
+        self._indices = self.sampled(self._part())
         self._wanted = frozenset(self._indices)
         # H.264 marks the frames that no other frame refers to: these can be skipped without decoding.
         if self._keys and self._stream.codec_context.codec.canonical_name == "h264":
@@ -118,9 +125,10 @@ class VideoFile(SampledFrames):
                     self.doubt(f"HDR ({_HDR[frame.color_trc]}): colours are not mapped to SDR", damaged=False)
                 if off_deg := Orientation.of(frame).off_deg:
                     self.doubt(f"turned: shown to the nearest quarter turn, {off_deg:.0f} degrees off", damaged=False)
-                self._images[index] = cropped(frame, self.preprocessing)
+                self._images[index] = cropped(frame, self.preprocessing, self.view)
         except _FAULTS as fault:
             raise self._refusal(fault) from None
+        self.passed = [sample for sample, index in enumerate(self._indices) if index in self._passed]
         return np.stack([self._images[index] for index in indices])
 
     def close(self) -> None:
@@ -206,8 +214,28 @@ class VideoFile(SampledFrames):
             self.doubt(f"corrupt: {self.frames_total} of {told} frames can be decoded")
         self._passed.clear()
         self._restart()
-        self._indices = self.sampled()
+        self._indices = self.sampled(self._part())
         self._wanted = frozenset(self._indices)
+
+    def _part(self) -> range:
+        """Return the numbers of the frames that belong to the clip."""
+        start_s, end_s = self.view.start_s, self.view.end_s
+        if start_s is None and end_s is None:
+            return range(self.frames_total)
+        rate = self._stream.guessed_rate or self._stream.average_rate or 25
+        base = self._stream.time_base or 1 / rate
+        times = [float((time - self._times[0]) * base) for time in self._times]
+        times = times or [float(index / rate) for index in range(self.frames_total)]
+        part = range(
+            0 if start_s is None else bisect_left(times, start_s),
+            self.frames_total if end_s is None else bisect_left(times, end_s),
+        )
+        if not part:
+            raise VideoError(
+                f"{self._name} holds no frame from {start_s or 0:g} s to "
+                f"{times[-1] if end_s is None else end_s:g} s: it ends after {times[-1]:g} s. Correct the list."
+            )
+        return part
 
     # How a frame is reached
 

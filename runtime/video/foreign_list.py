@@ -10,7 +10,7 @@ from pathlib import Path
 
 _LOOKED_AT = 1 << 16  # bytes
 _NAMES = ("path", "file", "filename", "file_name", "video_path", "video_name", "video_file", "clip", "name")
-_VIDEO_END = re.compile(r"\.(mp4|avi|mkv|webm|mov|m4v|mpe?g|ts|flv|wmv|gif|npy|3gp|ogv)$", re.IGNORECASE)
+VIDEO_END = re.compile(r"\.(mp4|avi|mkv|webm|mov|m4v|mpe?g|ts|flv|wmv|gif|npy|3gp|ogv)$", re.IGNORECASE)
 _QUOTE_ALL = 'gsub(/"/,"\\"\\"",$i);$i="\\""$i"\\""'  # awk: a field as CSV
 
 Guess = tuple[str, str]  # what the file seems to be, and the command up to the file's name
@@ -87,12 +87,13 @@ def _other_name(name: str, lines: Sequence[str]) -> Guess | None:
     found = [column for column in columns if column.lower() in _NAMES]
     if len(found) != 1 or "video" in columns:
         return None
-    return f"a CSV that names the videos in '{found[0]}'", f"sed '1s/{found[0]}/video/'"
+    named = f"a CSV that names the videos in '{found[0]}'; 'dynvid classify' reads it with --video-column {found[0]}"
+    return named, f"sed '1s/{found[0]}/video/'"
 
 
 def _rows_without_header(name: str, lines: Sequence[str]) -> Guess | None:
     first = [line.split(",")[0].strip().strip('"') for line in lines]
-    if not all("," in line and _VIDEO_END.search(path) for line, path in zip(lines, first, strict=True)):
+    if not all("," in line and VIDEO_END.search(path) for line, path in zip(lines, first, strict=True)):
         return None
     return "a CSV without a header", "sed '1i video,label'" if lines[0].count(",") == 1 else "sed '1i video,label,more'"
 
@@ -101,7 +102,7 @@ def _path_and_number(name: str, lines: Sequence[str]) -> Guess | None:
     """Rows 'path number', as of UCF101, TSN and mmaction2; in HMDB51's files, the number is the split."""
     if not all(re.fullmatch(r"(.*\S)\s+[0-9]+\s*", line) for line in lines):
         return None
-    if not all(_VIDEO_END.search(re.sub(r"\s+[0-9]+\s*$", "", line)) for line in lines):
+    if not all(VIDEO_END.search(re.sub(r"\s+[0-9]+\s*$", "", line)) for line in lines):
         return None
     split = re.fullmatch(r"(.+)_test_split([0-9])\.txt", name)
     if split:
@@ -115,7 +116,7 @@ def _path_and_number(name: str, lines: Sequence[str]) -> Guess | None:
 
 
 def _path_only(name: str, lines: Sequence[str]) -> Guess | None:
-    if not all(_VIDEO_END.search(line.strip()) for line in lines):
+    if not all(VIDEO_END.search(line.strip()) for line in lines):
         return None
     return "one path a line, without a header", 'sed \'s/\\r$//;s/"/""/g;s/.*/"&"/;1s/^/video\\n/\''
 

@@ -19,6 +19,7 @@ from ...grid.preprocessing import Preprocessing, sample_frames
 from ..closing import Closing
 from .npy_header import ONE_HEADER
 from .orientation import Orientation
+from .view import AS_DEPLOYED, View
 
 MAX_PIXELS = 4096 * 4096
 MAX_FRAMES = 1_000_000
@@ -76,7 +77,7 @@ def regular_file(path: str | os.PathLike[str], refusal: type[InputRefusedError] 
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as fault:
         reason = getattr(fault, "strerror", None) or str(fault)
-        raise refusal(f"'{path}': {reason}. Expected a local file; URLs are not supported.") from None
+        raise refusal(f"'{path}': {reason}. Expected a file, or a URI such as s3://bucket/a.mp4.") from None
     if not stat.S_ISREG(mode):
         raise refusal(f"'{path}' is a folder, a pipe or a device. Expected a regular file.")
     return os.path.abspath(os.fspath(path))
@@ -87,23 +88,30 @@ def fits(height: int, width: int, preprocessing: Preprocessing) -> bool:
     return min(height, width) > 0 and max(height * width, math.prod(preprocessing.resized(height, width))) <= MAX_PIXELS
 
 
-def cropped(frame: av.VideoFrame, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def cropped(frame: av.VideoFrame, preprocessing: Preprocessing, view: View = AS_DEPLOYED) -> NDArray[np.uint8]:
     """Return the frame resized, oriented as it is to be shown, and cropped, as RGB [crop, crop, 3]."""
     height, width = preprocessing.resized(frame.height, frame.width)
     rgb = frame.to_ndarray(width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
-    image = Orientation.of(frame).shown(rgb)
-    top, left = ((size - preprocessing.crop) // 2 for size in image.shape[:2])
-    return image[top : top + preprocessing.crop, left : left + preprocessing.crop].astype(np.uint8, order="C")
+    return view.cut(Orientation.of(frame).shown(rgb), preprocessing)
 
 
 class SampledFrames(Closing):
-    """Base class of the sources; each adds ``pixels``. See ``FrameSource`` for the attributes."""
+    """Base class of the sources; each adds ``pixels``. See ``FrameSource`` for the other attributes.
 
-    def __init__(self, preprocessing: Preprocessing, num_samples: int) -> None:
+    Attributes:
+        passed: sample numbers of frames that were decoded on the way to others and not requested yet.
+        gives_pixels: whether ``pixels`` works; False for frames that are preprocessed already.
+    """
+
+    gives_pixels = True
+
+    def __init__(self, preprocessing: Preprocessing, num_samples: int, view: View = AS_DEPLOYED) -> None:
+        self.view = view
         self.frames_total = 0
         self.frames_decoded = 0
         self.damaged = False
         self.warnings: list[str] = []
+        self.passed: list[int] = []
         self.decode_ms = 0.0
         self.preprocessing = preprocessing
         self.num_samples = num_samples
@@ -139,15 +147,16 @@ class SampledFrames(Closing):
         if warning not in self.warnings:
             self.warnings.append(warning)
 
-    def sampled(self) -> list[int]:
-        """Return the frame number of every sample; warn if the video is too short for distinct frames."""
-        if self.frames_total < self.num_samples:
-            plural = "" if self.frames_total == 1 else "s"
+    def sampled(self, part: range | None = None) -> list[int]:
+        """Return the frame number of every sample, within ``part`` of the video; warn if frames must repeat."""
+        part = range(self.frames_total) if part is None else part
+        if len(part) < self.num_samples:
+            plural = "" if len(part) == 1 else "s"
             self.doubt(
-                f"short: {self.frames_total} frame{plural} for {self.num_samples} samples, so frames repeat",
+                f"short: {len(part)} frame{plural} for {self.num_samples} samples, so frames repeat",
                 damaged=False,
             )
-        return sample_frames(self.frames_total, self.num_samples)
+        return [part[index] for index in sample_frames(len(part), self.num_samples, self.view.draws)]
 
     def close(self) -> None:
         """Release the video."""
@@ -158,14 +167,18 @@ class FrameArray(SampledFrames):
     """An array or ``.npy``: raw frames uint8 [L, H, W, 3], or float32 [num_samples, 3, crop, crop] used unchanged."""
 
     def __init__(
-        self, frames: str | os.PathLike[str] | NDArray[Any], preprocessing: Preprocessing, num_samples: int
+        self,
+        frames: str | os.PathLike[str] | NDArray[Any],
+        preprocessing: Preprocessing,
+        num_samples: int,
+        view: View = AS_DEPLOYED,
     ) -> None:
         """Take the array, or memory-map a file. Every value of a float32 array is checked.
 
         Raises:
             FramesError: If it is not such an array, or holds NaN or infinite values.
         """
-        super().__init__(preprocessing, num_samples)
+        super().__init__(preprocessing, num_samples, view)
         started = time.perf_counter()
         prepared_shape = (num_samples, 3, preprocessing.crop, preprocessing.crop)
         wanted = f"Expected uint8 [frames, height, width, 3] or float32 {list(prepared_shape)}, not pickled."
@@ -185,6 +198,7 @@ class FrameArray(SampledFrames):
             raise FramesError(f"{found}. {wanted}")
         elif not np.isfinite(array).all():
             raise FramesError(f"{found} holds NaN or infinite values. Expected finite values only.")
+        self.gives_pixels = self._raw
         self.frames_total = len(array)
         self._indices = self.sampled()
         self.decode_ms = (time.perf_counter() - started) * 1e3
@@ -222,4 +236,4 @@ class FrameArray(SampledFrames):
         self.check(samples)
         self.frames_decoded += len(samples)
         raw = [np.array(self._array[self._indices[sample]], np.uint8, order="C") for sample in samples]
-        return np.stack([cropped(av.VideoFrame.from_ndarray(f), self.preprocessing) for f in raw])
+        return np.stack([cropped(av.VideoFrame.from_ndarray(f), self.preprocessing, self.view) for f in raw])

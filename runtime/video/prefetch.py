@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from ...grid.errors import FramesError, UsageError
 from ...grid.preprocessing import Preprocessing
 from .decoder import Decoder
+from .fetched_video import FetchedVideo
 from .frames import FrameSource
+from .remote import is_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Reading:
 
     __slots__ = ("_asked", "_begun", "_certain", "_dropped", "_source", "_waits", "_worker", "parts", "video")
 
-    def __init__(self, video: Path | FrameSource) -> None:
+    def __init__(self, video: os.PathLike[str] | FrameSource) -> None:
         self.video = video
         self.parts: dict[int, Part | Exception] = {}
         self._asked = 0  # the last segment whose part was requested
@@ -126,7 +128,7 @@ class Prefetcher:
 
     # the methods below are called under the lock
 
-    def add(self, video: Path | FrameSource) -> Reading:
+    def add(self, video: os.PathLike[str] | FrameSource) -> Reading:
         """Return the reading of a video and queue its first part."""
         reading = Reading(video)
         reading._asked = 1
@@ -266,7 +268,8 @@ class Prefetcher:
     def _open(self, decoder: Decoder, reading: Reading) -> FrameSource:
         if not isinstance(reading.video, (str, os.PathLike)):
             return reading.video
-        source = decoder.open(reading.video, self._preprocessing, self._num_samples)
+        open_file = partial(decoder.open, preprocessing=self._preprocessing, num_samples=self._num_samples)
+        source = FetchedVideo(str(reading.video), open_file) if is_uri(reading.video) else open_file(reading.video)
         with self.changed:
             reading._source = source
         return source

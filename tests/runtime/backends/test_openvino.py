@@ -7,12 +7,15 @@ import contract
 import numpy as np
 import pytest
 from contract import BATCH, Case, Graphs
+from samples import RESNET
 
 from dynvid.exporter.engines.build import build_engines, key_of
 from dynvid.exporter.engines.makers import open_maker, preparation
 from dynvid.exporter.engines.segment_graphs import EngineGraphs
+from dynvid.exporter.graphs.fuse import fuse
 from dynvid.grid.engines.cache import EngineCache
 from dynvid.grid.errors import BackendError, IntegrityError, MissingPackageError, UsageError
+from dynvid.grid.segments import fused_segments
 from dynvid.runtime.backends.host_arrays import poisoned_rows
 from dynvid.runtime.backends.openvino import Compiled, OpenVinoBackend
 from dynvid.runtime.backends.registry import open_backend
@@ -168,6 +171,26 @@ def test_engines_are_the_fused_graphs_and_sessions_run_them(tiny_bundle, tmp_pat
     assert contract.error(*answers) < (1e-4 if precision == "fp32" else BF16_BOUND)
 
 
+def test_an_engine_is_compiled_once_and_runs_videos_one_after_another(fp32, exports, monkeypatch):
+    bundle = exports.bundle(RESNET)
+    compiled, compile_model = [], openvino.Core.compile_model
+    monkeypatch.setattr(
+        openvino.Core, "compile_model", lambda *args: compiled.append(compile_model(*args)) or compiled[-1]
+    )
+    segment, rng = fused_segments(bundle.manifest, "fp32")[1], np.random.default_rng(0)
+    program = fp32.load(preparation("openvino")(fuse(bundle, segment, "fp32")), segment, segment.name)
+    inputs = {s.name: rng.standard_normal(s.concrete(BATCH, 1), dtype=np.float32) for s in segment.inputs}
+    outputs, alone = ({s.name: np.zeros(s.concrete(BATCH, 1), s.dtype) for s in segment.outputs} for _ in range(2))
+    program.prepare(inputs, outputs)()
+    for row in range(BATCH):
+        program.prepare(*({port: array[row : row + 1] for port, array in p.items()} for p in (inputs, alone)))()
+    for port in outputs:
+        assert np.array_equal(outputs[port], alone[port]) and outputs[port].any()
+    assert len(compiled) == 1
+    with pytest.raises(BackendError, match=r"has shape \[3, .*expected 2 times .*Run 'dynvid build-engines' again"):
+        program.prepare(inputs, {port: array[:2] for port, array in outputs.items()})
+
+
 @needs_bf16
 def test_bf16_is_a_precision_of_its_own_on_engines_and_on_cells(tiny_bundle, tmp_path):
     clip = contract.clips_of(tiny_bundle, 1)[0]
@@ -240,6 +263,7 @@ def test_a_fault_while_running_names_subgraph_and_shapes():
 
     request = SimpleNamespace(set_tensors=lambda tensors: None, infer=fail)
     x = np.zeros((1, 2), np.float32)
-    call = Compiled(openvino.Tensor, request, "block0 on {'x': (1, 2)}").on({"x": x}, {"y": x.copy()})
+    shapes = {"x": (1, 2), "y": (1, 2)}
+    call = Compiled(openvino.Tensor, request, "block0 on {'x': (1, 2)}").on({"x": x}, {"y": x.copy()}, shapes)
     with pytest.raises(BackendError, match=r"^openvino failed in block0 on {'x': \(1, 2\)}: no more memory. Run"):
         call()

@@ -10,23 +10,25 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..grid.errors import ResourceError, StaleResultsError, UsageError
-from ..grid.storage.files import read_file, remedy_for, sync_folder, write_file
-from ..grid.storage.sealed import seal, unseal
-from ..grid.storage.strict_json import StrictJsonError, loads, parse
-from .closing import Closing
-from .run import Run
+from ...grid.errors import ResourceError, StaleResultsError, UsageError
+from ...grid.storage.files import remedy_for, sync_folder, write_file
+from ...grid.storage.sealed import seal
+from ...grid.storage.strict_json import StrictJsonError, loads
+from ..closing import Closing
+from ..video.listing import VideoList
+from .run import FORMAT, VERSION, Run, read_run, sidecar_of
 
-_FORMAT, _VERSION = "dynvid.run", (1, 1)
 _STATUSES = ("ok", "numeric_error", "damaged")
 _STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 _LINES_A_SYNC, _SECONDS_A_SYNC = 100, 1.0
+
+Own = Callable[[str], str | None]  # a video's key as the list holds it; None: not in the list
 
 
 class Results(Closing):
@@ -38,12 +40,12 @@ class Results(Closing):
 
     Attributes:
         path: of the file.
-        done: videos that have a line; ``failed``: those whose status is not ``ok``.
+        done: keys of the videos that have a line; ``failed``: those whose status is not ``ok``.
     """
 
-    def __init__(self, path: Path, descriptor: int, done: set[str], failed: set[str]) -> None:
+    def __init__(self, path: Path, descriptor: int, done: set[str], failed: set[str], own: Own) -> None:
         self.path, self.done, self.failed = path, done, failed
-        self._descriptor = descriptor
+        self._descriptor, self._own = descriptor, own
         self._unsynced, self._synced_s = 0, time.monotonic()
 
     @property
@@ -57,8 +59,9 @@ class Results(Closing):
         Raises:
             ResourceError: If the disk is full.
         """
-        video = record["video"]
-        assert video not in self.done
+        video = self._own(key_of(record))
+        assert video is not None, record
+        assert video not in self.done, record
         try:
             _write(self._descriptor, json.dumps(record, allow_nan=False).encode() + b"\n")
             self.done.add(video)
@@ -67,6 +70,17 @@ class Results(Closing):
             self._unsynced += 1
             if self._unsynced >= _LINES_A_SYNC or time.monotonic() - self._synced_s >= _SECONDS_A_SYNC:
                 self._sync()
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def settle(self, run: Run) -> None:
+        """Say that the lines belong to ``run``, now that its list was read to its end.
+
+        Raises:
+            ResourceError: If the disk is full.
+        """
+        try:
+            _claim(self.path, run)
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
@@ -91,19 +105,21 @@ class Results(Closing):
 def open_results(
     path: Path,
     run: Run,
-    videos: Iterable[str],
+    videos: Iterable[str] | VideoList,
     *,
     retry_failed: bool = False,
     on_line: Callable[[dict[str, Any]], None] = lambda _: None,
+    list_sha256: str | None = None,
 ) -> Results:
     """Open a results file, new or to be resumed. An incomplete last line is cut off.
 
     Args:
-        path: the file, or a link to it; ``path``.run.json is written beside it.
+        path: the file, or a link to it; ``path``.run.json is written beside it. Its folder is created.
         run: the run that the file must belong to.
-        videos: the paths that may have a line in it.
+        videos: the list, or the keys that may have a line in it.
         retry_failed: remove the lines of the videos that failed, so that they are tried again.
         on_line: called with the record of each line that stays.
+        list_sha256: of the LIST, by which a file is known whose run ended before its list was read.
 
     Raises:
         StaleResultsError: If the file holds no results, belongs to another run, or was changed.
@@ -111,10 +127,11 @@ def open_results(
         ResourceError: If the disk is full.
     """
     path = _followed(path)
+    own = videos.own if isinstance(videos, VideoList) else {video: video for video in videos}.get
     descriptor = _locked(path)
     try:
-        _belong(path, descriptor, run)
-        done, failed, end = _read(path, descriptor, frozenset(videos), retry_failed, on_line)
+        _belong(path, descriptor, run, list_sha256)
+        done, failed, end = _read(path, descriptor, own, retry_failed, on_line)
         try:
             os.ftruncate(descriptor, end)
             if retry_failed and failed:
@@ -125,7 +142,12 @@ def open_results(
     except BaseException:
         os.close(descriptor)
         raise
-    return Results(path, descriptor, done, failed)
+    return Results(path, descriptor, done, failed, own)
+
+
+def key_of(record: Mapping[str, Any]) -> Any:
+    """Return what tells a record from the others of its list: its id if it has one, else its video."""
+    return record.get("id", record.get("video"))
 
 
 def _followed(path: Path) -> Path:
@@ -136,9 +158,10 @@ def _followed(path: Path) -> Path:
 
 
 def _locked(path: Path) -> int:
-    """Open the file, creating it if missing, and lock it for this process; return the descriptor."""
+    """Open the file, creating it and its folder if missing, and lock it for this process; return the descriptor."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, flags, 0o644)
     except OSError as error:
         remedy = remedy_for(error, "give another")
@@ -160,51 +183,46 @@ def _locked(path: Path) -> int:
         raise
 
 
-def _belong(path: Path, descriptor: int, run: Run) -> None:
+def _belong(path: Path, descriptor: int, run: Run, list_sha256: str | None) -> None:
     """Check that the file belongs to ``run``; claim an empty one for it."""
-    sidecar = path.with_name(f"{path.name}.run.json")
+    sidecar = sidecar_of(path)
     empty = os.fstat(descriptor).st_size == 0
-    try:
-        text = read_file(sidecar)
-    except FileNotFoundError:
-        if not empty:
-            raise StaleResultsError(
-                f"-o {str(path)!r} exists, but without {sidecar.name} beside it these are no results to resume: give "
-                "another, or remove it"
-            ) from None
-        found = None
-    except OSError as error:
+    found = read_run(sidecar)
+    if found is None and not empty:
         raise StaleResultsError(
-            f"{str(sidecar)!r} cannot be read ({error.strerror}): give another -o, or remove both files"
-        ) from None
-    else:
-        try:
-            content, newer = unseal(text, _FORMAT, _VERSION)
-            found = parse(Run, content, ignore_unknown=newer)
-        except StrictJsonError as error:
-            raise StaleResultsError(f"{str(sidecar)!r}: {error}. Give another -o, or remove both files.") from None
+            f"-o {str(path)!r} exists, but without {sidecar.name} beside it these are no results to resume: give "
+            "another, or remove it"
+        )
+    if list_sha256 is not None and found == run.provisional(list_sha256):
+        found = None
     if found not in (None, run) and not empty:
         assert found is not None
         raise StaleResultsError(
             f"-o {str(path)!r} holds results of another run: {'; '.join(run.differences(found))}. "
             f"{run.remedy(found)} another, or remove it and {sidecar.name}."
         )
-    temporary = path.with_name(f".{sidecar.name}.new")
     try:
         if found != run:
-            temporary.unlink(missing_ok=True)  # left by a killed process: we hold the lock
-            write_file(temporary, seal(asdict(run), _FORMAT, _VERSION))
-            temporary.replace(sidecar)
+            _claim(path, run)
         if empty:
             sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from None
 
 
+def _claim(path: Path, run: Run) -> None:
+    """Write beside the file which run it belongs to."""
+    sidecar = sidecar_of(path)
+    temporary = path.with_name(f".{sidecar.name}.new")
+    temporary.unlink(missing_ok=True)  # left by a killed process: we hold the lock
+    write_file(temporary, seal(asdict(run), FORMAT, VERSION))
+    temporary.replace(sidecar)
+
+
 def _read(
     path: Path,
     descriptor: int,
-    videos: frozenset[str],
+    own: Own,
     retry_failed: bool,
     on_line: Callable[[dict[str, Any]], None],
 ) -> tuple[set[str], set[str], int]:
@@ -220,9 +238,10 @@ def _read(
                 record = loads(line)
             except StrictJsonError as error:
                 raise _changed(path, number, str(error)) from None
-            video, status = (record.get("video"), record.get("status")) if isinstance(record, dict) else (None, None)
-            if not isinstance(video, str) or video not in videos or status not in _STATUSES:
-                raise _changed(path, number, f"status {status!r} of {video!r}, which is not a result of this run")
+            key, status = (key_of(record), record.get("status")) if isinstance(record, dict) else (None, None)
+            video = own(key) if isinstance(key, str) else None
+            if video is None or status not in _STATUSES:
+                raise _changed(path, number, f"status {status!r} of {key!r}, which is not a result of this run")
             if video in done:
                 raise _changed(path, number, f"{video!r} already has a line")
             done.add(video)
@@ -242,7 +261,7 @@ def _without(path: Path, descriptor: int, failed: set[str]) -> int:
     try:
         fcntl.flock(replacing, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with _reader(descriptor) as lines, open(replacing, "wb", closefd=False) as kept:
-            kept.writelines(line for line in lines if json.loads(line)["video"] not in failed)
+            kept.writelines(line for line in lines if key_of(json.loads(line)) not in failed)
         os.fsync(replacing)
         temporary.replace(path)
         sync_folder(path.parent)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..grid.errors import InputRefusedError
+from ...grid.errors import InputRefusedError
 
 _ALWAYS_ALLOWED = 20  # failures: of a few dead files, no share says anything
 
@@ -93,14 +93,23 @@ class Summary:
             )
         return f"{self.failed} of {self.tried} videos could not be classified, see {where}" if self.failed else None
 
+    @property
+    def so_far(self) -> str:
+        """The exits and failures so far, to be put after a count; "" before the first."""
+        exits = f", exits {self._exits}" if self.exits else ""
+        return exits + (f", {self.failed} failed" if self.failed else "")
+
+    @property
+    def _exits(self) -> str:
+        return " ".join(str(self.exits[k]) for k in range(1, max(self.exits) + 1))
+
     def __str__(self) -> str:
         """Return the counts in one line."""
         said = [f"{self.tried - self.failed} of {self.videos} videos answered", f"{self.failed} failed"]
         if self.accuracy is not None:
             said.append(f"accuracy {self.accuracy:.2%} of {self.labelled} labelled")
         if self.exits:
-            counts = [str(self.exits[k]) for k in range(1, max(self.exits) + 1)]
-            said.append(f"answers by checkpoint {' '.join(counts)}")
+            said.append(f"answers by checkpoint {self._exits}")
         if self.rate is not None:
             said.append(f"{self.rate:.3g} videos/s")
         return ", ".join(said)

@@ -18,10 +18,11 @@ from click.testing import CliRunner
 from dynvid.cli import cli
 from dynvid.grid.errors import DynvidError, ResourceError, StaleResultsError, UsageError
 from dynvid.runtime.open_model import open_model
-from dynvid.runtime.records import each_once, parse_shard, shard_of
-from dynvid.runtime.results_file import open_results
-from dynvid.runtime.run import Run, sha256_of_videos
-from dynvid.runtime.summary import Summary
+from dynvid.runtime.results.records import parse_shard, shard_of
+from dynvid.runtime.results.results_file import open_results
+from dynvid.runtime.results.run import Run, sha256_of_videos
+from dynvid.runtime.results.summary import Summary
+from dynvid.runtime.video.listing import VideoList
 
 VIDEOS = [f"v/{i} ü.mp4" for i in range(6)]
 RUN = Run("b" * 64, (0.5, 0.25, None), None, "fp32", "onnxruntime", False, 6, sha256_of_videos(VIDEOS))
@@ -172,7 +173,7 @@ def test_failed_videos_are_tried_again_only_when_asked(out):
 
 def test_lines_reach_the_disk_with_the_hundredth_or_after_a_second(out, monkeypatch):
     now, synced = [0.0], []
-    monkeypatch.setattr("dynvid.runtime.results_file.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("dynvid.runtime.results.results_file.time", SimpleNamespace(monotonic=lambda: now[0]))
     fsync = os.fsync
     videos = [str(i) for i in range(1000)]
     with open_results(out, RUN, videos) as results:
@@ -280,7 +281,7 @@ def test_a_run_whose_results_were_removed_starts_anew(out, whole):
         (lambda text: b"{}", "its format is not 'dynvid.run'"),
         (
             lambda text: text.replace(b'"version": [\n  1', b'"version": [\n  2'),
-            "version 2.1, but this dynvid reads 1.x",
+            "version 2.2, but this dynvid reads 1.x",
         ),
     ],
 )
@@ -289,7 +290,7 @@ def test_a_changed_run_is_refused(out, whole, change, said):
     sidecar = Path(f"{out}.run.json")
     sidecar.write_bytes(change(text := sidecar.read_bytes()))
     assert sidecar.read_bytes() != text
-    with pytest.raises(StaleResultsError, match=rf"run\.json': .*({said}).*Give another -o, or remove both files"):
+    with pytest.raises(StaleResultsError, match=rf"run\.json': .*({said}).*Give other results, or remove both files"):
         open_results(out, RUN, VIDEOS)
     assert out.read_bytes() == whole
 
@@ -339,12 +340,18 @@ def test_only_a_regular_file_is_written(tmp_path):
     for name, said in (("pipe", "is not a regular file"), (".", "cannot be written")):
         with pytest.raises(UsageError, match=f"{said}.*give another"):
             open_results(tmp_path / name, RUN, VIDEOS)
-    with pytest.raises(UsageError, match="No such file or directory"):
-        open_results(tmp_path / "missing" / "out.jsonl", RUN, VIDEOS)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot be written \(.*\): give another"):
+        open_results(tmp_path / "file" / "out.jsonl", RUN, VIDEOS)
+    (tmp_path / "file").unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pipe"]
     for stream in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
         with pytest.raises(UsageError, match="cannot be resumed: leave -o out and add --json"):
             open_results(Path(stream), RUN, VIDEOS)
+
+
+def test_its_folder_is_created(tmp_path, whole):
+    assert fill(tmp_path / "results" / "of today" / "out.jsonl") == whole
 
 
 def test_a_link_is_followed(tmp_path, whole):
@@ -389,7 +396,10 @@ def test_a_shard_is_i_of_n():
 
 
 def test_a_path_named_twice_is_one_video():
-    assert each_once(map(Path, ("a/b", "c", "a/../a/b", "c", "a/./b"))) == [Path("a/b"), Path("c")]
+    paths = [*map(Path, ("a/b", "c", "a/../a/b", "c", "a/./b")), Path.cwd() / "c"]
+    assert [row.path for row in VideoList.of(paths)] == [Path("a/b"), Path("c")]
+    assert [row.path for row in VideoList.of(paths[::-1])] == [Path.cwd() / "c", Path("a/b")]
+    assert len(VideoList.of(paths, once=False)) == len(paths)
 
 
 # failures
@@ -513,7 +523,7 @@ def test_the_same_command_goes_on_and_another_one_is_refused(classify, listed, o
 def test_a_file_replaced_under_the_same_name_is_noticed(classify, listed, out):
     listed.write_text("video,label\n" + "".join(f"{i}.npy,{'abz'[i % 3]}\n" for i in range(4)))
     code, said = classify("--data", listed, "-o", out)
-    assert code == 0 and "1 labels of the list are not classes of the bundle, first 'z' of" in said
+    assert code == 0 and "1 label of the list is not a class of the bundle, first 'z' of" in said
     assert "4 of 4 videos answered, 0 failed, accuracy " in said and " of 4 labelled" in said
     for line in map(json.loads, out.read_text().splitlines()):
         found = os.stat(line["video"])
@@ -582,5 +592,5 @@ def test_the_command_refuses_wrong_use(classify, listed, out):
 
 
 def test_results_need_neither_numpy_nor_av():
-    code = "import sys, dynvid.runtime.results_file; sys.exit(bool({'numpy', 'av'} & set(sys.modules)))"
+    code = "import sys, dynvid.runtime.results.results_file; sys.exit(bool({'numpy', 'av'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
