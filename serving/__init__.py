@@ -1,0 +1,1 @@
+"""One model beyond one process: corpora on Ray Data, a service behind the Open Inference Protocol, Triton."""
