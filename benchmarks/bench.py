@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.answers import answers_of
-from ..calibration.interval import of_share
-from ..calibration.scores import Scores
-from ..calibration.thresholds import exits as exits_of
-from ..calibration.thresholds import geometric_thresholds
+from ..calibration.choosing.interval import of_share
+from ..calibration.choosing.thresholds import exits as exits_of
+from ..calibration.choosing.thresholds import geometric_thresholds
+from ..calibration.scores.answers import answers_of
+from ..calibration.scores.scores import Scores
 from ..grid.bundle import Bundle
 from ..grid.errors import UsageError
 from ..grid.manifest import Manifest, Precision
-from ..grid.segments import fused_full, fused_segments
+from ..grid.segments import fused_segments
 from ..grid.thresholds import Thresholds
 from ..runtime.backends.registry import ON_CPU, open_backend
 from ..runtime.execution.capacity import open_executor
@@ -32,9 +32,9 @@ from .measure.call_table import cost_table, measure_table
 from .measure.clips import Clips
 from .measure.contestants import COPY, NO_EXITS, STATIC, Field, Loads
 from .measure.machine import MOST_OTHERS, cpu_seconds, describe, gpu_name, others_share, versions
-from .measure.peers import open_peer
+from .measure.peers import PeerRun, open_peer, require_training_checkpoint
 from .measure.ratios import Gmacs, latency_ratios, offline_realisation, scheduler_efficiency, single_video_ratios
-from .measure.rounds import Contestant, Samples, interleave
+from .measure.rounds import Samples, interleave
 from .measure.stream_bench import LOADS, NEVER, OFFLINE, StreamBench, StreamOptions
 from .measure.stream_bench import STATIC as STATIC_STREAM
 from .mlperf.loadgen import LoadGenOrder
@@ -63,7 +63,7 @@ class Options:
         stream_seconds: time for each run of the streams.
         load_videos: number of videos in each run under load; None: as many as fit in ``stream_seconds``.
         peers: other runtimes, see ``peers.NAMES``.
-        training_checkpoint: for the torch peers.
+        training_checkpoint: for the peers that are made from it.
         referee: settings for MLPerf LoadGen; None: it is not run.
         command: the command line, for the report.
     """
@@ -118,8 +118,7 @@ def bench(
             f"batch {options.batch}, {options.streams} streams, q {list(options.qs)}: expected batch and streams of "
             "at least 1, and at least one q"
         )
-    if options.training_checkpoint is None and any(name.startswith("torch") for name in options.peers):
-        raise UsageError("peer 'torch' needs the training checkpoint: give TRAINING_CHECKPOINT after BUNDLE")
+    require_training_checkpoint(options.peers, options.training_checkpoint)
     manifest, busy = bundle.manifest, cpu_seconds()
     open_backend(backend, options.threads, precision=options.precision).close()  # fail before building engines in vain
     threads, loads = options.threads or len(os.sched_getaffinity(0)), open_loads()
@@ -184,7 +183,7 @@ def bench(
         setting,
         ratios,
         tuple(_figures(point, along, static, clips, manifest, samples, per_s) for point in _all_points(points, along)),
-        tuple(Peer(p.name, _latency(samples, p.name)) for p in peers),
+        tuple(Peer(p.name, p.precision, _latency(samples, p.name), _over(samples, main, p)) for p in peers),
         tuple(table),
         tuple(streams),
         (
@@ -259,6 +258,11 @@ def _latency(samples: Samples, name: str) -> Latency:
     return found
 
 
+def _over(samples: Samples, point: _Point, peer: PeerRun) -> Estimate:
+    """Return an operating point's time over a peer's, clip by clip."""
+    return samples.relative(point.name, peer.name).estimate()
+
+
 def _share(hits: NDArray[np.bool_]) -> Estimate:
     low, high = of_share(int(hits.sum()), len(hits))
     return Estimate(float(hits.mean()), low, high)
@@ -302,9 +306,9 @@ def _open_peers(
     probabilities: NDArray[np.float32],
     threads: int,
     options: Options,
-) -> list[Contestant]:
-    path, full = options.training_checkpoint, fused_full(bundle.manifest, options.precision)
-    graph = None if loads.graph is None else partial(loads.graph, full)
+) -> list[PeerRun]:
+    path = options.training_checkpoint
     return [
-        open_peer(name, bundle, clips, graph, probabilities, path, threads) for name in dict.fromkeys(options.peers)
+        open_peer(name, bundle, clips, loads, probabilities, path, threads, options.precision)
+        for name in dict.fromkeys(options.peers)
     ]

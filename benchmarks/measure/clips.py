@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...calibration.scoring import class_labels
+from ...calibration.scores.scoring import class_labels
 from ...grid.errors import UsageError
 from ...grid.manifest import Manifest
 from ...runtime.closing import Closing

@@ -41,12 +41,14 @@ class Loads:
     Attributes:
         cells: what a CPU runs for a subgraph; None: the bundle's own graph.
         more: fused segments that are not engines, such as those without heads; None if they cannot be made here.
-        graph: a fused segment as plain ONNX, for other runtimes; None if onnx is not installed.
+        graph: a fused segment as plain ONNX in fp32, for other runtimes; None if onnx is not installed.
+        unshifted: the static network without shift as PyTorch exports it, from its training checkpoint; likewise.
     """
 
     cells: Callable[[Subgraph], bytes] | None = None
     more: Callable[[FusedSegment], bytes] | None = None
     graph: Callable[[FusedSegment], bytes] | None = None
+    unshifted: Callable[[Path], bytes] | None = None
 
 
 class Field:

@@ -10,10 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...calibration.drawing import BLUE, GREEN, INK, RED, SOFT, draw
+from ...pages.drawing import draw
+from ...pages.numbers import number, share
+from ...pages.palette import BLUE, GREEN, INK, RED, SOFT
 from .report import Breakdown, Estimate, OperatingPoint, Report, StreamRun
 from .svg import legible, name_points, page_svg, say, sequence, spread
-from .tables import number, origin, share, static_point
+from .tables import origin, static_point
 
 _LINE_INCHES = 0.16
 """Height of a line of text, for labels one above the other."""

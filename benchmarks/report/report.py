@@ -89,10 +89,19 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Peer:
-    """The static network on another runtime, such as ``openvino 2026.4.1, fp32``, one video at a time in the same rounds."""
+    """The static network on another runtime, such as ``openvino 2026.4.1, fp32``, one video at a time in the same rounds.
+
+    Attributes:
+        name: runtime, versions and arithmetic.
+        precision: of the arithmetic.
+        latency: of a video.
+        point_over: time of the first operating point over this one's, for the same clips in the same rounds.
+    """
 
     name: str
+    precision: str
     latency: Latency
+    point_over: Estimate
 
 
 @dataclass(frozen=True)

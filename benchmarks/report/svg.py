@@ -9,7 +9,7 @@ from typing import Any, Literal
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from ...calibration.drawing import COLOURS, SOFT
+from ...pages.palette import LIGHT, SOFT
 
 
 def page_svg(text: str, label: str) -> str:
@@ -25,7 +25,7 @@ def page_svg(text: str, label: str) -> str:
     text = text.replace("xlink:href=", "href=")
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), text)  # hundredths of a point do
-    for name, colour in COLOURS.items():
+    for name, colour in LIGHT.items():
         text = text.replace(colour, f"var(--{name})")
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 

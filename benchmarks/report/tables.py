@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from .report import Estimate, Latency, OperatingPoint, Report, Setting, StreamRun
-
-NONE = "–"
-"""Where there is no figure."""
+from ...pages.numbers import NONE, number, share
+from .report import Estimate, Latency, OperatingPoint, Ratio, Report, Setting, StreamRun
 
 _NUMBER = re.compile(r"[-+]?\d[\d.]*%?( to .*| \(.*| of .*)?")
 
@@ -27,18 +26,16 @@ class Table(NamedTuple):
         held = [[cell for cell in column if cell not in ("", NONE)] for column in zip(*self.rows, strict=True)]
         return [bool(cells) and all(_NUMBER.fullmatch(cell) for cell in cells) for cells in held]
 
+    @property
+    def filled(self) -> Table:
+        """The table without the columns that hold nothing."""
+        held = [any(cell not in ("", NONE) for cell in column) for column in zip(*self.rows, strict=True)]
+        return self.pick([name for name, kept in zip(self.names, held, strict=True) if kept])
 
-def number(value: float | None) -> str:
-    """Return three significant digits or more, never an exponent for what is measured here; a dash for no number."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
-    return f"{value:.{decimals}f}"
-
-
-def share(value: float | None) -> str:
-    """Return a share as percents."""
-    return NONE if value is None or not math.isfinite(value) else f"{value:.1%}"
+    def pick(self, names: Sequence[str]) -> Table:
+        """Return these columns alone."""
+        kept = [self.names.index(name) for name in names]
+        return Table([self.names[i] for i in kept], [[row[i] for i in kept] for row in self.rows])
 
 
 def ratio(value: float) -> str:
@@ -47,8 +44,10 @@ def ratio(value: float) -> str:
 
 
 def interval(estimate: Estimate | None, form: Callable[[float], str] = number) -> str:
-    """Return ``low to high`` of an estimate, each in the form of ``number``, ``share`` or ``ratio``."""
-    return NONE if estimate is None else f"{form(estimate.low)} to {form(estimate.high)}"
+    """Return ``low to high`` of an estimate, each in the form of ``number``, ``share`` or ``ratio``; of one run, none."""
+    if estimate is None or estimate.low == estimate.high:
+        return NONE
+    return f"{form(estimate.low)} to {form(estimate.high)}"
 
 
 def where(setting: Setting) -> str:
@@ -67,16 +66,46 @@ def static_point(report: Report) -> OperatingPoint | None:
 
 
 def headline(report: Report) -> str:
-    """Return in one sentence what the first operating point costs, in multiply-adds and in time."""
+    """Return what the main operating point takes and how often it is right, beside the static network."""
     static = static_point(report)
     if static is None or static is report.points[0]:
         return "The static network and an operating point were not both measured: there is nothing to compare."
     first = report.points[0]
     mine, its = first.latency.mean_ms.value, static.latency.mean_ms.value
-    return (
-        f"At {first.name} a video takes {share(first.fraction)} of the static network's multiply-adds and "
-        f"{share(mine / its if its else None)} of its time: {number(mine)} ms instead of {number(its)} ms."
+    said = (
+        f"{_at(first)} a video takes {number(mine)} ms instead of the static network's {number(its)} ms "
+        f"({share(mine / its if its else None)}), for {share(first.fraction)} of its multiply-adds. "
     )
+    if first.accuracy is not None and static.accuracy is not None:
+        said += f"{share(first.accuracy.value)} of the answers are right, {share(static.accuracy.value)} of the static network's."
+    else:
+        said += f"{share(first.agreement.value)} of the answers are the static network's; the clips have no labels."
+    return said
+
+
+def against_peers(report: Report) -> str:
+    """Return in one sentence the first operating point's time over the fastest peers'; nothing without peers.
+
+    The fastest in its own arithmetic comes first, then the fastest in any.
+    """
+    found = dict[str, list[str]]()
+    for what, peers in (
+        (report.setting.precision, [peer for peer in report.peers if peer.precision == report.setting.precision]),
+        ("any arithmetic", report.peers),
+    ):
+        if peers:
+            best = min(peers, key=lambda peer: peer.latency.mean_ms.value)
+            found[best.name] = [*found.get(best.name, []), what]
+    by_name = {peer.name: peer.point_over for peer in report.peers}
+    return " ".join(
+        f"{_at(report.points[0])} a video takes {share(by_name[name].value)} ({interval(by_name[name], share)}) of the "
+        f"time on {name}, the fastest peer in {' and in '.join(what)}."
+        for name, what in found.items()
+    )
+
+
+def _at(point: OperatingPoint) -> str:
+    return "With the given thresholds" if point.name == "thresholds" else f"At {point.name}"
 
 
 def validity(report: Report) -> str:
@@ -90,57 +119,108 @@ def validity(report: Report) -> str:
 
 
 def ratios(report: Report) -> Table:
-    """Return the ratios with intervals, bars, verdicts, and what was measured."""
+    """Return the ratios with intervals, targets, verdicts, and what was measured."""
     rows = []
     for found in report.ratios:
-        verdict = {True: "met", False: "MISSED", None: "no bar" if found.estimate else "not measured"}[found.meets]
         value = ratio(found.estimate.value) if found.estimate else NONE
-        rows.append([found.name, value, interval(found.estimate, ratio), found.bar or NONE, verdict, found.note])
-    return Table(["ratio", "value", "95 % interval", "bar", "verdict", "what was measured"], rows)
+        bounds = interval(found.estimate, ratio)
+        rows.append([found.name, value, bounds, found.bar or NONE, verdict(found), found.note])
+    return Table(["ratio", "value", "95 % interval", "target", "verdict", "what was measured"], rows)
+
+
+def verdict(found: Ratio) -> str:
+    """Return whether a ratio meets its target."""
+    return {True: "met", False: "missed", None: "no target" if found.estimate else "not measured"}[found.meets]
+
+
+RATIOS = {
+    "split_overhead": ("Cost of cutting the network into segments", "All segments, one graph each, without heads, over the static network. 1 is free."),
+    "split_overhead_cells": ("Cost of cutting it into cells", "The same, a call for every span of cells."),
+    "progressive_penalty": ("Cost of a video that never leaves early", "The route to its end, with every head and decision, over the static network."),
+    "flops_realisation": ("How much of the saving arrives, one video at a time", "How many times faster than the static network, over how many times fewer multiply-adds. 1: all of it."),
+    "flops_realisation_offline": ("How much of the saving arrives, many videos at once", "The same for throughput, both in batches."),
+    "scheduler_efficiency": ("How near the scheduler comes to the best possible", "Throughput over that of an oracle, which knows every exit before and runs full batches."),
+    "latency_ratio_p50": ("Waiting under load, median", "Latency over the oracle's, for the same arrivals."),
+    "latency_ratio_p99": ("Waiting under load, 99th percentile", "Latency over the oracle's, for the same arrivals."),
+}  # fmt: skip
+"""Of each ratio, by its name in the JSON: what it is, and how to read it."""
+
+
+def ordered(report: Report) -> list[OperatingPoint]:
+    """Return the operating points by their multiply-adds, the static network last."""
+    return sorted(report.points, key=lambda point: (point is static_point(report), point.gmacs))
 
 
 def points(report: Report) -> Table:
     """Return what every operating point costs."""
-    names = "point,GMACs,of static,accuracy,agreement,mean ms,95 % interval,p50,p90,p99,videos/s"
+    names = "point,GMACs,of static,accuracy,same as static,mean ms,95 % interval,p50 ms,p90 ms,p99 ms,videos/s"
     rows = [
         [
             point.name, number(point.gmacs), share(point.fraction), share(_value(point.accuracy)),
             share(point.agreement.value), *_latency(point.latency), number(point.offline_videos_per_s),
         ]
-        for point in report.points
+        for point in ordered(report)
     ]  # fmt: skip
     return Table(names.split(","), rows)
 
 
+def choices(report: Report) -> Table:
+    """Return what a user decides by: accuracy, time and cost of every operating point and of the peers."""
+    right = "accuracy" if report.setting.labelled else "same as static"
+    rows = [
+        [
+            f"{point.name}, main" if point is report.points[0] else point.name,
+            share(_value(point.accuracy) if report.setting.labelled else point.agreement.value),
+            *_latency(point.latency)[:2], *_latency(point.latency)[4:], number(point.gmacs), share(point.fraction),
+        ]
+        for point in ordered(report)
+    ]  # fmt: skip
+    for peer in report.peers:
+        found = _latency(peer.latency)
+        rows.append([f"static on {peer.name}", NONE, *found[:2], found[4], NONE, NONE])
+    return Table(["", right, "mean ms", "95 % interval", "p99 ms", "GMACs", "of static"], rows)
+
+
 def quality(report: Report) -> Table:
     """Return multiply-adds by both rules, and how often the answers are right, with intervals."""
-    names = ["point", "GMACs", "GMACs by the paper's rule", "accuracy", "95 % interval", "agreement", "95 % interval"]
+    names = [
+        "point",
+        "GMACs",
+        "GMACs by the paper's rule",
+        "accuracy",
+        "its 95 % interval",
+        "same as static",
+        "95 % interval",
+    ]
     rows = [
         [
             point.name, number(point.gmacs), number(point.paper_gmacs),
             share(_value(point.accuracy)), interval(point.accuracy, share),
             share(point.agreement.value), interval(point.agreement, share),
         ]
-        for point in report.points
+        for point in ordered(report)
     ]  # fmt: skip
     return Table(names, rows)
 
 
 def peers(report: Report) -> Table:
     """Return the static network elsewhere."""
-    rows = [[peer.name, *_latency(peer.latency)] for peer in report.peers]
-    return Table(["static network on", "mean ms", "95 % interval", "p50", "p90", "p99"], rows)
+    rows = [[peer.name, *_latency(peer.latency), ratio(peer.point_over.value)] for peer in report.peers]
+    over = [f"{point.name} over it" for point in report.points[:1]]
+    return Table(["static network on", "mean ms", "95 % interval", "p50 ms", "p90 ms", "p99 ms", *over], rows)
 
 
 def exits(report: Report) -> Table:
     """Return who leaves where, and when: one row an exit that anybody took."""
     rows = []
-    for point in report.points:
+    for point in ordered(report):
         for k, (part, found) in enumerate(zip(point.shares, point.exit_latency, strict=True), 1):
             if part or found:
                 times = _latency(found) if found else [NONE] * 5
                 rows.append([point.name, str(k), share(part), str(found.videos) if found else NONE, *times])
-    return Table(["point", "exit", "of videos", "samples", "mean ms", "95 % interval", "p50", "p90", "p99"], rows)
+    return Table(
+        ["point", "exit", "of videos", "samples", "mean ms", "95 % interval", "p50 ms", "p90 ms", "p99 ms"], rows
+    )
 
 
 def breakdown(report: Report) -> Table:
@@ -157,9 +237,7 @@ def breakdown(report: Report) -> Table:
 
 def streams(report: Report) -> Table:
     """Return what many videos at once did, for real and in the simulator."""
-    names = (
-        "run,policy,by,rate/s,videos,videos/s,of oracle,p50 ms,p90 ms,p99 ms,oracle's p50,oracle's p99,growth,in flight"
-    )
+    names = "run,policy,by,rate/s,videos,videos/s,of oracle,p50 ms,p90 ms,p99 ms,oracle's p50 ms,oracle's p99 ms,growth,in flight"
     rows = [
         [
             run.name, run.policy, origin(run), number(run.rate_per_s), str(run.videos), number(run.videos_per_s),
@@ -169,6 +247,24 @@ def streams(report: Report) -> Table:
         for run in report.streams
     ]  # fmt: skip
     return Table(names.split(","), rows)
+
+
+def throughput(report: Report) -> Table:
+    """Return the streams that had all videos from the start."""
+    names = ["run", "policy", "by", "videos", "videos/s", "of oracle", "in flight"]
+    return _streams(report, names, under_load=False)
+
+
+def load(report: Report) -> Table:
+    """Return the streams whose videos arrived at random, and the oracle with the same arrivals."""
+    names = "run,rate/s,videos/s,p50 ms,oracle's p50 ms,p99 ms,oracle's p99 ms,growth,in flight"
+    return _streams(report, names.split(","), under_load=True)
+
+
+def _streams(report: Report, names: Sequence[str], under_load: bool) -> Table:
+    runs = tuple(run for run in report.streams if (run.rate_per_s is not None) == under_load)
+    found = streams(replace(report, streams=runs))
+    return found.pick(names)
 
 
 def origin(run: StreamRun) -> str:
@@ -186,7 +282,7 @@ def queues(report: Report) -> Table:
             if values:
                 cells = [number(value) for value in values]
                 rows.append([f"{run.name}, {origin(run)}", what, *cells, *[NONE] * (count - len(cells))])
-    return Table(["run", "", *(f"segment {k}" for k in range(1, count + 1))], rows)
+    return Table(["run", "figure", *(f"segment {k}" for k in range(1, count + 1))], rows)
 
 
 def segments(report: Report) -> Table:
@@ -235,7 +331,7 @@ def setting(report: Report) -> Table:
         ["two copies of the static run", f"differ by {_copies(found)}"],
         ["CPU time of other processes", _others(found)],
     ]
-    return Table(["", ""], rows)
+    return Table(["what", "figure"], rows)
 
 
 def _value(found: Estimate | None) -> float | None:

@@ -15,15 +15,15 @@ import numpy as np
 from dynvid.benchmarks.measure.timing import measure
 from dynvid.benchmarks.segment_times import read_timing
 from dynvid.calibration.calibrate import calibrate, split
+from dynvid.calibration.choosing.request import Request
+from dynvid.calibration.choosing.sweep import Costs, costs_of
 from dynvid.calibration.drift import compare
-from dynvid.calibration.plot import write_curve
-from dynvid.calibration.request import Request
-from dynvid.calibration.scores import Scores
-from dynvid.calibration.scoring import score_videos
-from dynvid.calibration.sweep import Costs, costs_of
+from dynvid.calibration.scores.scores import Scores
+from dynvid.calibration.scores.scoring import score_videos
 from dynvid.exporter.export import export, sha256_of
 from dynvid.grid.bundle import Bundle
 from dynvid.models.layouts import load_training_checkpoint
+from dynvid.pages.calibration_curve import write_curve
 from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.exits import ExitRule
 from dynvid.runtime.session import ArraySource, Session

@@ -1,10 +1,13 @@
-"""The whole job on real, encoded video files: ``demo.py FOLDER``.
+"""The whole job on real, encoded video files: ``demo.py FOLDER``. It ends with a page, ``FOLDER/index.html``.
 
 Clips are written, the committed training checkpoint is exported and proved, thresholds are chosen on some clips,
 other clips are classified along the route and in full, and so is camera footage that no one here made.
 """
 
+import base64
 import json
+import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -20,12 +23,15 @@ from dynvid.training.clips import CLASSES, write_clips
 HERE = Path(__file__).parent
 CALIBRATION, SHOWN = 1000, 200
 CALIBRATION_SEED, SHOWN_SEED = 3, 4
+COMMANDS: list[str] = []
+"""As a user would type them."""
 
 
 def dynvid(*arguments: object) -> str:
     """Run the command line as a user would; return what it printed."""
     command = [str(Path(sys.executable).with_name("dynvid")), *map(str, arguments)]
-    print("\n$ dynvid " + " ".join(command[1:])[:150], flush=True)
+    COMMANDS.append(shlex.join(["dynvid", *command[1:]]))
+    print("\n$ " + COMMANDS[-1][:150], flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"dynvid ended with exit code {done.returncode}")
@@ -45,16 +51,17 @@ def main() -> None:
     calibration = write_clips(folder / "calibration", CALIBRATION, CALIBRATION_SEED)
     shown = write_clips(folder / "shown", SHOWN, SHOWN_SEED)
 
-    print(dynvid("plan", checkpoint), end="")
-    print(dynvid("export", checkpoint, "-o", bundle_path), end="")
+    print(dynvid("plan", checkpoint, "--svg", folder / "plan.svg"), end="")
+    print(proved := dynvid("export", checkpoint, "-o", bundle_path), end="")
 
     # all of these clips choose, at most 0.7 points of accuracy less on them; others are classified below
     chosen = ("--data", calibration, "--max-drop", MAX_DROP, "--split", 1, "--threads", 1)
-    print(dynvid("calibrate", bundle_path, *chosen, "-o", thresholds_path), end="")
+    print(dynvid("calibrate", bundle_path, *chosen, "-o", thresholds_path, "--plot", folder / "curve.svg"), end="")
 
     labels = {row["video"]: row["label"] for row in load_rows(shown)}
     common = ("--data", shown, "--json", "--threads", 1)
-    along = records(dynvid("classify", bundle_path, *common, "--thresholds", thresholds_path))
+    report = ("--report", folder / "report.html")
+    along = records(dynvid("classify", bundle_path, *common, "--thresholds", thresholds_path, *report))
     full = records(dynvid("classify", bundle_path, *common))
 
     print(f"\nevery tenth of {SHOWN} unseen clips:")
@@ -74,19 +81,59 @@ def main() -> None:
     }
     print("\nexits at checkpoint " + ", ".join(f"{k}: {n}" for k, n in sorted(shares.items())))
     print(f"{'':<22}{'along the route':>16}{'to its end':>12}{'ratio':>8}")
-    print(f"{'accuracy':<22}{right[0]:>16.1%}{right[1]:>12.1%}")
+    table = [("accuracy", *(f"{share:.1%}" for share in right), "")]
     for name, key in (("mean GMACs", "gmacs"), ("mean compute ms", "latency_ms"), ("mean decode ms", "decode_ms")):
         one, other = mean[key]
-        print(f"{name:<22}{one:>16.4f}{other:>12.4f}{one / other:>8.2f}")
+        table.append((name, f"{one:.4f}", f"{other:.4f}", f"{one / other:.2f}"))
+    for row in table:
+        print("{:<22}{:>16}{:>12}{:>8}".format(*row))
 
     footage = camera_footage()
     print(
         f"\n{len(footage)} clips of camera footage (the network knows synthetic actions only; it must decode and answer)"
     )
     print(dynvid("classify", bundle_path, *footage, "--thresholds", thresholds_path, "--threads", 1), end="")
+    (folder / "six.csv").write_text("".join(
+        ["video,label\n", *(f"{Path(one['video']).absolute()},{labels[one['video']]}\n" for one in six(along, labels))]
+    ))  # fmt: skip
+    explain = ("explain", bundle_path, "--data", folder / "six.csv", "--thresholds", thresholds_path, "--threads", 1)
+    dynvid(*explain, "-o", folder / "explained.html")
+    verdicts = dynvid(*explain, "-o", folder / "explained.svg").splitlines()[:-1]
+    (folder / "index.html").write_text(page(
+        folder, proved, table, [line.split(": ", 1) for line in verdicts],
+        ", ".join(f"{k}: {n}" for k, n in sorted(shares.items())),
+    ))  # fmt: skip
+
     print(
-        f"\ndone in {time.monotonic() - started:.0f} s; everything is in {folder}/, and the classes were {', '.join(CLASSES)}"
+        f"\ndone in {time.monotonic() - started:.0f} s; everything is in {folder}/, its page is {folder}/index.html; the classes were {', '.join(CLASSES)}"
     )
+
+
+def six(along: list[dict], labels: dict[str, str]) -> list[dict]:
+    """Return six clips that differ: one of each checkpoint, as far as there are, and a wrong one."""
+    first = {one["checkpoint"]: one for one in reversed(along)}
+    wrong = [one for one in along if one["label"] != labels[one["video"]]]
+    wanted = [*(first[k] for k in sorted(first)), *wrong[:1], *along]
+    different = {one["video"]: one for one in wanted}
+    return list(different.values())[:6]
+
+
+def page(folder: Path, proved: str, table: list[tuple], explained: list[list[str]], exits: str) -> str:
+    """Return the page that shows what was made, with its figures inside."""
+    from dynvid.pages.render import render
+
+    def figure(name: str) -> str:
+        return f"data:image/svg+xml;base64,{base64.b64encode((folder / name).read_bytes()).decode()}"
+
+    (_, accuracy, to_end, _), (_, spent, full, ratio), (_, ms, full_ms, faster), _ = table
+    return render(
+        "index.html.jinja", HERE, export=proved.rstrip(), table=table, exits=exits, clips=SHOWN, checkpoints=6,
+        plan=figure("plan.svg"), curve=figure("curve.svg"), six=figure("explained.svg"), commands="\n".join(COMMANDS),
+        explained=[{"name": Path(video).name, "verdict": said} for video, said in explained],
+        machine=f"{platform.processor() or platform.machine()}, one thread",
+        lead=f"A clip takes {spent} GMACs instead of {full} ({ratio} x), and {ms} ms instead of {full_ms} ms ({faster} x). "
+        f"{accuracy} of the answers are right; {to_end} are if every clip runs to the end.",
+    )  # fmt: skip
 
 
 def load_rows(path: Path) -> list[dict[str, str]]:

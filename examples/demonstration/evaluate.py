@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from dynvid.calibration.calibrate import calibrate
-from dynvid.calibration.request import Request
-from dynvid.calibration.scores import Scores, check_scores
-from dynvid.calibration.sweep import costs_of
-from dynvid.calibration.thresholds import ChosenExits, exits
+from dynvid.calibration.choosing.request import Request
+from dynvid.calibration.choosing.sweep import costs_of
+from dynvid.calibration.choosing.thresholds import ChosenExits, exits
+from dynvid.calibration.scores.scores import Scores, check_scores
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.thresholds import Thresholds
 from dynvid.runtime.backends.registry import open_backend

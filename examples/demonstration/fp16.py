@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from evaluate import choose, load_frames, trace
 
-from dynvid.calibration.thresholds import ThresholdVector, exits
+from dynvid.calibration.choosing.thresholds import ThresholdVector, exits
 from dynvid.exporter.export import export, sha256_of
 from dynvid.exporter.split.subgraphs import SubgraphModule, split
 from dynvid.grid.bundle import Bundle

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dynvid.calibration.answers import answers_of
 from dynvid.calibration.calibrate import calibrate
-from dynvid.calibration.interval import of_mean
-from dynvid.calibration.request import Request
-from dynvid.calibration.scores import Scores, read_scores
-from dynvid.calibration.sweep import costs_of, outcome
+from dynvid.calibration.choosing.interval import of_mean
+from dynvid.calibration.choosing.request import Request
+from dynvid.calibration.choosing.sweep import costs_of, outcome
+from dynvid.calibration.scores.answers import answers_of
+from dynvid.calibration.scores.scores import Scores, read_scores
 from dynvid.grid.errors import GuaranteeError, TooFewVideosError
 
 DROPS = (0.005, 0.01, 0.02)

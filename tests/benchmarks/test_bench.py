@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import math
+import sys
 import threading
 
 import numpy as np
+import openvino
 import pytest
 from command_line import dynvid, process
 from samples import TINY
@@ -20,8 +22,7 @@ from dynvid.benchmarks.measure.stream_bench import STATIC as STATIC_STREAM
 from dynvid.benchmarks.report.files import write_report
 from dynvid.exporter.engines.build import build_engines
 from dynvid.exporter.graphs.fuse import fuse
-from dynvid.grid.errors import BackendError, ListError, MissingEngineError, UsageError
-from dynvid.grid.segments import fused_full
+from dynvid.grid.errors import BackendError, ListError, MissingEngineError, MissingPackageError, UsageError
 from dynvid.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.execution.capacity import Limits, open_executor
@@ -30,6 +31,10 @@ from dynvid.runtime.session import ArraySource, Session
 
 CLIPS = 12
 QUICK = Options(qs=(1.2, 2.0), batch=2, rounds=2, seconds=0.1, stream_seconds=0.01)
+
+
+def loads_of(fused):
+    return Loads(graph=fused, unshifted=lambda path: b"")
 
 
 @pytest.fixture(scope="module")
@@ -278,24 +283,68 @@ def test_a_stream_that_fails_ends_the_table_with_its_error(tiny_bundle, engines)
 # peers
 
 
-def test_peers_compute_the_static_network(tiny_bundle, clips, fused, exports):
-    def graph():
-        return fused(fused_full(tiny_bundle.manifest, "fp32"))
+@pytest.fixture
+def peer(tiny_bundle, clips, fused, exports):
+    """Return a function that opens a peer by its name; ``moved``: held against a wrong answer."""
+    manifest = tiny_bundle.manifest
+    static = Session.open(tiny_bundle, open_backend("onnxruntime"), route=manifest.route.full)
+    wanted = static.classify(clips.sources(manifest)[0]).probabilities[0]
+    checkpoint = exports.training_checkpoint(TINY)
 
-    static = Session.open(tiny_bundle, open_backend("onnxruntime"), route=tiny_bundle.manifest.route.full)
-    wanted = static.classify(clips.sources(tiny_bundle.manifest)[0]).probabilities[0]
+    def opened(name, moved=False, checkpoint=checkpoint, loads=None, **options):
+        answer = np.roll(wanted, 1) if moved else wanted
+        return open_peer(name, tiny_bundle, clips, loads or loads_of(fused), answer, checkpoint, 1, **options)
+
+    return opened
+
+
+def test_peers_compute_the_static_network(peer):
     for name in ("openvino", "torch"):
-        peer = open_peer(name, tiny_bundle, clips, graph, wanted, exports.training_checkpoint(TINY), 1)
-        assert peer.name.startswith(name)
-        assert peer.run(0) == 1
-    with pytest.raises(BackendError, match="computes something else"):
-        open_peer("openvino", tiny_bundle, clips, graph, np.roll(wanted, 1), None, 1)
-    with pytest.raises(UsageError, match="needs the training checkpoint"):
-        open_peer("torch", tiny_bundle, clips, graph, wanted, None, 1)
+        found = peer(name)
+        assert (found.name.startswith(name), found.precision, found.run(0)) == (True, "fp32", 1)
+    for name in ("openvino", "torch"):
+        with pytest.raises(BackendError, match="computes something else"):
+            peer(name, moved=True)
+    for name in ("torch", "torch-compile", "nncf"):
+        with pytest.raises(UsageError, match=f"'{name}' needs the training checkpoint"):
+            peer(name, checkpoint=None)
+    with pytest.raises(UsageError, match="expected one of openvino, openvino-bf16, nncf"):
+        peer("tflite")
+
+
+def test_without_onnx_torch_runs_and_the_others_say_what_they_need(peer):
+    assert peer("torch", loads=Loads()).run(0) == 1
+    for name in ("openvino", "openvino-bf16", "nncf"):
+        with pytest.raises(MissingPackageError, match=rf"'{name}' needs torch and onnx"):
+            peer(name, loads=Loads())
+
+
+def test_a_peer_in_bf16_is_that_or_refused(peer):
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(BackendError, match="no bf16 instructions"):
+            peer("openvino-bf16")
+        return
+    found = peer("openvino-bf16")
+    assert found.name.endswith(", bf16") and (found.precision, found.run(0)) == ("bf16", 1)
+
+
+def test_a_peer_that_is_not_installed_says_how_to_get_it(peer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'dynvid\[export,nncf\]'"):
+        peer("nncf")
+
+
+def test_a_points_time_over_a_peers_is_that_of_their_samples(measured, clips, fused):
+    found = measured(clips, dataclasses.replace(QUICK, peers=("openvino",), rounds=2), loads_of(fused))
+    (over,) = [one.point_over for one in found.peers]
+    mine = [s for s in found.samples if s.contestant == found.points[0].name]
+    its = {(s.round, s.clip): s.ms for s in found.samples if s.contestant == found.peers[0].name}
+    ratios = [s.ms / its[s.round, s.clip] for s in mine]
+    assert min(ratios) <= over.low <= over.value <= over.high <= max(ratios)
 
 
 def test_peers_are_measured_in_the_same_rounds(measured, clips, fused):
-    found = measured(clips, dataclasses.replace(QUICK, peers=("openvino", "openvino"), rounds=1), Loads(graph=fused))
+    found = measured(clips, dataclasses.replace(QUICK, peers=("openvino", "openvino"), rounds=1), loads_of(fused))
     assert [peer.latency.videos for peer in found.peers] == [CLIPS]
     with pytest.raises(UsageError, match="needs the training checkpoint"):
         measured(clips, dataclasses.replace(QUICK, peers=("torch",)))

@@ -11,7 +11,7 @@ import pytest
 
 from dynvid.benchmarks.mlperf.loadgen import LoadGenOrder, referee
 from dynvid.benchmarks.mlperf.log import ACCURACY, read_answers
-from dynvid.calibration.thresholds import geometric_thresholds
+from dynvid.calibration.choosing.thresholds import geometric_thresholds
 from dynvid.exporter.engines.build import build_engines
 from dynvid.exporter.proof.clips import proof_clips
 from dynvid.grid.errors import MissingPackageError, ResourceError, UsageError

@@ -1,0 +1,47 @@
+"""``dynvid report``: show what became of the videos of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ..commands import PATH
+from .drift import warn_of
+from .output import require_own
+
+
+@click.command()
+@click.argument("results", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Page (.html) to write.")
+@click.option("--data", type=PATH, help="LIST with labels; where it has one, it goes before that in RESULTS.")
+@click.option("--thresholds", type=PATH, help="T.json that the videos left by, to compare with calibration.")
+@click.option(
+    "--bundle", type=PATH, help="Bundle of RESULTS, to check against; needed if no RESULTS.run.json names it."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def report(
+    results: Path, output: Path | None, data: Path | None, thresholds: Path | None, bundle: Path | None, as_json: bool
+) -> None:
+    """Show what became of the videos in RESULTS, the JSON Lines file of 'dynvid classify -o'.
+
+    -o writes a page: exits by class, accuracy by exit, confusion, costs, drift, videos to look at, failures.
+    """
+    from ..api import report as make_report
+    from ..pages.run.words import drift, summary
+
+    require_own("-o", output, "a page", b"<!doctype html>")
+    figures = make_report(results, output, data=data, bundle=bundle, thresholds=thresholds)
+    if as_json:
+        click.echo(json.dumps(figures.to_json(), allow_nan=False))
+    else:
+        click.echo(summary(figures))
+        for failure in figures.failures:
+            click.echo(f"  {failure.videos} failed: {failure.cause}")
+        if figures.drift is not None:
+            click.echo(drift(figures.drift))
+        if output is not None:
+            click.echo(f"wrote {output}")
+    if figures.drift is not None:
+        warn_of(figures.drift)

@@ -1,0 +1,1 @@
+"""What became of the videos of a run, as a page."""

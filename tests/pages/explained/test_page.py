@@ -1,0 +1,221 @@
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+from command_line import dynvid as dynvid_command
+from command_line import ok, refused
+from hostile_names import HOSTILE, SCRIPT
+from page_reader import data_of, require_alone
+from samples import write_noise
+
+import dynvid
+from dynvid.grid.errors import UsageError, VideoError
+from dynvid.pages.explained import words
+from dynvid.pages.explained.explanation import Unexplained
+from dynvid.pages.explained.page import Setting, figure, page
+from dynvid.pages.legible import legible
+
+SETTING = Setting("msdnet", "b", "cells", None)
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory):
+    return write_noise(tmp_path_factory.mktemp("videos"), 3)
+
+
+@pytest.fixture(scope="module")
+def found(tiny_bundle, listed):
+    from dynvid.runtime.video.listing import read_list
+
+    return dynvid.explain(tiny_bundle.root, read_list(listed))
+
+
+def named(one, text):
+    """Return an explanation in which every name is ``text``."""
+    points = tuple(
+        dataclasses.replace(point, label=text, top=tuple((text, p) for _, p in point.top)) for point in one.checkpoints
+    )
+    answer = dataclasses.replace(one.answer, label=text, warnings=(text,))
+    return dataclasses.replace(one, video=f"{text}/{text}", listed_label=text, answer=answer, checkpoints=points)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_name_becomes_a_tag_and_all_stay_legible(found, kind):
+    text = HOSTILE[kind]
+    evil = [named(found[0], text), Unexplained(text, text)]
+    written = page(evil, Setting(text, text, text, text))
+    shown = require_alone(written)
+    plain = require_alone(page([found[0], Unexplained("v", "e")], SETTING))
+    assert {one.tag for one in shown} == {one.tag for one in plain} | {"p", "bdi"} and SCRIPT not in written
+    assert written.encode("utf-8")
+    assert legible(text.split("/")[-1]) in shown.all("h2")[0].text and legible(text) in shown.all("table")[0].text
+    assert data_of(shown)["videos"][0]["label"] == text
+    drawn = figure(evil)
+    xml.etree.ElementTree.fromstring(drawn)
+    assert SCRIPT not in drawn
+
+
+def test_what_cannot_be_seen_is_escaped():
+    assert legible(HOSTILE["line breaks"]) == r"a\nb\r\x1b[31m\x00\x7f\ufffe"
+    assert legible(HOSTILE["not UTF-8"]) == r"caf\udce9" and legible(HOSTILE["four bytes"]) == HOSTILE["four bytes"]
+    assert legible(HOSTILE["right to left"]).startswith(r"\u202e")
+
+
+def test_several_videos_are_cards_and_one_that_fails_says_why(tiny_bundle, listed, tmp_path):
+    missing = tmp_path / "missing.mp4"
+    written = tmp_path / "page.html"
+    done = dynvid_command("explain", tiny_bundle.root, missing, listed.parent / "0.npy", "-o", written)
+    said = done.stdout
+    assert "without thresholds" in said.lower() and "missing" not in said and f"wrote {written}" in said
+    assert done.returncode == 7 and done.stderr.splitlines()[-1].startswith("Error: ")
+    assert "missing.mp4': No such file" in done.stderr.splitlines()[-1]
+    assert "No such file" in refused(7, "explain", tiny_bundle.root, missing, listed.parent / "0.npy", "--json")
+    assert "No such file" in refused(3, "explain", tiny_bundle.root, missing, tmp_path / "gone.mp4", "--json")
+    shown = require_alone(written.read_text())
+    assert [h2.text for h2 in shown.all("h2")] == ["missing.mp4", "0.npy"]
+    assert "No such file" in shown.all("article")[0].text
+    assert data_of(shown)["videos"][0] == {"video": str(missing), "error": shown.all("p", cls="bad")[0].text}
+
+
+def test_one_video_that_fails_is_an_error(tiny_bundle, tmp_path):
+    with pytest.raises(VideoError, match="No such file"):
+        dynvid.explain(tiny_bundle.root, tmp_path / "missing.mp4")
+    assert "No such file" in refused(3, "explain", tiny_bundle.root, tmp_path / "a.mp4", "-o", tmp_path / "p.html")
+    assert not (tmp_path / "p.html").exists()
+
+
+def test_a_list_brings_labels(tiny_bundle, listed, tmp_path):
+    lines = ok("explain", tiny_bundle.root, "--data", listed, "--json").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [r["listed_label"] for r in records] == ["a", "b", "c"]
+    assert all(r["right"] == (r["label"] == r["listed_label"]) for r in records)
+    ok("explain", tiny_bundle.root, "--data", listed, "-o", tmp_path / "page.svg")
+    assert xml.etree.ElementTree.parse(tmp_path / "page.svg").getroot().tag.endswith("svg")
+
+
+def test_preprocessed_frames_are_shown_as_they_were(tiny_bundle, listed, found):
+    from dynvid.runtime.video.frames import FrameArray
+
+    manifest = tiny_bundle.manifest
+    raw = FrameArray(listed.parent / "0.npy", manifest.preprocessing, manifest.grid.num_frames)
+    path = listed.parent / "preprocessed.npy"
+    np.save(path, raw.read(range(manifest.grid.num_frames)))
+    (one,) = dynvid.explain(tiny_bundle.root, path)
+    assert one.images == found[0].images and one.answer.label == found[0].answer.label
+
+
+def test_an_answer_that_is_no_number_is_said(found):
+    point = dataclasses.replace(found[0].last, confidence=None, label=None, top=())
+    answer = dataclasses.replace(found[0].answer, status="numeric_error", label=None, confidence=None)
+    one = dataclasses.replace(found[0], answer=answer, checkpoints=(*found[0].checkpoints[:-1], point))
+    assert (
+        "gave NaN or infinity" in words.verdict(one) and "NaN or infinity" in require_alone(page([one], SETTING)).text
+    )
+    assert figure([one])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("v.npy", "-o", "page.pdf"), "expected a name that ends in .html, .svg or .png"),
+        ((), "explain reads nothing: give VIDEO or --data LIST"),
+        (("v.npy", "--data", "l.csv"), "explain takes VIDEO or --data LIST, not both"),
+        ([f"{i}.npy" for i in range(51)], "51 videos: expected 1 to 50 on a page"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_any_work(tiny_bundle, arguments, message):
+    assert message in refused(2, "explain", tiny_bundle.root, *arguments)
+
+
+def test_another_file_is_not_replaced(tiny_bundle, listed, tmp_path):
+    (tmp_path / "notes.html").write_text("mine")
+    said = refused(2, "explain", tiny_bundle.root, listed.parent / "0.npy", "-o", tmp_path / "notes.html")
+    assert "is not a page or a figure" in said and (tmp_path / "notes.html").read_text() == "mine"
+    for _ in range(2):  # its own it replaces
+        ok("explain", tiny_bundle.root, listed.parent / "0.npy", "-o", tmp_path / "page.html")
+
+
+def test_a_figure_may_be_a_png(tiny_bundle, listed, tmp_path):
+    pytest.importorskip("resvg_py", reason="resvg-py is not installed: no PNG here")
+    ok("explain", tiny_bundle.root, listed.parent / "0.npy", "-o", tmp_path / "page.png")
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_labels_that_are_no_classes_are_warned_of(tiny_bundle, listed, tmp_path, caplog):
+    from dynvid.runtime.video.listing import read_list
+
+    (tmp_path / "list.csv").write_text(f"video,label\n{listed.parent / '0.npy'},nonsense\n")
+    dynvid.explain(tiny_bundle.root, read_list(tmp_path / "list.csv"))
+    assert "1 label of the list is not a class of the bundle, first 'nonsense' of" in caplog.text
+    caplog.clear()
+    dynvid.explain(tiny_bundle.root, read_list(listed)[:1])
+    assert "not a class" not in caplog.text
+
+
+@pytest.mark.parametrize("videos", [5, [5], None])
+def test_what_is_no_video_is_refused(tiny_bundle, videos):
+    with pytest.raises(UsageError, match="expected a path, or a row of a list"):
+        dynvid.explain(tiny_bundle.root, videos)
+
+
+def test_only_a_page_needs_what_draws_it(tiny_bundle, listed):
+    without = (
+        "import sys; sys.modules['jinja2'] = sys.modules['matplotlib'] = None\n"
+        "import dynvid; from dynvid.grid.errors import MissingPackageError\n"
+        "bundle, video = sys.argv[1:]\n"
+        "assert len(dynvid.explain(bundle, video)) == 1\n"
+        "try: dynvid.explain(bundle, video, 'page.html')\n"
+        "except MissingPackageError: print('refused')\n"
+    )
+    command = [sys.executable, "-c", without, str(tiny_bundle.root), str(listed.parent / "0.npy")]
+    done = subprocess.run(command, text=True, capture_output=True)
+    assert done.stdout == "refused\n", done.stderr
+
+
+def test_a_figure_alone_says_what_its_marks_mean(found):
+    drawn = xml.etree.ElementTree.fromstring(figure(found))
+    (legend,) = (one for one in drawn if "data-legend" in one.attrib)
+    assert legend.text == words.LEGEND and len(words.LEGEND) <= 140
+    assert float(legend.attrib["y"]) < float(drawn.attrib["height"])
+
+
+def test_the_share_of_the_static_network_is_one_figure_wherever_it_stands(found):
+    one = found[0]
+    said = f"{one.answer.fraction:.1%} of the static network's"
+    assert said in words.verdict(one) and said in require_alone(page([one], SETTING)).all("dl")[0].text
+    more = dataclasses.replace(one, answer=dataclasses.replace(one.answer, fraction=1.16))
+    assert "116.0%" in words.verdict(more) and "passes the head of every checkpoint" in words.saving(more)
+
+
+def test_frames_beyond_those_used_are_explained(found):
+    one = found[0]
+    used = len({frame.frame for frame in one.frames if frame.state == "used"})
+    for read, explained in ((used, False), (used + 1, True)):
+        shown = dataclasses.replace(one, answer=dataclasses.replace(one.answer, frames_decoded=read))
+        text = require_alone(page([shown], SETTING)).all("dl")[0].text
+        assert f"the decoder read {read}" in text and ("it must pass through the frames between" in text) == explained
+        assert "of this one run" in text
+
+
+def test_no_line_or_circle_covers_the_number_of_a_call(found):
+    """Lines are drawn before the numbers, which stroke what is below them; circles keep away."""
+    drawn = list(xml.etree.ElementTree.fromstring(figure(found[:1])).iter())
+    calls = [place for place, one in enumerate(drawn) if one.attrib.get("class", "").startswith("call ")]
+    assert len(calls) == len(found[0].grid.cells)
+    assert max(p for p, one in enumerate(drawn) if one.tag.endswith("polyline")) < calls[0]
+    circles = [tuple(float(one.attrib[k]) for k in ("cx", "cy", "r")) for one in drawn if one.tag.endswith("circle")]
+    for place in calls:
+        x, y, width = float(drawn[place].attrib["x"]), float(drawn[place].attrib["y"]), 8 * len(drawn[place].text)
+        for cx, cy, r in circles:
+            near = (min(max(cx, x), x + width) - cx, min(max(cy, y - 9), y) - cy)
+            assert math.hypot(*near) > r + 1.25, (drawn[place].text, cx, cy)
+
+
+def test_no_videos_are_too_few(tiny_bundle):
+    with pytest.raises(UsageError, match="0 videos"):
+        dynvid.explain(tiny_bundle.root, [])
