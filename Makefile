@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-full test-gpu lint type docs train-demonstration clean
+.PHONY: setup demo figures test test-full test-gpu lint type docs train-demonstration clean
 
 setup: .venv/installed
 
@@ -10,11 +10,15 @@ setup: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade "pip==26.3" "setuptools==84.2.1"
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[export,cpu,openvino,bench,tensorrt-rtx,docs,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[export,cpu,openvino,pages,bench,tensorrt-rtx,docs,dev]"
 	touch $@
 
 demo: setup
 	$(BIN)/python examples/demonstration/demo.py demo_output
+
+# the figures of the README; needs `make demo` before
+figures: setup
+	$(BIN)/python examples/demonstration/figures.py demo_output/bundle docs/figures
 
 lint: setup
 	$(BIN)/ruff check .
@@ -42,7 +46,7 @@ train-demonstration: setup
 	$(BIN)/python examples/demonstration/make_clips.py demo_output/train 8000 1
 	$(BIN)/python examples/demonstration/make_clips.py demo_output/validation 1000 2
 	$(BIN)/dynvid train examples/demonstration/train.toml -o demo_output/run
-	cp demo_output/run/network.pth examples/demonstration/network.pth
+	cp demo_output/run/weights/last.pth examples/demonstration/network.pth
 
 clean:
 	rm -rf .venv build dist *.egg-info demo_output .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .grid.errors import CostTableError, InputRefusedError, UsageError
+from .grid.errors import CostTableError, InputRefusedError, ThresholdsError, UsageError
 from .grid.packages import packages
 from .runtime.open_model import open_model as load
 
@@ -24,17 +24,23 @@ if TYPE_CHECKING:
     from .benchmarks.segment_times import Timing
     from .calibration.calibrate import Calibration
     from .calibration.drift import Drift
-    from .calibration.scores import Scores
+    from .calibration.scores.scores import Scores
     from .exporter.engines.build import Row
     from .grid.bundle import Bundle
     from .grid.manifest import Precision
-    from .grid.thresholds import Rule
+    from .grid.thresholds import Rule, Thresholds
+    from .pages.explained.explanation import Explanation, Unexplained
+    from .pages.run.figures import RunFigures
+    from .runtime.results.merge import Merged
+    from .runtime.results.run import Run
+    from .runtime.results.summary import Summary
+    from .runtime.video.listing import ListedVideo
 
 LOG = logging.getLogger("dynvid")
 
 __all__ = [
-    "bench", "build_engines", "calibrate", "doctor", "drift", "export", "load", "plan", "quantize", "time", "train",
-    "verify",
+    "bench", "build_engines", "calibrate", "classify_on_ray", "data", "doctor", "drift", "explain", "export",
+    "export_triton", "load", "merge", "plan", "quantize", "report", "serve", "time", "train", "verify",
 ]  # fmt: skip
 
 StrPath = str | os.PathLike[str]
@@ -69,22 +75,93 @@ def plan(
     return plan_of(os.fspath(source), route, classes, frames, head)
 
 
-def train(config: StrPath, output: StrPath, *, report: Callable[[Mapping[str, Any]], None] = lambda _: None) -> Path:
-    """Train a network by the paper's recipe (section 4); return the path of the training checkpoint.
+def data(
+    source: StrPath,
+    *,
+    format: str = "auto",
+    videos: StrPath | None = None,
+    labels: StrPath | None = None,
+    split: int | None = None,
+    first_label: int = 0,
+    scan: bool = False,
+    output: StrPath | None = None,
+) -> dict[str, Any]:
+    """Read a data set as it lies on disk; return what was found, and write the lists that training reads.
 
     Args:
-        config: a TOML file.
-        output: folder of the run; the same call resumes it.
-        report: called with each line of the log.
+        source: annotations of Kinetics, Something-Something, UCF101 or HMDB51, a list, a folder of any of these, or a
+            folder of class folders.
+        format: kinetics, something-v1, something-v2, ucf101, hmdb51, list or class-folders; auto recognises it.
+        videos: folder of the clips; None: the source, or the folder of the file.
+        labels: a file of class names in order of number, one a line or a label map; None: the data set's own.
+        split: which split of UCF101, HMDB51 or numbered lists; None: that of the file, else 1.
+        first_label: number of the first class in a list, 0 or 1.
+        scan: open every clip, read its first and last sampled frame, and leave out those that cannot be read.
+        output: folder for ``classes.txt``, ``train.csv``, ``validation.csv``, ``test.csv``, ``problems.csv`` and
+            ``report.json``.
+
+    Returns:
+        What ``dynvid data --json`` prints.
 
     Raises:
-        UsageError: If the configuration does not fit, or the run was started with another.
-        ListError, VideoError: If the data cannot be read.
+        UsageError: If the arguments do not go together, or the output is a folder of something else.
+        ListError, LabelsError: If a list or the labels cannot be used, or no clip is found.
+        DecoderFaultError: If no video at all can be decoded here.
+        ResourceError: If the output cannot be written.
+    """
+    from .training.data.report import report_of, require_folder, write_folder
+    from .training.data.scan import scan as scan_clips
+    from .training.data.source import read_source
+
+    if output is not None:
+        require_folder(Path(output))
+    LOG.info("reading lists and folders")
+    found = read_source(
+        Path(source),
+        format=format,
+        videos=None if videos is None else Path(videos),
+        labels=None if labels is None else Path(labels),
+        split=split,
+        first_label=first_label,
+    )
+    if scan:
+        found = scan_clips(found)
+    if output is not None:
+        write_folder(found, Path(output))
+    return report_of(found)
+
+
+def train(
+    config: StrPath,
+    output: StrPath,
+    *,
+    changes: Sequence[str] = (),
+    overfit_one_batch: bool = False,
+    report: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> Path:
+    """Train a network by the paper's recipe (section 4); return the path of the best training checkpoint.
+
+    Args:
+        config: a TOML file; docs/guides/train.md describes it.
+        output: folder of the run; the same call goes on with an interrupted run.
+        changes: over the file, such as ``recipe.batch=64``.
+        overfit_one_batch: only try whether the network learns one batch by heart; nothing is written.
+        report: called with every line of the log and every row of results.
+
+    Raises:
+        UsageError: If the configuration does not fit, or the run was begun with another.
+        ListError, LabelsError: If the clips or classes cannot be used.
+        TrainingCheckpointError: If the start or the saved state cannot be used.
+        VideoError: If too many clips cannot be read, or one is not decoded in time.
+        NetworkError: If training diverges, or one batch cannot be learnt.
+        ResourceError: If something cannot be written; what was saved before stays.
     """
     with packages("export,cpu"):
-        from .training.recipe import train as run_training
+        from .training.configuration.read import read_configuration
+        from .training.train import train as run_training
 
-    return run_training(Path(config), Path(output), report)
+    configuration = read_configuration(Path(config), changes)
+    return run_training(configuration, Path(output), report, overfit_one_batch=overfit_one_batch)
 
 
 def export(
@@ -103,6 +180,7 @@ def export(
     shift_div: int | None = None,
     stride_in_1x1: bool | None = None,
     dilated: int | None = None,
+    static: bool = False,
 ) -> Bundle:
     """Split a training checkpoint along its route, export every unique subgraph, prove the result, and write it.
 
@@ -121,6 +199,7 @@ def export(
         shift_div: a shift moves 1/shift_div of the channels, in a public layout; None: 8.
         stride_in_1x1: whether a public ResNet strides in its 1x1 convolutions, as Caffe's; None: not.
         dilated: how many last stages of a torchvision ResNet dilate instead of striding; None: none.
+        static: export a public layout as the fixed network that it was trained as: one call of all frames, no exits.
 
     Returns:
         The bundle, whose ``manifest.proof`` has the figures of the proof.
@@ -151,6 +230,7 @@ def export(
         shift_div=shift_div,
         stride_in_1x1=stride_in_1x1,
         dilated=dilated,
+        static=static,
     )
     for line in (*loaded.warnings, *loaded.assumed):
         LOG.warning(line)
@@ -214,7 +294,8 @@ def build_engines(
 ) -> list[Row]:
     """Prove and build a bundle's engines.
 
-    They are one per segment of its route, one for the static network, and for TensorRT one per subgraph.
+    They are one per segment of its route, one for the static network, and for TensorRT one per subgraph. After INT8
+    engines for a CPU the static network is timed on every CPU backend, and a warning says if another one is faster.
 
     Args:
         bundle: the folder.
@@ -236,15 +317,17 @@ def build_engines(
     """
     from .grid.bundle import Bundle
     from .grid.engines.cache import engines_folder
+    from .runtime.backends.registry import ON_CPU
 
     with packages("export,cpu"):
         import onnx  # noqa: F401
 
+        from .exporter.engines.backend_speed import advise
         from .exporter.engines.build import build_engines as run_build
         from .exporter.proof.segment_equivalence import prove_segments
 
     opened = Bundle.open(Path(bundle))
-    return run_build(
+    rows = run_build(
         opened,
         engines_folder(Path(bundle)) if engines is None else Path(engines),
         backend,
@@ -255,6 +338,13 @@ def build_engines(
         only,
         prove=prove_segments,
     )
+    if (
+        precision == "int8"
+        and backend in ON_CPU
+        and any((row.subgraph, row.status) == ("full", "built") for row in rows)
+    ):
+        advise(opened, backend)
+    return rows
 
 
 def calibrate(
@@ -312,10 +402,10 @@ def calibrate(
         IntegrityError, BackendError: As ``load``.
     """
     from .calibration.calibrate import calibrate as run_calibration
-    from .calibration.request import Request
-    from .calibration.scores import read_scores
-    from .calibration.scoring import kept_scores
-    from .calibration.sweep import costs_of
+    from .calibration.choosing.request import Request
+    from .calibration.choosing.sweep import costs_of
+    from .calibration.scores.scores import read_scores
+    from .calibration.scores.scoring import kept_scores
     from .grid.bundle import Bundle
 
     if data is None and scores is None:
@@ -340,6 +430,7 @@ def calibrate(
         opened, found = None, read_scores(Path(scores))
     else:
         opened = Bundle.open(Path(bundle))
+        opened.require_exits("calibrate")
         if training_checkpoint is not None:
             _require_source(opened, Path(training_checkpoint))
         if data is None:
@@ -398,13 +489,14 @@ def quantize(
         ResourceError: If the bundle cannot be written.
     """
     from .calibration.calibrate import calibrate as run_calibration
-    from .calibration.request import Request
-    from .calibration.sweep import costs_of
+    from .calibration.choosing.request import Request
+    from .calibration.choosing.sweep import costs_of
     from .grid.bundle import Bundle
 
     with packages("export,cpu"):
         from .exporter.int8.quantize import MIN_AGREEMENT, calibrate_int8
     opened = Bundle.open(Path(bundle))
+    opened.require_exits("quantize", "INT8 is chosen by how exits agree, so give a bundle of a network with a route")
     _require_source(opened, Path(training_checkpoint))
     request = Request(q=q, max_drop=max_drop if q is None else None)
     made, found = calibrate_int8(
@@ -430,16 +522,274 @@ def drift(bundle: StrPath, thresholds: StrPath, results: StrPath) -> Drift:
         results: JSON Lines file of ``classify_list`` or ``dynvid classify -o``.
 
     Raises:
-        ThresholdsError, StaleThresholdsError: If the thresholds are not the bundle's, or do not say what is expected.
+        ThresholdsError, StaleThresholdsError: If the thresholds are not the bundle's, or do not say what is expected, or
+            what lies beside the results says that they left by others.
         ResultsError: If the results cannot be read.
+        StaleResultsError: If what lies beside the results was changed, or names another bundle.
     """
     from .calibration.drift import check_results
     from .grid.bundle import Bundle
     from .grid.thresholds import read_thresholds
 
     opened = Bundle.open(Path(bundle))
+    opened.require_exits("drift")
     expected = read_thresholds(Path(thresholds), opened.sha256, len(opened.manifest.route_cells))
     return check_results(Path(results), expected, os.fspath(thresholds))
+
+
+def explain(
+    bundle: StrPath,
+    videos: StrPath | Sequence[StrPath | ListedVideo],
+    output: StrPath | None = None,
+    *,
+    thresholds: StrPath | None = None,
+    backend: str = "auto",
+    precision: Precision = "fp32",
+    engines: StrPath | None = None,
+    threads: int | None = None,
+) -> list[Explanation | Unexplained]:
+    """Show what each video did on the route: frames looked at, cells computed, confidences, time and multiply-adds.
+
+    Every video runs to the end of the route, so that the picture also shows what leaving early saved. The first one
+    runs once before, to warm up.
+
+    Args:
+        bundle: the folder.
+        videos: a video, or at most 50; a row of ``read_list`` also has a label, so that the page says what was right.
+        output: the page (.html) or figure (.svg, .png) to write; None: nothing is written.
+        thresholds: T.json; None: every video runs to the end.
+        backend: the backend; auto as in ``load``.
+        precision: precision to compute in.
+        engines: folder of the engines, or none; None: ``BUNDLE.engines``.
+        threads: CPU threads to compute with; None: one per core.
+
+    Returns:
+        What each video did, in order: ``to_json`` has every figure of the picture, ``answer`` is the run that it shows.
+        A video without an answer has only ``error``.
+
+    Raises:
+        VideoError, FramesError: If the only video cannot be read, or one changes meanwhile.
+        UsageError: If there are no videos or too many, or the output has another ending.
+        IntegrityError, BackendError, ResourceError: As ``load`` and ``classify``.
+    """
+    from .pages.explained.explanation import MOST, explain_videos
+    from .runtime.results.unknown_labels import warn_of_unknown
+    from .runtime.video.listing import ListedVideo
+
+    given = videos if isinstance(videos, Iterable) and not isinstance(videos, str | os.PathLike) else [videos]
+    listed = list[ListedVideo]()
+    for video in given:
+        if not isinstance(video, str | os.PathLike):
+            raise UsageError(f"video {video!r}: expected a path, or a row of a list")
+        listed.append(video if isinstance(video, ListedVideo) else ListedVideo(Path(video)))
+    if not 1 <= len(listed) <= MOST:
+        raise UsageError(f"{len(listed)} videos: expected 1 to {MOST} on a page. 'dynvid report' shows a whole run.")
+    if output is not None:
+        with packages("pages"):
+            from .pages.explained.page import Setting, require_form, write
+        require_form(Path(output))
+    with load(
+        bundle, thresholds=thresholds, backend=backend, precision=precision, engines=engines, threads=threads, batch=1
+    ) as model:
+        warn_of_unknown([(str(video), video.label) for video in listed], model.bundle.manifest.class_names)
+        found = list(explain_videos(model, listed))
+        manifest, runs = model.bundle.manifest, model.runs
+    if output is not None:
+        chosen = None if thresholds is None else os.fspath(thresholds)
+        setting = Setting(manifest.network["network"], os.fspath(bundle), runs, chosen, manifest.static)
+        write(found, setting, Path(output))
+    return found
+
+
+def report(
+    results: StrPath | Sequence[Mapping[str, Any]],
+    output: StrPath | None = None,
+    *,
+    data: StrPath | None = None,
+    bundle: StrPath | None = None,
+    thresholds: StrPath | None = None,
+) -> RunFigures:
+    """Show what became of the videos of a run: exits by class, accuracy by exit, confusion, costs, drift, failures.
+
+    Args:
+        results: JSON Lines file of ``classify_list`` or ``dynvid classify -o``, or records as ``on_record`` gets them.
+        output: the page (.html) to write, with pictures of the first, the last and the wrong ones; None: nothing.
+        data: LIST with labels; where it has one of a video, it goes before that in the results.
+        bundle: the folder, to check labels and results against; needed only with ``thresholds``, where nothing beside
+            the results says which it was.
+        thresholds: T.json that the videos left by, to compare their exits with those at calibration.
+
+    Returns:
+        The figures; ``to_json`` has them under the names of ``dynvid report --json``.
+
+    Raises:
+        ResultsError: If the results cannot be read.
+        ListError: If the list cannot be used.
+        ThresholdsError, StaleThresholdsError: If the thresholds are not the bundle's, or do not say what is expected, or
+            what lies beside the results says that they left by others.
+        UsageError: If the output has another ending, the results are neither a path nor records, or it is not known
+            whose thresholds they are.
+        StaleResultsError: If what lies beside the results was changed, or names another bundle than the one given.
+        ResourceError: If the page cannot be written.
+    """
+    from .calibration.drift import compare, tally_of_records
+    from .grid.bundle import Bundle
+    from .pages.run.figures import RunFigures
+    from .pages.run.lines import read_lines
+    from .pages.run.listed_labels import with_labels
+    from .runtime.results.lines import latest, numbered_records
+    from .runtime.results.run import run_beside
+
+    if output is not None:
+        with packages("pages"):
+            from .pages.run.page import require_page, write
+        require_page(Path(output))
+    path = Path(results) if isinstance(results, str | os.PathLike) else None
+    where = "given" if path is None else str(path)
+    given = _records(results) if path is None else numbered_records(path)
+    records = latest(given, where)
+    run = None if path is None else run_beside(path)
+    opened = None if bundle is None else Bundle.open(Path(bundle))
+    if run is not None and opened is not None:
+        run.require_bundle(opened.sha256, where)
+    checkpoints = None
+    if opened is not None:
+        checkpoints = len(opened.manifest.route_cells)
+    elif run is not None and run.thresholds is not None:
+        checkpoints = len(run.thresholds)
+    lines = read_lines(records, where, checkpoints)
+    if data is not None:
+        lines = with_labels(lines, Path(data), None if opened is None else opened.manifest.class_names)
+    found, without = None, "No thresholds were given to compare with (--thresholds T.json)."
+    if thresholds is not None:
+        expected = _expected(Path(thresholds), opened, run, where)
+        checkpoints = len(expected.thresholds)
+        assert expected.expected is not None
+        found = compare(expected.expected, tally_of_records(records, where, checkpoints))
+    figures = RunFigures(
+        lines,
+        checkpoints or max((line.checkpoint or 1 for line in lines), default=1),
+        found,
+        None if run is None else run.shard_videos,
+        run is None or run.shard_videos is not None,
+        (1, 1) if run is None else run.shard,
+    )
+    if output is not None:
+        ran = "" if run is None else f" · {run.backend}, {run.precision}, bundle {run.bundle_sha256[:8]}…"
+        write(figures, f"{path or 'as they were classified'}{ran}", without, Path(output))
+    return figures
+
+
+def _records(results: object) -> list[tuple[int, Mapping[str, Any]]]:
+    """Return records that a caller gave, with their numbers."""
+    records = list[Mapping[str, Any]]()
+    for record in results if isinstance(results, Iterable) else [results]:
+        if not isinstance(record, Mapping):
+            raise UsageError(
+                f"results {record!r}: expected the path of a file of results, or records, which are mappings"
+            )
+        records.append(record)
+    return list(enumerate(records, 1))
+
+
+def _expected(path: Path, opened: Bundle | None, run: Run | None, results: str) -> Thresholds:
+    """Return thresholds that say how videos left at calibration, checked against the bundle and those of a run."""
+    from .grid.thresholds import read_thresholds
+
+    if opened is not None:
+        opened.require_exits("report --thresholds")
+    if run is not None:
+        run.require_exits(str(path), results)
+    if opened is not None:
+        found = read_thresholds(path, opened.sha256, len(opened.manifest.route_cells))
+    elif run is not None and run.thresholds is not None:
+        found = read_thresholds(path, run.bundle_sha256, len(run.thresholds))
+    else:
+        raise UsageError(
+            f"thresholds {str(path)!r}: nothing beside the results says which bundle they are of: give the bundle, too"
+        )
+    if run is not None:
+        run.require_thresholds(found, str(path), results)
+    if found.expected is None:
+        raise ThresholdsError(
+            f"thresholds {str(path)!r} do not say how videos left at calibration: choose them with 'dynvid calibrate'"
+        )
+    return found
+
+
+def classify_on_ray(
+    bundle: StrPath,
+    videos: StrPath | Sequence[Path | ListedVideo],
+    output: StrPath,
+    *,
+    address: str = "local",
+    actors: int | None = None,
+    gpus_per_actor: float = 0.0,
+    max_failures: float = 0.05,
+    trace: bool = False,
+    **options: Any,
+) -> Summary:
+    """Classify the videos of a LIST on a Ray cluster and write parquet files of results.
+
+    Each actor opens the bundle once. The same call goes on where an earlier one stopped or was killed. A video that
+    kills its actor gets the status ``damaged`` after three tries alone. ``dynvid.merge`` joins the files.
+
+    Args:
+        bundle: a folder that every machine reaches under the same path, as are thresholds, engines and videos.
+        videos: as for ``Model.classify_list``.
+        output: a folder that every machine reaches.
+        address: of the cluster; ``auto``: the one of this machine; ``local``: one is started here for this call.
+        actors: how many; None: one per CPU of the cluster, or as many as its GPUs allow.
+        gpus_per_actor: share of a GPU that each takes, such as 0.5.
+        max_failures: the share of all videos that may fail; 20 always may.
+        trace: rows then have ``logits``.
+        options: as for ``load``; ``threads`` is 1 unless given.
+
+    Returns:
+        The counts over all rows written so far.
+
+    Raises:
+        ListError: If the list cannot be used.
+        StaleResultsError: If ``output`` holds something else.
+        UsageError: If the cluster has too few CPUs or GPUs, or another process writes there.
+        MissingPackageError: If Ray is not installed.
+        BackendError: If the cluster cannot be reached, or gives up.
+        DynvidError: As ``load``, of the machine that opens the bundle.
+    """
+    from .runtime.video.listing import VideoList, open_list
+    from .serving.ray_job import classify_on_ray as run_on_ray
+
+    if isinstance(videos, VideoList):
+        rows = videos
+    else:
+        rows = open_list(videos) if isinstance(videos, str | os.PathLike) else VideoList.of(videos)
+    return run_on_ray(
+        Path(bundle), rows, Path(output), address=address, actors=actors, gpus_per_actor=gpus_per_actor,
+        max_failures=max_failures, trace=trace, options={"threads": 1, **options},
+    )  # fmt: skip
+
+
+def merge(parts: Sequence[StrPath], output: StrPath) -> Merged:
+    """Join results into one file: the shards of a run, or what ``classify --ray`` wrote; return the counts.
+
+    A video that has several lines is written once. Lines keep the order of the parts. If all parts say which run they
+    belong to, the file goes on with ``classify_list`` as if one process had written it, and missing videos are counted.
+
+    Args:
+        parts: files of results, JSON Lines or parquet, or folders of them.
+        output: the file, JSON Lines or, by its suffix, parquet; only results are replaced.
+
+    Raises:
+        ResultsError: If a part cannot be read or is empty, or two lines of a video differ in anything but times.
+        StaleResultsError: If the parts are of different runs, or have more videos than their run.
+        UsageError: If the output is one of the parts, or something else than results, or has another kind of name.
+        ResourceError: If the output cannot be written.
+    """
+    from .runtime.results.merge import merge as run_merge
+
+    if not isinstance(parts, Sequence) or isinstance(parts, str) or not parts:
+        raise UsageError(f"parts {parts!r}: expected a list of files or folders of results")
+    return run_merge([Path(part) for part in parts], Path(output))
 
 
 def time(
@@ -508,7 +858,7 @@ def bench(
     Args:
         bundle: the folder.
         output: folder of the report: table, JSON, CSV, a page with plots, and a trace.
-        training_checkpoint: for the peers torch and torch-compile.
+        training_checkpoint: for the peers torch, torch-compile and nncf.
         data: LIST of videos; None: clips of noise.
         clips: number of clips, all in memory.
         thresholds: T.json for the main operating point; None: the first of ``qs``.
@@ -523,7 +873,8 @@ def bench(
         seconds: time for single videos, and for the table t_k(n).
         stream_seconds: time for each run of many videos at once.
         load_videos: number of videos in each run under load; None: as many as fit in ``stream_seconds``.
-        peers: openvino, torch, torch-compile: also measure the static network there.
+        peers: openvino, openvino-bf16, torch, torch-compile: also measure the static network there; nncf: the
+            static network without shift, quantised by NNCF.
         referee: also let MLPerf LoadGen measure.
         referee_seconds: least time that it measures Offline and Server.
         command: the command line, for the report.
@@ -545,12 +896,9 @@ def bench(
         from .benchmarks.report.files import LOGS, require_report_folder, write_report
     if backend == "null":
         raise UsageError("backend 'null' computes nothing, so there is nothing to measure: expected onnxruntime")
-    if precision not in ("fp32", "fp16") and peers:
-        raise UsageError(
-            f"--peer {peers[0]} with --precision {precision}: peers run the fp32 network, leave --peer out"
-        )
     opened, folder = Bundle.open(Path(bundle)), engines_folder(Path(bundle)) if engines is None else Path(engines)
     manifest, into = opened.manifest, Path(output)
+    opened.require_exits("bench", "'dynvid time' measures it")
     opened.require(precision)
     chosen = None
     if thresholds is not None:
@@ -567,6 +915,131 @@ def bench(
     found = run_bench(opened, name, folder, loads, measured_on, options)
     write_report(found, into)
     return found
+
+
+def serve(
+    bundle: StrPath,
+    *,
+    thresholds: StrPath | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    grpc_port: int = 8081,
+    name: str = "dynvid",
+    backend: str = "auto",
+    precision: Precision = "fp32",
+    engines: StrPath | None = None,
+    threads: int | None = None,
+    mode: str = "deadline",
+    batch: int | None = None,
+    streams: int = 1,
+    decoders: int = 1,
+    decode_timeout_s: float = 30.0,
+    max_in_flight_mb: float | None = None,
+    max_waiting: int = 32,
+    timeout_s: float = 60.0,
+    max_body_mb: float = 64.0,
+    silent_after_s: float = 10.0,
+    stuck_after_s: float = 60.0,
+    drain_s: float = 30.0,
+    report: Callable[[str], None] = LOG.info,
+) -> None:
+    """Serve a bundle over HTTP and gRPC until SIGTERM or SIGINT; SIGHUP exchanges it. For the main thread only.
+
+    Args:
+        bundle: the folder.
+        thresholds: a T.json; None: every video runs to the end.
+        host: address to listen on.
+        port: of HTTP.
+        grpc_port: of gRPC.
+        name: of the model in the protocol.
+        backend: as for ``load``.
+        precision: as for ``load``.
+        engines: as for ``load``.
+        threads: as for ``load``.
+        mode: as for ``load``; only ``deadline`` heeds the timeouts of requests within the model.
+        batch: as for ``load``.
+        streams: as for ``load``.
+        decoders: as for ``load``.
+        decode_timeout_s: as for ``load``.
+        max_in_flight_mb: as for ``load``.
+        max_waiting: how many requests may wait; beyond them, requests are refused.
+        timeout_s: how long a request may take that sets no timeout.
+        max_body_mb: largest request, in 10^6 bytes.
+        silent_after_s: restart the model process if it says nothing for so long.
+        stuck_after_s: restart it if it has videos, and answers none for so long.
+        drain_s: how long requests that were taken may take after SIGTERM.
+        report: called with a line once requests are taken.
+
+    Raises:
+        MissingPackageError: If the extra [serve] is not installed.
+        DynvidError: As ``load``.
+        ResourceError: If a port cannot be used.
+    """
+    with packages("serve,cpu"):
+        from .serving.server.http_guard import Limits
+        from .serving.server.run import Options
+        from .serving.server.run import serve as run_server
+
+    model = {
+        "bundle": os.path.abspath(bundle),
+        "thresholds": None if thresholds is None else os.path.abspath(thresholds),
+        "backend": backend,
+        "precision": precision,
+        "engines": engines if engines in (None, "none") else os.path.abspath(engines),
+        "threads": threads,
+        "mode": mode,
+        "batch": batch,
+        "streams": streams,
+        "decoders": decoders,
+        "decode_timeout_s": decode_timeout_s,
+        "max_in_flight_mb": max_in_flight_mb,
+    }
+    options = Options(
+        host, port, grpc_port, name, max_waiting, timeout_s, silent_after_s, stuck_after_s, drain_s, Limits(max_body_mb)
+    )
+    run_server(model, options, report)
+
+
+def export_triton(
+    bundle: StrPath,
+    repository: StrPath,
+    *,
+    name: str = "dynvid",
+    thresholds: StrPath | None = None,
+    backend: str = "auto",
+    precision: Precision = "fp32",
+    engines: StrPath | None = None,
+    threads: int | None = None,
+    batch: int = 8,
+    queue_delay_ms: float = 2.0,
+) -> Path:
+    """Write a model repository for Triton's Python backend; return the model's folder in it.
+
+    Bundle, thresholds and engines are copied into it. An earlier export of this name is replaced.
+
+    Args:
+        bundle: the folder.
+        repository: the folder of models to write to.
+        name: of the model.
+        thresholds: a T.json; None: every video runs to the end.
+        backend: as for ``load``.
+        precision: as for ``load``.
+        threads: as for ``load``.
+        engines: folder of the engines; None: ``BUNDLE.engines``, if it is there.
+        batch: most videos in one call.
+        queue_delay_ms: how long Triton waits for more requests.
+
+    Raises:
+        DynvidError: As ``load``, for a bundle or thresholds that cannot be used.
+        UsageError: If the name is not one, or something else is there.
+        ResourceError: If the repository cannot be written.
+    """
+    from .serving.triton.repository import write_model
+
+    return write_model(
+        Path(bundle), Path(repository), name, None if thresholds is None else Path(thresholds), backend, precision,
+        None if engines is None else Path(engines), threads, batch, queue_delay_ms,
+    )  # fmt: skip
 
 
 def doctor(bundle: StrPath | None = None) -> dict[str, Any]:
@@ -598,13 +1071,15 @@ def _loads(bundle: Bundle, backend: str, precision: Precision, folder: Path) -> 
     if importlib.util.find_spec("onnx") is None:
         return Loads()
     from .exporter.engines.build import build_engines as run_build
-    from .exporter.engines.makers import for_openvino, preparation
+    from .exporter.engines.makers import preparation
     from .exporter.graphs.fuse import fuse
+    from .exporter.graphs.rewrites import rewrite
+    from .exporter.graphs.uint8_activations import uint8_activations
     from .exporter.proof.segment_equivalence import prove_segments
 
-    graph = partial(fuse, bundle, precision=precision)
+    plain, graph = (partial(fuse, bundle, precision=name) for name in ("fp32", precision))
     if backend not in ON_CPU:
-        return Loads(graph=graph)
+        return Loads(graph=plain, unshifted=_unshifted(bundle))
     prepare = preparation(backend)
     rows = run_build(
         bundle,
@@ -618,10 +1093,23 @@ def _loads(bundle: Bundle, backend: str, precision: Precision, folder: Path) -> 
             raise row.error
 
     return Loads(
-        lambda subgraph: for_openvino(bundle.read(subgraph.variant(precision))),
+        lambda subgraph: rewrite(bundle.read(subgraph.variant(precision)), (uint8_activations,)),
         lambda segment: prepare(graph(segment)),
-        graph,
+        plain,
+        _unshifted(bundle),
     )
+
+
+def _unshifted(bundle: Bundle) -> Callable[[Path], bytes]:
+    """Return what exports a bundle's static network without shift, from its training checkpoint."""
+
+    def export_it(training_checkpoint: Path) -> bytes:
+        from .exporter.split.unshifted import unshifted
+        from .models.bundled_network import network_of
+
+        return unshifted(network_of(bundle.manifest, training_checkpoint))
+
+    return export_it
 
 
 def _scores(
@@ -633,7 +1121,7 @@ def _scores(
     threads: int | None,
 ) -> Scores:
     """Return the scores of a bundle, run as ``load`` runs it."""
-    from .calibration.scoring import score_videos
+    from .calibration.scores.scoring import score_videos
     from .runtime.execution.capacity import Limits, open_executor
     from .runtime.session import Session
     from .runtime.video.decoder import Decoder

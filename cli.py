@@ -12,12 +12,18 @@ from .commands.build_engines import build_engines
 from .commands.calibrate import calibrate
 from .commands.classify import classify
 from .commands.conformance import conformance
+from .commands.data import data
 from .commands.doctor import doctor
 from .commands.drift import drift
+from .commands.explain import explain
 from .commands.export import export
+from .commands.export_triton import export_triton
+from .commands.merge import merge
 from .commands.output import every_line
 from .commands.plan import plan
 from .commands.quantize import quantize
+from .commands.report import report
+from .commands.serve import serve
 from .commands.simulate import simulate
 from .commands.time import time
 from .commands.train import train
@@ -45,8 +51,8 @@ def cli(context: click.Context, verbose: bool) -> None:
 
 
 for command in (
-    plan, train, export, verify, build_engines, calibrate, quantize, drift, classify, bench, time, simulate,
-    conformance, doctor,
+    plan, data, train, export, verify, build_engines, calibrate, quantize, drift, classify, merge, explain, report, serve,
+    export_triton, bench, time, simulate, conformance, doctor,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -1,16 +1,43 @@
 """The commands, one file each: parse, call one function, print. This module holds what they share."""
 
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 
+from ..grid.errors import UsageError
 from ..grid.manifest import Precision
+from ..runtime.video.remote import is_uri
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
+
+class LocalPath(click.Path):
+    """A path of this machine. A URI is refused: as a path it would lose a slash, and name something else."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path.
+
+        Raises:
+            UsageError: If it is a URI.
+        """
+        if is_uri(value):
+            name = "path"
+            if param is not None:
+                name = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name.strip("[].")
+            raise UsageError(
+                f"{name} {os.fspath(value)!r} is a URI: expected a file or folder of this machine. Fetch it, or send it "
+                "there, by another tool"
+            )
+        return super().convert(value, param, ctx)
+
+
+PATH = LocalPath(path_type=Path)
 PRECISIONS = click.Choice(get_args(Precision))
 precision_option = click.option(
     "--precision",
@@ -39,6 +66,17 @@ class Command(click.Command):
             if found:
                 with formatter.section(heading):
                     formatter.write_dl(found)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers that excludes nan and infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return found
 
 
 def rare(*names: str, **attributes: Any) -> Callable[[F], F]:

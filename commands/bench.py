@@ -42,8 +42,9 @@ from .output import print_sections, steps
     type=click.IntRange(1),
     help="Videos in each run under load.  [default: as many as fit in --stream-seconds]",
 )
-@click.option("--peer", "peers", type=click.Choice(["openvino", "torch", "torch-compile"]), multiple=True,
-              help="Also measure the static network there; repeatable; torch needs TRAINING_CHECKPOINT.")  # fmt: skip
+@click.option("--peer", "peers", type=click.Choice(["openvino", "openvino-bf16", "nncf", "torch", "torch-compile"]),
+              multiple=True, help="Also measure the static network there; repeatable. nncf: without shift, quantised; it "
+              "and torch need TRAINING_CHECKPOINT.")  # fmt: skip
 @rare("--referee/--no-referee", default=False, show_default=True, help="Also let MLPerf LoadGen measure.")
 @rare("--referee-seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
               help="Least time that LoadGen measures Offline and Server.")  # fmt: skip

@@ -12,7 +12,7 @@ from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.packages import packages
 from ..grid.thresholds import Rule
-from .output import print_sections, require_own, steps
+from .output import print_sections, require_apart, require_own, steps
 
 
 @click.command(cls=Command)
@@ -35,7 +35,7 @@ from .output import print_sections, require_own, steps
 @rare("--temperature", is_flag=True, help="Fit one temperature per checkpoint; needs labels.")
 @rare("--split", type=float, default=0.5, show_default=True, help="Share of the videos that calibrate; 1: all.")
 @rare("--seed", type=int, default=0, show_default=True, help="Of the split.")
-@click.option("--plot", type=PATH, help="SVG of the curve to write; needs dynvid[bench].")
+@click.option("--plot", type=PATH, help="SVG of the curve to write; needs dynvid[pages].")
 @click.option("--precision", type=PRECISIONS,
               help="Precision of the scores.  [default: fp32]")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True, help="Backend; auto as in classify.")
@@ -54,12 +54,14 @@ def calibrate(
     if bundle is None and output is not None:
         raise UsageError("--data, -o and --cost ms need a BUNDLE: thresholds and times belong to one")
     require_own("-o", output, "a T.json", b'"thresholds"')
-    if output is not None and output == plot:
-        raise UsageError(f"-o and --plot are both {str(plot)!r}: give two places")
+    if output is not None and plot is not None:
+        require_apart("--plot", plot, "-o", output)
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise UsageError(f"--plot {str(plot)!r}: the curve is written as SVG. Give a name that ends in .svg.")
     require_own("--plot", plot, "an SVG", b"<svg")
     if plot is not None:
-        with packages("bench"):  # before the work, not after
-            from ..calibration.plot import write_curve
+        with packages("pages"):  # before the work, not after
+            from ..pages.calibration_curve import write_curve
     with steps():
         result = run_calibration(
             bundle, training_checkpoint, data=data, scores=scores, q=q, budget=budget, max_drop=max_drop, confidence=confidence, rule=rule,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..commands import PATH
 from .output import print_sections
+
+if TYPE_CHECKING:
+    from ..calibration.drift import Drift
 
 
 @click.command()
@@ -26,6 +30,11 @@ def drift(bundle: Path, thresholds: Path, results: Path, as_json: bool) -> None:
         click.echo(json.dumps(found.to_json()))
     else:
         print_sections(describe_drift(found))
+    warn_of(found)
+
+
+def warn_of(found: Drift) -> None:
+    """Warn on standard error if videos leave differently."""
     if found.drifted:
         click.echo(
             f"Warning: videos leave differently than at calibration: distance {found.exit_distance:.3f} of exits and "

@@ -26,11 +26,12 @@ from .output import print_proof, steps
 @rare("--shift-div", type=int, help="A shift moves 1/N of the channels, in a public layout.  [default: 8]")
 @rare("--stride-in-1x1/--stride-in-3x3", default=None, help="Where a public ResNet strides: 1x1 is Caffe-style.")
 @rare("--dilated", type=int, help="Last stages of a torchvision ResNet that dilate, not stride.  [default: 0]")
+@rare("--static", is_flag=True, help="Export a public layout as trained, TSM shifting both ways: one call, no exits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export(
     training_checkpoint: Path, root: Path, network: str | None, layout: str, route: str | None, shift: bool | None,
     frames: int | None, precision: str, range_data: Path | None, weights: str | None, labels: Path | None,
-    shift_div: int | None, stride_in_1x1: bool | None, dilated: int | None, as_json: bool,
+    shift_div: int | None, stride_in_1x1: bool | None, dilated: int | None, static: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Split a training checkpoint along its route, export every unique subgraph, and prove the result."""
     from ..api import export as run_export
@@ -51,5 +52,6 @@ def export(
             shift_div=shift_div,
             stride_in_1x1=stride_in_1x1,
             dilated=dilated,
+            static=static,
         )
     print_proof(bundle, bundle.manifest.proof, as_json)

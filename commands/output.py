@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..grid.errors import UsageError
+from ..grid.storage.files import require_writable
+from ..pages.legible import legible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,8 +57,8 @@ class _Shown(logging.Handler):
 def steps() -> Iterator[None]:
     """Show what is being done on standard error: N/M as a bar with rate and remaining time, anything else as a line.
 
-    On a terminal it disappears afterwards. Elsewhere a line is printed every ``_PLAIN_S`` seconds, so that a log
-    shows progress. Inside ``every_line``, this shows nothing more.
+    On a terminal it disappears afterwards, and what is printed by ``say`` meanwhile stands above it. Elsewhere a line is
+    printed every ``_PLAIN_S`` seconds, so that a log shows progress. Inside ``every_line``, this shows nothing more.
     """
     from rich.console import Console
 
@@ -65,6 +68,14 @@ def steps() -> Iterator[None]:
     console = Console(stderr=True)
     with _bars(console) if console.is_terminal else _lines(_PLAIN_S) as show, _shown(show):
         yield
+
+
+def say(line: str) -> None:
+    """Print a line of the result; on a terminal above the bars, if there are any."""
+    if sys.stdout.isatty():
+        print(line)  # above the bars, which click.echo would miss
+    else:
+        click.echo(line)
 
 
 @contextmanager
@@ -110,14 +121,18 @@ def _bars(console: Console) -> Iterator[Callable[[str], None]]:
             return Text(f"{task.speed:.3g}/s" if task.speed and task.total else "")
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
-    with Progress(*columns, Rate(""), TimeRemainingColumn(), console=console, transient=True) as progress:
+    # what is printed goes above the bars, but not to them where it goes into a file
+    above = sys.stdout.isatty()
+    with Progress(
+        *columns, Rate(""), TimeRemainingColumn(), console=console, transient=True, redirect_stdout=above
+    ) as progress:
         task, kind = progress.add_task("starting", total=None), ""
 
         def show(line: str) -> None:
             nonlocal task, kind
             counted = _COUNT.search(line)
             before, after = (line[: counted.start()], line[counted.end() :]) if counted else ("", "")
-            now = before or after  # the thing being counted
+            now = (before or after).split(",")[0]  # the thing being counted; what follows a comma may change
             if now != kind:
                 progress.remove_task(task)
                 task, kind = progress.add_task("", total=None), now
@@ -131,7 +146,7 @@ def _bars(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 def require_own(option: str, path: Path | None, what: str, mark: bytes) -> None:
-    """Refuse to replace a file that is something else, such as a list of videos.
+    """Refuse before the work what cannot be written, and to replace a file that is something else, such as a LIST.
 
     Args:
         option: that names the file.
@@ -141,12 +156,26 @@ def require_own(option: str, path: Path | None, what: str, mark: bytes) -> None:
 
     Raises:
         UsageError: If the file has other contents.
+        ResourceError: If it cannot be written.
     """
-    if path is not None and path.is_file():
+    if path is None:
+        return
+    require_writable(path, option, "give another")
+    if path.is_file():
         with path.open("rb") as file:
             start = file.read(1 << 20)
         if start and mark not in start:
             raise UsageError(f"{option} {str(path)!r} exists and is not {what}: give another, or remove it")
+
+
+def require_apart(option: str, path: Path, other: str, *others: Path) -> None:
+    """Refuse to write two things to one place, also where a link leads there.
+
+    Raises:
+        UsageError: If ``path`` is one of the ``others``.
+    """
+    if path.resolve() in {place.resolve() for place in others}:
+        raise UsageError(f"{other} and {option} are both written to {str(path)!r}: give two places")
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -216,11 +245,14 @@ def print_proof(bundle: Bundle, proof: dict[str, Any] | None, as_json: bool) -> 
         click.echo(f"{precision}: difference from PyTorch, in standard deviations of the logits")
         print_table(["checkpoint", "cell", "head", "difference", "at most"], rows)
     if proof is not None:
-        sees = proof["sees"]
-        click.echo(
-            f"sensitivity: losing any of {sees['states']} states changes logits by at least {sees['least_effect']}, "
-            f"reversing time by {sees['frames_reversed']} (required: {sees['required']:g})"
-        )
+        sees, skipped = proof["sees"], proof.get("does_not_apply", {})
+        lost = f"losing any of {sees['states']} states changes logits by at least {sees['least_effect']}, "
+        reversing = f"reversing time {'changes logits ' if skipped else ''}by {sees['frames_reversed']}"
+        required = "not required" if "frames reversed" in skipped else f"required: {sees['required']:g}"
+        click.echo(f"sensitivity: {'' if skipped else lost}{reversing} ({required})")
+        if skipped:
+            reasons = "; ".join(f"{what} ({why})" for what, why in skipped.items())
+            click.echo(f"static, so these proofs do not apply: {reasons}")
     for name, why in (proof or {}).get("fp32_only", {}).items():
         click.echo(f"{name} stays fp32: {why['because']} {why['value']}, limit {why['limit']:g}")
     if proof is not None and "fp16" in manifest.precisions and not manifest.gains_by_fp16:
@@ -235,7 +267,7 @@ def _name(manifest: Manifest) -> str:
     options = manifest.network["options"]
     shown = [f"{key} {options[key]}" for key in ("layers", "stride_in_1x1", "dilated") if options.get(key)]
     form = f" ({', '.join(shown)})" if shown else ""
-    return f"{manifest.network['network']}{form}, {manifest.classes} classes"
+    return f"{manifest.network['network']}{form}, {manifest.classes} classes{', static' if manifest.static else ''}"
 
 
 def print_int8(figures: dict[str, Any]) -> None:
@@ -261,15 +293,21 @@ def print_int8(figures: dict[str, Any]) -> None:
 
 
 def print_record(record: dict[str, Any], header: bool) -> bool:
-    """Print one record, after the header if it is due; return whether the header is still due."""
-    form = "{:<32} {:<16} {:>6} {:>10} {:>8} {:>8} {:>9} {:>9}  {}"
+    """Print one record, after the header if it is due; return whether the header is still due.
+
+    On a terminal a row takes one line, and names are shortened to fit it.
+    """
     if record["checkpoint"] is None:
-        click.echo(f"Error: {record['error']}", err=True)
+        print(f"Error: {record['error']}", file=sys.stderr)  # above the bars
         return header
+    names, label_width = 32, 16
+    if sys.stdout.isatty():
+        room = max(shutil.get_terminal_size().columns - 61, 24)
+        names, label_width = min(names, room - room // 3), min(label_width, room // 3)
+    form = f"{{:<{names}}} {{:<{label_width}}} {{:>5}} {{:>10}} {{:>8}} {{:>9}} {{:>8}} {{:>9}}"
     if header:
-        names = ("video", "label", "conf.", "checkpoint", "GMACs", "of static", "ms", "decode ms", "notes")
-        click.echo(form.format(*names))
-    notes = "; ".join(record["warnings"]) or ("numeric error: NaN or infinity" if record["status"] != "ok" else "")
+        titles = ("video", "label", "conf.", "checkpoint", "GMACs", "of static", "ms", "decode ms")
+        say(form.format(*titles))
     confidence = "-" if record["confidence"] is None else f"{record['confidence']:.3f}"
     figures = [
         f"{record['gmacs']:.3f}",
@@ -277,11 +315,22 @@ def print_record(record: dict[str, Any], header: bool) -> bool:
         f"{record['latency_ms']:.1f}",
         f"{record['decode_ms']:.1f}",
     ]
-    name = record["video"] if len(record["video"]) <= 32 else "…" + record["video"][-31:]
-    click.echo(form.format(name, record["label"] or "-", confidence, record["checkpoint"], *figures, notes))
+    name, label = _last(legible(record["video"]), names), _first(legible(record["label"] or "-"), label_width)
+    say(form.format(name, label, confidence, record["checkpoint"], *figures))
+    notes = "; ".join(record["warnings"]) or ("numeric error: NaN or infinity" if record["status"] != "ok" else "")
+    if notes:
+        say(f"  {legible(notes)}")
     for index, logits in enumerate(record.get("logits", []), 1):
-        click.echo(f"  checkpoint {index}: " + " ".join("none" if z is None else f"{z:.4f}" for z in logits))
+        say(f"  checkpoint {index}: " + " ".join("none" if z is None else f"{z:.4f}" for z in logits))
     return False
+
+
+def _last(text: str, width: int) -> str:
+    return text if len(text) <= width else "…" + text[1 - width :]
+
+
+def _first(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def print_sections(sections: Iterable[Section]) -> None:

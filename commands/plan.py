@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
-from .output import print_table
+from ..commands import PATH
+from ..grid.errors import UsageError
+from ..grid.packages import packages
+from .output import print_table, require_own
 
 
 @click.command()
@@ -15,14 +19,24 @@ from .output import print_table
 @click.option("--classes", type=int, help="Classes of a NETWORK (default 400), or expected in a TRAINING_CHECKPOINT.")
 @click.option("--frames", type=int, help="Sampled frames l of a NETWORK or a public layout (default 16).")
 @click.option("--head", type=click.Choice(["conv", "linear"]), help="Heads of a NETWORK (default conv).")
+@click.option("--svg", type=PATH, help="Figure of grid and route to write; needs dynvid[pages].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(
-    source: str, route: str | None, classes: int | None, frames: int | None, head: str | None, as_json: bool
-) -> None:
+    source: str, route: str | None, classes: int | None, frames: int | None, head: str | None, svg: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Print grid, segments, spans, parameters and cost; builds nothing."""
     from ..api import plan as make_plan
 
+    if svg is not None:
+        if svg.suffix.lower() != ".svg":
+            raise UsageError(f"--svg {str(svg)!r}: expected a name that ends in .svg")
+        require_own("--svg", svg, "an SVG", b"<svg")
+        with packages("pages"):  # before the work, not after
+            from ..pages.plan_figure import write_plan
     result = make_plan(source, route=route, classes=classes, frames=frames, head=head)
+    if svg is not None:
+        write_plan(svg, result)
     if as_json:
         click.echo(json.dumps(result))
         return

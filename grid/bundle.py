@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -13,10 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import HashError, InputRefusedError, ManifestError, ResourceError, UsageError
+from .errors import HashError, InputRefusedError, ManifestError, ResourceError, StaticBundleError, UsageError
 from .manifest import FILE_NAME, Manifest, Precision, Variant, graphs_of
 from .manifest_reader import read_manifest
 from .storage.files import read_file, remedy_for, sync_folder, write_file
+
+LOG = logging.getLogger("dynvid")
 
 MANIFEST = "manifest.json"
 
@@ -84,8 +87,20 @@ class Bundle:
                 f"precision {precision}: bundle {str(self.root)!r} holds {', '.join(self.manifest.precisions)}. {how}."
             )
 
+    def require_exits(self, what: str, advice: str = "give a bundle of a network with a route") -> None:
+        """Check that videos may leave early, which ``what`` is about.
+
+        Raises:
+            StaticBundleError: If the bundle is static.
+        """
+        if self.manifest.static:
+            raise StaticBundleError(
+                f"{what}: bundle {str(self.root)!r} is static: it answers once, from all frames, so it has no exits and "
+                f"no thresholds: {advice}"
+            )
+
     def verify(self) -> int:
-        """Read every file once; return their number.
+        """Read every file once; return their number. A warning names files that do not belong to the bundle.
 
         Raises:
             HashError: If a file is missing or differs.
@@ -93,6 +108,10 @@ class Bundle:
         files = [variant for s in self.manifest.subgraphs for variant in s.variants.values()]
         for variant in files:
             self.read(variant)
+        known = {self.root / MANIFEST, *(self.root / variant.file for variant in files)}
+        strange = sorted(path for path in self.root.rglob("*") if path.is_file() and path not in known)
+        if strange:
+            LOG.warning(f"{len(strange)} files in '{self.root}' are not of the bundle, such as '{strange[0].name}'")
         return len(files)
 
 

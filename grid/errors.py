@@ -29,6 +29,10 @@ class NetworkError(UsageError):
     """A network name or configuration is unknown, or a network breaks the protocol of ``models``."""
 
 
+class StaticBundleError(UsageError):
+    """Something that needs a route with exits is asked of a static bundle."""
+
+
 # 3: input refused
 
 
@@ -66,6 +70,10 @@ class VideoError(InputRefusedError):
     """A video cannot be read at all."""
 
 
+class DecodeTimeoutError(VideoError):
+    """A video took longer to open or to read than it may; on a slow disk, it may be intact."""
+
+
 class FramesError(InputRefusedError):
     """Frames given as an array have the wrong shape, dtype or values."""
 
@@ -96,6 +104,10 @@ class GuaranteeError(InputRefusedError):
 
 class CostTableError(InputRefusedError):
     """A table of segment times is malformed or does not fit the route."""
+
+
+class RequestError(InputRefusedError):
+    """A request to a service is malformed, or does not hold one video."""
 
 
 class ResultsError(InputRefusedError):
@@ -219,3 +231,23 @@ class QueueFullError(ResourceError):
 
 class DeadlineError(ResourceError):
     """A video passed no checkpoint by its deadline."""
+
+
+class RefusedError(ResourceError):
+    """A service does not take a request now; ``retry_after_s`` says when to try again."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(RefusedError):
+    """A service has more requests than it can answer in time."""
+
+
+class UnavailableError(RefusedError):
+    """A service has no model process just now, or is stopping."""
+
+
+class LateError(RefusedError):
+    """A service had no answer in the time that a request allowed."""

@@ -11,11 +11,11 @@ from .costs import Costs
 from .preprocessing import Preprocessing
 from .route import Route
 from .storage.sealed import seal
-from .tensors import StatePort, TensorSpec
+from .tensors import Dimension, StatePort, TensorSpec
 from .topology import Cell, Grid
 
 FORMAT = "dynvid.bundle"
-VERSION = (1, 2)
+VERSION = (1, 3)
 Stored = Literal["fp32", "fp16", "int8"]
 """Precision of the graphs in a bundle."""
 Precision = Literal[Stored, "bf16", "int8-bf16"]
@@ -66,6 +66,8 @@ class Manifest:
         proof: the figures of the export's proof (exporter.proof); since 1.1 also ``rounding``, the reference's own
             rounding.
         weights: the key of the weights in the training checkpoint, if it has several sets; since 1.2.
+        static: whether it is a fixed network (TSN, or TSM shifted both ways): one checkpoint, one call of all frames, no
+            states; since 1.3.
     """
 
     network: dict[str, Any]
@@ -86,15 +88,26 @@ class Manifest:
     versions: dict[str, str]
     proof: dict[str, Any]
     weights: str | None = None
+    static: bool = False
 
     @property
     def route(self) -> Route:
         """The checkpoint route."""
         return Route(self.grid, tuple(Cell(n, m) for n, m in self.route_cells))
 
+    @property
+    def frames(self) -> Dimension:
+        """The size of the frame axis of its subgraphs: any number, or all l frames if it is static."""
+        return self.grid.num_frames if self.static else "frames"
+
     def subgraph(self, name: str) -> Subgraph:
         """Return the subgraph called ``name``."""
         return next(s for s in self.subgraphs if s.name == name)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of its classes: their numbers where it has none."""
+        return tuple(map(str, range(self.classes))) if self.labels is None else self.labels
 
     def label(self, class_index: int) -> str:
         """Return the name of a class, or its number if the bundle has no names."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .manifest import Manifest, Stored, Subgraph, Variant
 from .manifest_parts import NetworkPart
 from .storage.strict_json import StrictJsonError
-from .tensors import DType, TensorSpec
+from .tensors import Dimension, DType, TensorSpec
 
 
 def require(condition: bool, reason: str) -> None:
@@ -41,7 +41,8 @@ def check_blocks(manifest: Manifest, network: NetworkPart, precision: Stored) ->
     crop, shift = manifest.preprocessing.crop, network.shift
     blocks = [manifest.subgraph(name) for name in manifest.cells[0] if name is not None]
     halves = [precision == "fp16" and f"block{s.block}" not in manifest.fp32_only for s in blocks]
-    wanted: tuple[TensorSpec, ...] = (TensorSpec("frames", _dtype(halves[0]), ("batch", "frames", 3, crop, crop)),)
+    front: tuple[Dimension, ...] = ("batch", manifest.frames)
+    wanted: tuple[TensorSpec, ...] = (TensorSpec("frames", _dtype(halves[0]), (*front, 3, crop, crop)),)
     points: list[str] = []
     for block, half, next_half in zip(blocks, halves, [*halves[1:], halves[-1]], strict=True):
         variant = block.variants[precision]
@@ -59,9 +60,11 @@ def check_blocks(manifest: Manifest, network: NetworkPart, precision: Stored) ->
         written = {state.output for state in block.states}
         require(bool(wanted) and not written & {s.name for s in wanted}, f"{block.name}: it hands on no features")
         for feature in wanted:
-            fits = feature.shape[:2] == ("batch", "frames") and len(feature.shape) == 5
+            fits = feature.shape[:2] == front and len(feature.shape) == 5
             fits = fits and feature.dtype == _dtype(half and next_half)
             require(fits, f"{block.name}: feature {feature.name} is {feature.dtype} {list(feature.shape)}")
+    if manifest.static:  # its shift has no states
+        return
     require(shift.enabled or not points, f"network: the shift is off, but there are states {', '.join(points[:3])}")
     require(not shift.enabled or shift.points is not None or bool(points), "network: the shift is on, but has no state")
     if shift.enabled and shift.points is not None:
@@ -81,9 +84,10 @@ def check_heads(manifest: Manifest, precision: Stored) -> None:
     classes, frames = manifest.classes, manifest.grid.num_frames
     for head in (s for s in manifest.subgraphs if s.kind == "head"):
         block, variant = manifest.subgraph(manifest.cells[0][head.block] or ""), head.variants[precision]
-        require(len(head.states) == 1, f"{head.name}: {len(head.states)} states, expected one, of the frames seen")
-        (state,) = _states(head, variant, (f"embeddings_in.{head.block}", f"embeddings_out.{head.block}"))
-        width = state.shape[-1]
+        wanted, words = (0, "none") if manifest.static else (1, "one, of the frames seen")
+        require(len(head.states) == wanted, f"{head.name}: {len(head.states)} states, expected {words}")
+        states = _states(head, variant, (f"embeddings_in.{head.block}", f"embeddings_out.{head.block}"))
+        width = states[0].shape[-1] if states else manifest.costs.answer_macs[head.block] // classes
         require(
             isinstance(width, int) and width * classes == manifest.costs.answer_macs[head.block],
             f"{head.name}: {width} channels for {classes} classes, but answer_macs "
@@ -94,10 +98,10 @@ def check_heads(manifest: Manifest, precision: Stored) -> None:
         answers = tuple(TensorSpec(name, "float32", ("batch", classes)) for name in ("logits", "probabilities"))
         read = (
             features[-1],
-            TensorSpec(state.name, "float32", ("batch", frames, width)),
+            *(TensorSpec(state.name, "float32", ("batch", frames, width)) for state in states),
             TensorSpec("frame_weights", "float32", ("batch", 1, frames)),
         )
-        written = (*answers, TensorSpec(head.states[0].output, "float32", ("batch", frames, width)))
+        written = (*answers, *(TensorSpec(s.output, "float32", ("batch", frames, width)) for s in head.states))
         for way, ports, expected in (("reads", variant.inputs, read), ("writes", variant.outputs, written)):
             require(ports == expected, f"{head.name}: it {way} {_named(ports)}, expected {_named(expected)}")
 

@@ -93,6 +93,12 @@ def _check_counts(manifest: Manifest, network: NetworkPart) -> None:
         shift.div >= 1 and shift.stride >= 1 and 0 <= shift.start_fold < shift.div,
         f"network: shift div {shift.div}, start_fold {shift.start_fold}, stride {shift.stride}",
     )
+    if manifest.static:
+        require(manifest.route == manifest.route.full, f"static: it has {len(manifest.route_cells)} checkpoints")
+        require(manifest.route.cells[0].input_set == grid.input_sets - 1, "static: it does not see all frames")
+        require(grid.permutation == "none", f"static: its permutation is {grid.permutation!r}, expected 'none'")
+        states = [state.input for s in manifest.subgraphs for state in s.states]
+        require(not states, f"static: it has states {', '.join(states[:3])}")
     for block in range(grid.blocks):
         counted = manifest.costs.answer_macs[block] > 0
         require(counted == (block in heads), f"costs: answer_macs of block {block}, network.heads {list(heads)}")

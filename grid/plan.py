@@ -11,7 +11,7 @@ from .route import Route
 def plan(network: str, classes: int, parameters: int, route: Route, costs: Costs) -> dict[str, Any]:
     """Return the plan of a route, as ``dynvid plan --json`` prints it. GMACs are multiply-adds / 1e9.
 
-    ``fraction`` is a checkpoint's share of ``full``, the last checkpoint alone. It may exceed 1, because a dynamic
+    ``set_order`` has the place in time of each input set, in the order of reading. ``fraction`` is a checkpoint's share of ``full``, the last checkpoint alone. It may exceed 1, because a dynamic
     route computes every head it passes. ``frame_gmacs`` is one frame through all blocks and the last head.
     """
     full = route.full
@@ -27,6 +27,7 @@ def plan(network: str, classes: int, parameters: int, route: Route, costs: Costs
             "input_sets": route.grid.input_sets,
             "blocks": route.grid.blocks,
             "frames_per_set": route.grid.frames_per_set,
+            "set_order": list(route.grid.set_order),
         },
         "frame_gmacs": frame_macs / 1e9,
         "checkpoints": [

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import UsageError
 
 
-def sample_frames(num_frames: int, num_samples: int) -> list[int]:
-    """Return the indices of ``num_samples`` evenly spread frames of a video, in temporal order.
+def sample_frames(num_frames: int, num_samples: int, draws: Sequence[float] | None = None) -> list[int]:
+    """Return the indices of ``num_samples`` frames of a video, one from each of as many equal parts, in temporal order.
 
-    Each is the centre of one of ``num_samples`` equal parts, ``((2i + 1) * num_frames) // (2 * num_samples)`` (paper,
-    section 4.2: "evenly sampled"; TSN's test-time sampling). A video shorter than ``num_samples`` repeats frames.
+    Without ``draws`` it is the centre of the part, ``((2i + 1) * num_frames) // (2 * num_samples)`` (paper, section
+    4.2: "evenly sampled"; TSN's test-time sampling). Training draws uniformly within the part (TSN, Wang et al. 2016),
+    the last frames of the video included. A video shorter than ``num_samples`` repeats frames.
+
+    Args:
+        num_frames: of the video.
+        num_samples: number of parts.
+        draws: where in its part each frame lies, in [0, 1); 0.5 is the centre.
 
     Raises:
-        UsageError: If either number is below 1.
+        UsageError: If either number is below 1, or there is not one draw a part.
     """
     if num_frames < 1 or num_samples < 1:
         raise UsageError(f"cannot sample {num_samples} frames from a video of {num_frames}: both must be at least 1")
-    return [((2 * i + 1) * num_frames) // (2 * num_samples) for i in range(num_samples)]
+    if draws is None:
+        return [((2 * i + 1) * num_frames) // (2 * num_samples) for i in range(num_samples)]
+    if len(draws) != num_samples or not all(0 <= draw < 1 for draw in draws):
+        raise UsageError(f"draws {list(draws)}: expected {num_samples} numbers in [0, 1)")
+    return [min(int((i + draw) * num_frames / num_samples), num_frames - 1) for i, draw in enumerate(draws)]
 
 
 @dataclass(frozen=True, slots=True)

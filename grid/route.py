@@ -167,6 +167,22 @@ def parse_route(text: str, grid: Grid, head_blocks: Sequence[int]) -> Route:
     return require_heads(Route(grid, tuple(cells)), head_blocks)
 
 
+def static_route(text: str | None, grid: Grid, head_blocks: Sequence[int]) -> Route:
+    """Return the route of a static network, ``full``, if ``text`` names it or is None.
+
+    Raises:
+        RouteError: If it names another one.
+    """
+    full = preset("full", grid, head_blocks)
+    name = "full" if text is None else text.strip()
+    if name != "full" and (name in PRESETS or parse_route(name, grid, head_blocks) != full):
+        raise RouteError(
+            f"route {name!r}: this network is static and answers once, at {full.cells[0]}: expected 'full'. Leave "
+            "--route out."
+        )
+    return full
+
+
 def require_heads(route: Route, head_blocks: Iterable[int]) -> Route:
     """Return ``route`` if every checkpoint lies on a block that has a head.
 

@@ -13,7 +13,7 @@ from .manifest import Manifest, Precision, Subgraph
 from .route import Route, Span
 from .tensors import Dimension, TensorSpec
 
-FUSION = 6
+FUSION = 7
 """Version of the fused graphs and their rewrites; engines of other versions are rebuilt."""
 
 
@@ -124,12 +124,13 @@ def _fuse(
             feature = head.variant(precision).inputs[0]
             outputs.append(TensorSpec("features", feature.dtype, _with_frames(feature, new)))
         return FusedSegment(name, index, start, stop, spans, None, tuple(inputs), tuple(outputs))
-    embeddings = next(s for s in head.variant(precision).inputs if s.name == head.states[0].input)
     checkpoints = [k for k, cell in enumerate(route.cells, 1) if cell.block == head.block]
-    if index > checkpoints[0]:
-        inputs.append(_carried("in", embeddings_name(head.block), embeddings))
-    if index < checkpoints[-1]:
-        outputs.append(_carried("out", embeddings_name(head.block), embeddings))
+    for state in head.states:
+        embeddings = next(s for s in head.variant(precision).inputs if s.name == state.input)
+        if index > checkpoints[0]:
+            inputs.append(_carried("in", embeddings_name(head.block), embeddings))
+        if index < checkpoints[-1]:
+            outputs.append(_carried("out", embeddings_name(head.block), embeddings))
     return FusedSegment(name, index, start, stop, spans, head.name, tuple(inputs), tuple(outputs))
 
 

@@ -38,11 +38,13 @@ class ChildFailure(Exception):
 
     Attributes:
         code: the exit code; if negative, the signal that ended the process.
+        late: whether it did not answer in time.
     """
 
-    def __init__(self, what: str, code: int) -> None:
+    def __init__(self, what: str, code: int, *, late: bool = False) -> None:
         super().__init__(what)
         self.code = code
+        self.late = late
 
 
 class ChildProcess:
@@ -136,7 +138,7 @@ class ChildProcess:
             left_ms = (self._deadline - time.monotonic()) * 1e3
             ready = [file for file, _ in self._poll.poll(left_ms)] if left_ms > 0 else []
             if not ready:
-                raise self.refused(f"did not answer within {self._timeout_s:g} s")
+                raise self.refused(f"did not answer within {self._timeout_s:g} s", late=True)
             if self._errors.fileno() in ready and not self._listen():
                 self._poll.unregister(self._errors)
             if self._replies.fileno() in ready:
@@ -145,10 +147,10 @@ class ChildProcess:
                     raise self._death()
                 view = view[got:]
 
-    def refused(self, what: str) -> ChildFailure:
+    def refused(self, what: str, *, late: bool = False) -> ChildFailure:
         """Kill the process for what it did, and return that as a failure."""
         self.stop(at_once=True)
-        return ChildFailure(f"{what} and was killed", self.process.returncode)
+        return ChildFailure(f"{what} and was killed", self.process.returncode, late=late)
 
     def stop(self, *, at_once: bool = False) -> None:
         """End the process: ``at_once``, or after a few seconds to exit by itself. May be called again."""

@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,12 +20,13 @@ from ..grid.bundle import Bundle
 from ..grid.errors import DynvidError, InputRefusedError, QueueFullError, UsageError
 from ..grid.manifest import Precision
 from ..grid.thresholds import Thresholds
-from .list_run import run_list
+from .argument_checks import require_count, require_share
 from .prediction import Answer
-from .records import file_of, record, unanswered
-from .run import Run
+from .results.list_run import run_list
+from .results.records import file_of, record, unanswered
+from .results.run import Run
+from .results.summary import Summary
 from .stream.pool import StreamPool
-from .summary import Summary
 from .video.frames import FrameArray, FrameSource
 from .video.listing import ListedVideo
 
@@ -81,6 +82,17 @@ class Model:
         self._streams, self._process, self._max_pending = streams, os.getpid(), max_pending
         self._pending, self._lock = 0, threading.Lock()
         self._finalizer = weakref.finalize(self, streams.close)
+
+    @property
+    def most_in_flight(self) -> int:
+        """How many videos to keep submitted so that it never runs short."""
+        return self._open().most
+
+    @property
+    def fills(self) -> list[list[int]]:
+        """Number of calls by segment and by how many videos they took, so far, of all streams: ``fills[k - 1][n]``."""
+        each = [stream.stats.fills for stream in self._open().streams]
+        return [[sum(counts) for counts in zip(*rows, strict=True)] for rows in zip(*each, strict=True)]
 
     def classify(self, video: Video, *, trace: bool = False) -> Answer:
         """Return the answer for one video.
@@ -149,7 +161,36 @@ class Model:
         Raises:
             UsageError, BackendError, ResourceError: As ``classify``.
         """
+        if isinstance(videos, (str, os.PathLike, np.ndarray)):
+            raise UsageError("classify_many takes several videos: give a list of them, or use classify for one")
         return self._in_order(videos, trace) if ordered else self._as_they_finish(videos, trace)
+
+    def records(self, rows: Iterable[ListedVideo], *, trace: bool = False) -> Generator[dict[str, Any], None, None]:
+        """Yield the record of each row of a LIST as it finishes: what ``classify_list`` writes, as JSON types.
+
+        Args:
+            rows: taken as they are needed; it may be endless.
+            trace: as for ``classify``; records then have ``logits``.
+
+        Raises:
+            UsageError, BackendError, ResourceError: As ``classify``.
+        """
+        files: dict[int, dict[str, int] | None] = {}  # as they are before they are read, by the id of the row
+
+        def taken() -> Generator[ListedVideo]:
+            for row in rows:
+                files[id(row)] = file_of(str(row))
+                yield row
+
+        with closing(self._open().classify(taken(), None, trace)) as answers:
+            for row, answer in answers:
+                file = files.pop(id(row), None) or file_of(str(row))  # popped: it is given twice
+                if isinstance(answer, InputRefusedError):
+                    yield unanswered(row, str(answer), file)
+                elif isinstance(answer, DynvidError):
+                    raise answer
+                else:
+                    yield record(row, answer, trace, file)
 
     def classify_list(
         self,
@@ -162,14 +203,14 @@ class Model:
         trace: bool = False,
         on_record: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> Summary:
-        """Classify the videos of a LIST and write one JSON line per video, as ``dynvid classify`` does.
+        """Classify the videos of a LIST and write one record per video, as ``dynvid classify`` does.
 
         After an interruption, the same call resumes where the last one stopped, and warns so in the log ``dynvid``, which
         also counts the videos (DEBUG). Lines are written as videos finish.
 
         Args:
-            videos: a LIST (a CSV file with a column ``video`` of paths relative to it), its rows, or paths.
-            output: the JSON Lines file; None: nothing is written.
+            videos: a LIST (docs/reference/list.md), its rows (``open_list`` names columns), or paths.
+            output: a file, JSON Lines or, by its suffix, parquet; None: nothing is written.
             shard: (i, n): the i-th of n shards, 1-based, of the videos sorted by path.
             max_failures: the share of all videos that may fail; 20 always may. The run stops if more fail; 1: never.
             retry_failed: try videos again that failed in an earlier run.
@@ -186,8 +227,26 @@ class Model:
             UsageError, BackendError, ResourceError: As ``classify``, and if the disk is full.
         """
         self._open()
-        manifest, chosen = self.bundle.manifest, self.thresholds
-        run = Run(
+        require_share("max_failures", max_failures)
+        part, parts = (require_count("shard", number) for number in shard)
+        if part > parts:
+            raise UsageError(f"shard {part} of {parts}: expected (i, n) with i from 1 to n")
+        manifest = self.bundle.manifest
+        return run_list(
+            lambda rows: self.records(rows, trace=trace),
+            videos,
+            manifest.class_names,
+            None if output is None else Path(output),
+            self.run(trace=trace, shard=shard),
+            max_failures,
+            retry_failed,
+            on_record,
+        )
+
+    def run(self, *, trace: bool = False, shard: tuple[int, int] = (1, 1)) -> Run:
+        """Return what decides the answers of this model, over no videos yet."""
+        chosen = self.thresholds
+        return Run(
             self.bundle.sha256,
             chosen.thresholds if chosen else None,
             chosen.temperatures if chosen else None,
@@ -198,16 +257,6 @@ class Model:
             "",
             shard,
             self.is_fused,
-        )
-        return run_list(
-            lambda paths, labels: self._records(paths, trace, labels),
-            videos,
-            manifest.labels or tuple(map(str, range(manifest.classes))),
-            None if output is None else Path(output),
-            run,
-            max_failures,
-            retry_failed,
-            on_record,
         )
 
     def close(self) -> None:
@@ -236,36 +285,18 @@ class Model:
             raise UsageError("this model is closed: load it again")
         return self._streams
 
-    def _source(self, video: Video) -> Path | FrameSource:
+    def _source(self, video: Video) -> os.PathLike[str] | FrameSource:
         manifest = self.bundle.manifest
         if isinstance(video, np.ndarray):
             return FrameArray(video, manifest.preprocessing, manifest.grid.num_frames)
-        return Path(video)
-
-    def _records(
-        self, paths: Iterable[Path], trace: bool, labels: Mapping[Path, str | None]
-    ) -> Generator[dict[str, Any], None, None]:
-        files: dict[Path, dict[str, int] | None] = {}  # as they are before they are read
-
-        def taken() -> Generator[Path]:
-            for path in paths:
-                files[path] = file_of(path)
-                yield path
-
-        with closing(self._open().classify(taken(), None, trace)) as answers:
-            for path, answer in answers:
-                label, file = labels.get(path), files.pop(path, None) or file_of(path)  # popped: it is given twice
-                if isinstance(answer, InputRefusedError):
-                    yield unanswered(path, str(answer), label, file)
-                elif isinstance(answer, DynvidError):
-                    raise answer
-                else:
-                    yield record(path, answer, trace, label, file)
+        if not isinstance(video, (str, os.PathLike)):
+            raise UsageError(f"a video of type {type(video).__name__}: expected a path, or an array of frames")
+        return ListedVideo.of(os.fspath(video))
 
     def _as_they_finish(self, videos: Iterable[Item], trace: bool) -> Generator[tuple[Item, Answer | Unanswered]]:
         given: dict[int, Item] = {}  # by the id of its source
 
-        def sources() -> Generator[Path | FrameSource]:
+        def sources() -> Generator[os.PathLike[str] | FrameSource]:
             for video in videos:
                 try:
                     source = self._source(video)

@@ -12,6 +12,7 @@ from ..grid.engines.request import build_command, engines_folder
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.thresholds import Thresholds, read_thresholds
+from .argument_checks import require_count, require_path, require_seconds
 from .backends.registry import ON_CPU, open_backend
 from .execution.capacity import Limits, cost_by_macs, open_executor
 from .execution.engine_lookup import fitting_backend
@@ -65,19 +66,26 @@ def open_model(
     Raises:
         ManifestError, HashError: If the bundle is damaged.
         ThresholdsError, StaleThresholdsError: If the thresholds do not fit the bundle.
-        UsageError: If an argument does not apply or is too low.
+        UsageError: If an argument does not apply, is of another type or too low; thresholds do not apply to a static bundle.
         IntegrityError: If engines are missing, stale or damaged; the message has the command that builds them. Unusable
             engines are never silently skipped.
         EnvironmentFaultError: If the backend cannot run here.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
+    counts = {"threads": threads, "batch": batch, "streams": streams, "decoders": decoders, "max_pending": max_pending}
+    for what, count in counts.items():
+        if count is not None or what not in ("threads", "batch"):
+            require_count(what, count)
+    if require_seconds("decode_timeout_s", decode_timeout_s) <= 0:
+        raise UsageError(f"decode_timeout_s {decode_timeout_s:g}: expected more than 0")
+    if not isinstance(backend, str):
+        raise UsageError(f"backend {backend!r}: expected a name, such as 'auto'")
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(require_path("bundle", bundle)))
     opened.require(precision)
+    if thresholds is not None:
+        opened.require_exits("thresholds", "leave --thresholds out")
     if thresholds is not None and not isinstance(thresholds, Thresholds):
-        thresholds = read_thresholds(Path(thresholds), opened.sha256, len(opened.manifest.route_cells), precision)
-    if min(streams, decoders, max_pending, 1 if batch is None else batch) < 1:
-        raise UsageError(
-            f"batch {batch}, {streams} streams, {decoders} decoders, max_pending {max_pending}: "
-            "expected at least 1 of each"
+        thresholds = read_thresholds(
+            Path(require_path("thresholds", thresholds)), opened.sha256, len(opened.manifest.route_cells), precision
         )
     folder: Path | Literal["none"] | None = None
     if engines is not None:

@@ -94,8 +94,8 @@ def sample_report(**changes):
         ),
         points=points,
         peers=(
-            Peer("onnxruntime 1.22.0, fp32", latency(20.1)),
-            Peer("openvino 2025.2, fp32", latency(19.2)),
+            Peer("torch 2.10.0, eager, fp32", "fp32", latency(20.1), Estimate(0.542, 0.531, 0.553)),
+            Peer("openvino 2025.2, fp32", "fp32", latency(19.2), Estimate(0.568, 0.561, 0.574)),
         ),
         table=table,
         streams=(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynvid.calibration.scores import Scores, check_scores
+from dynvid.calibration.scores.scores import Scores, check_scores
 from dynvid.grid.route import Route
 from dynvid.grid.topology import Cell, Grid
 

@@ -46,7 +46,8 @@ def thresholds(tiny_bundle, tmp_path):
 def test_plan_prints_the_papers_figures():
     plan = json.loads(ok("plan", "msdnet38", "--classes", 1000, "--route", "joint", "--json"))
     assert plan["parameters"] == 62_314_472
-    assert plan["grid"] == {"input_sets": 8, "blocks": 5, "frames_per_set": 2}
+    order = [0, 3, 5, 6, 1, 2, 4, 7]
+    assert plan["grid"] == {"input_sets": 8, "blocks": 5, "frames_per_set": 2, "set_order": order}
     assert [round(c["paper_gmacs"], 2) for c in plan["checkpoints"]] == [2.46, 8.62, 18.27, 23.74, 26.03, 52.06]
     assert round(plan["full"]["paper_gmacs"], 2) == 52.06
     assert plan["segments"][3]["spans"] == [{"block": 3, "start": 0, "stop": 4}]
@@ -297,9 +298,9 @@ def test_some_bad_videos_are_a_partial_result(tiny_bundle, clip, tmp_path):
 
 def test_classify_refuses_wrong_use(tiny_bundle, clip, thresholds, tmp_path):
     root = tiny_bundle.root
-    assert "needs either VIDEO arguments or --data LIST" in refused(2, "classify", root)
+    assert "give VIDEO or --data LIST" in refused(2, "classify", root)
     assert "backend 'tpu': expected one of" in refused(2, "classify", root, clip, "--backend", "tpu")
-    assert "0 threads" in refused(2, "classify", root, clip, "--threads", 0)
+    assert "threads 0: expected a whole number of at least 1" in refused(2, "classify", root, clip, "--threads", 0)
     assert "expected a number in [0, 1]" in refused(
         3, "classify", root, clip, "--thresholds", thresholds(2, 0, 0, None)
     )

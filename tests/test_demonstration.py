@@ -169,3 +169,13 @@ def test_a_flip_is_counted_with_the_distance_of_its_confidence(monkeypatch):
     assert found["flip_distances"] == pytest.approx([0.005, 0.01])
     assert (found["accuracy_reference"], found["accuracy"]) == (0.5, 0.5)
     assert found["largest_deviation"] == pytest.approx(np.log(0.91 / 0.09) - np.log(0.9 / 0.1))
+
+
+def test_the_clips_that_the_page_explains_differ(monkeypatch):
+    monkeypatch.syspath_prepend(str(DEMONSTRATION))
+    from demo import six
+
+    exits = [1, 1, 2, 3, 6, 6, 1, 1]
+    along = [{"video": str(i), "checkpoint": k, "label": "a"} for i, k in enumerate(exits)]
+    labels = {str(i): "b" if i == 4 else "a" for i in range(len(exits))}  # the first of the last exit is wrong, too
+    assert [one["video"] for one in six(along, labels)] == ["0", "2", "3", "4", "1", "5"]

@@ -95,6 +95,17 @@ def test_what_cannot_be_read_is_an_error_of_its_own(model, tmp_path, videos):
             assert answer.error is None or (answer.label, answer.checkpoint, answer.status) == (None, None, "damaged")
 
 
+def test_what_is_no_video_is_told_by_its_type(model, videos):
+    for wrong in (None, 3, [videos[0]]):
+        with pytest.raises(UsageError, match=f"a video of type {type(wrong).__name__}: expected a path"):
+            model.classify(wrong)
+    for one in (str(videos[0]), videos[0], np.zeros((9, 40, 40, 3), np.uint8)):
+        with pytest.raises(UsageError, match="classify_many takes several videos"):
+            model.classify_many(one)
+    with pytest.raises(UsageError, match="a video of type NoneType"):
+        list(model.classify_many([videos[0], None]))
+
+
 def test_many_videos_as_they_finish_or_in_order(model, videos):
     alone = [plain(model.classify(video)) for video in videos]
     found = dict(model.classify_many(videos))
@@ -195,7 +206,7 @@ def test_a_forgotten_model_leaves_no_thread_and_no_child(tiny_bundle, tmp_path):
 
 def test_wrong_arguments_are_refused(tiny_bundle, tmp_path):
     for wrong, match in (
-        ({"streams": 0}, "expected at least 1"),
+        ({"streams": 0}, "streams 0: expected a whole number of at least 1"),
         ({"backend": "cuda"}, "backend 'cuda': expected one of"),
         ({"backend": "null"}, "computes nothing"),
         ({"precision": "int8"}, "int8"),

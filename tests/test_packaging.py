@@ -112,5 +112,5 @@ def test_what_examples_and_scripts_within_tests_import_is_there():
 
 
 def test_a_name_that_moved_away_is_found():
-    script = 'run("from dynvid.calibration import range_pass, thresholds\\nfrom dynvid.gone import x")'
+    script = 'run("from dynvid.calibration import range_pass, drift\\nfrom dynvid.gone import x")'
     assert missing(modules_of([script])) == [("dynvid.calibration", "range_pass"), ("dynvid.gone", "x")]

@@ -69,23 +69,41 @@ def test_commands_that_need_torch_say_what_to_install(box, command):
     assert "pip install 'dynvid[export,cpu]'" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["bench", "calibrate"])
+def test_data_sets_are_read_and_scanned_on_the_box(box, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        np.save(tmp_path / "set" / name / "clip.npy", np.zeros((20, 48, 40, 3), np.uint8))
+    command = [box, "-m", "dynvid.cli", "data", tmp_path / "set", "--scan", "--json", "-o", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["splits"]["train"]["usable"] == 2
+
+
+@pytest.mark.parametrize("command", ["bench", "calibrate", "plan", "explain", "classify"])
 def test_what_draws_says_before_any_work_what_to_install(box, tiny_bundle, tmp_path, command):
-    rest = {"bench": ["-o", tmp_path / "report"], "calibrate": ["--data", "none.csv", "--plot", tmp_path / "c.svg"]}
+    rest = {
+        "bench": ["-o", tmp_path / "report"],
+        "calibrate": ["--data", "none.csv", "--plot", tmp_path / "c.svg"],
+        "plan": ["--svg", tmp_path / "p.svg"],
+        "explain": ["none.mp4", "-o", tmp_path / "page.html"],
+        "classify": ["none.mp4", "--report", tmp_path / "page.html"],
+    }
     done = subprocess.run(
         [box, "-m", "dynvid.cli", command, tiny_bundle.root, *rest[command]], capture_output=True, text=True
     )
     assert done.returncode == 5
     assert re.match(r"Error: this command needs the package '(jinja2|matplotlib)'", done.stderr)
-    assert "pip install 'dynvid[bench]'" in done.stderr and list(tmp_path.iterdir()) == []
+    extra = "bench" if command == "bench" else "pages"
+    assert f"pip install 'dynvid[{extra}]'" in done.stderr and list(tmp_path.iterdir()) == []
 
 
 def test_the_pages_template_and_style_are_shipped(box):
     code = (
-        "from importlib.resources import files; print(*(p.name for p in files('dynvid.benchmarks.report').iterdir()))"
+        "from importlib.resources import files; print(*(p.name for f in ('benchmarks.report', 'pages.templates') "
+        "for p in files(f'dynvid.{f}').iterdir()))"
     )
     said = subprocess.run([box, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {"page.css", "page.html.jinja"} <= set(said)
+    assert {"page.html.jinja", "page.css", "figure.css", "base.html.jinja", "figures.jinja", "sort.js"} <= set(said)
 
 
 def test_verify_checks_hashes_on_the_box_and_says_what_it_checks(box, tiny_bundle):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import dynvid
-from dynvid.calibration.interval import of_mean
+from dynvid.calibration.choosing.interval import of_mean
 from dynvid.runtime.video.listing import read_list
 
 

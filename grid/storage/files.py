@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -81,6 +82,30 @@ def whole_file(path: Path, what: str, remedy: str) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):  # the failure is already being reported
             temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path, what: str, remedy: str) -> None:
+    """Make sure before the work that ``whole_file`` can write there; nothing is left behind.
+
+    Args:
+        path: of the file to be; its folder need not exist yet.
+        what: what the file is, for the error.
+        remedy: what to do if it cannot be written.
+
+    Raises:
+        ResourceError: If it cannot be written.
+    """
+    try:
+        with suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.stat().st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ResourceError(
+            f"{what} {str(path)!r} cannot be written ({error.strerror}): {remedy_for(error, remedy)}"
+        ) from None
 
 
 def remedy_for(error: OSError, otherwise: str) -> str:

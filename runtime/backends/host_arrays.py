@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...grid.errors import BackendError
 from ...grid.tensors import DType
 from .base import Call, in_turn
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Arrays by port."""
 
 
 class HostArrays:
@@ -58,6 +62,27 @@ class HostArrays:
 
     def close(self) -> None:
         """Do nothing: arrays and sessions are freed once nothing references them."""
+
+
+def one_by_one(
+    name: str, shapes: Mapping[str, tuple[int, ...]], inputs: Arrays, outputs: Arrays
+) -> Iterator[tuple[Arrays, Arrays]]:
+    """Yield the inputs and outputs of one video at a time, [1, ...], for a graph with ports of these shapes.
+
+    Raises:
+        BackendError: If a tensor does not have the graph's shape for one video, or the numbers of videos differ.
+    """
+    count = next(iter(outputs.values())).shape[0]
+    for port, array in (*inputs.items(), *outputs.items()):
+        own = (1, *array.shape[1:])
+        if array.shape[0] != count or shapes[port] not in (own, own[1:]):
+            raise BackendError(
+                f"{name}: tensor of port {port} has shape {list(array.shape)}, expected {count} times "
+                f"{list(shapes[port])}. Run 'dynvid build-engines' again."
+            )
+    for row in range(count):
+        of_row = [{port: array[row : row + 1] for port, array in p.items()} for p in (inputs, outputs)]
+        yield of_row[0], of_row[1]
 
 
 def pass_nan_on(inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -16,7 +16,7 @@ from ...grid.engines.key import this_processor
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.tensors import Ports
 from .base import Call, EngineHost, in_turn, require_declared, require_ports
-from .host_arrays import HostArrays, pass_nan_on
+from .host_arrays import HostArrays, one_by_one, pass_nan_on
 from .optimised_graph import unpack
 
 _lock = threading.Lock()  # guards the arena and the weights
@@ -140,7 +140,7 @@ class OrtProgram:
         """Return a call on these arrays, which must not move; the call keeps them alive."""
         require_ports(self._name, self._ports, inputs, outputs)
         if self._is_for_one:
-            return in_turn([self._bound(*row) for row in self._rows(inputs, outputs)])
+            return in_turn([self._bound(*row) for row in one_by_one(self._name, self._shapes, inputs, outputs)])
         return self._bound(inputs, outputs)
 
     def _bound(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
@@ -166,26 +166,6 @@ class OrtProgram:
                 pass_nan_on(read, written)
 
         return call
-
-    def _rows(
-        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
-    ) -> Iterator[tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
-        """Yield the inputs and outputs of one video at a time, [1, ...].
-
-        Raises:
-            BackendError: If a tensor does not have the graph's shape for one video, or the numbers of videos differ.
-        """
-        count = next(iter(outputs.values())).shape[0]
-        for port, array in (*inputs.items(), *outputs.items()):
-            own = (1, *array.shape[1:])
-            if array.shape[0] != count or self._shapes[port] not in (own, own[1:]):
-                raise BackendError(
-                    f"{self._name}: tensor of port {port} has shape {list(array.shape)}, expected {count} times "
-                    f"{list(self._shapes[port])}. Run 'dynvid build-engines' again."
-                )
-        for row in range(count):
-            of_row = [{port: array[row : row + 1] for port, array in p.items()} for p in (inputs, outputs)]
-            yield of_row[0], of_row[1]
 
 
 def _aligned(array: NDArray[Any]) -> NDArray[Any]:

@@ -13,8 +13,8 @@ from ...grid.engines.key import this_processor
 from ...grid.errors import BackendError, MissingPackageError
 from ...grid.manifest import IN_BF16, Precision, graphs_of
 from ...grid.tensors import Ports
-from .base import Call, EngineHost, require_declared, require_ports
-from .host_arrays import HostArrays, pass_nan_on
+from .base import Call, EngineHost, in_turn, require_declared, require_ports
+from .host_arrays import Arrays, HostArrays, one_by_one, pass_nan_on
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Shapes of the inputs, by port."""
@@ -23,8 +23,8 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 class OpenVinoBackend(HostArrays):
     """OpenVINO's CPU plugin. Everything but INT8 is computed in fp32, or in bf16 if ``precision`` says so.
 
-    Shapes are static, because OpenVINO is slower with dynamic ones. So the first ``prepare`` with new shapes compiles
-    the program again, each time with its own packed weights.
+    Shapes are static, because OpenVINO is slower with dynamic ones. Engines are for one video, so they are compiled
+    once. A bundle's own graphs are compiled again for new shapes, each time with their own packed weights.
     """
 
     name = "openvino"
@@ -99,7 +99,11 @@ class OpenVinoBackend(HostArrays):
 
 
 class OpenVinoProgram:
-    """One subgraph, compiled once for each set of shapes."""
+    """One subgraph, compiled once for each set of shapes.
+
+    A graph with only fixed shapes is for one video, so several videos run one after another. Such a graph may omit
+    the batch axis of its ports [1, frames, ...]: [frames, ...].
+    """
 
     def __init__(self, backend: OpenVinoBackend, model: Any, ports: Ports, name: str) -> None:
         self._backend = backend
@@ -107,8 +111,14 @@ class OpenVinoProgram:
         self._ports = ports
         self._name = name
         self._compiled: dict[Shapes, Compiled] = {}
+        self._is_for_one = not model.is_dynamic()
+        self._shapes: dict[str, tuple[int, ...]] = (
+            {port.get_any_name(): tuple(port.shape) for port in (*model.inputs, *model.outputs)}
+            if self._is_for_one
+            else {}
+        )
 
-    def prepare(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
+    def prepare(self, inputs: Arrays, outputs: Arrays) -> Call:
         """Return a call on these arrays, which must not move; the call keeps them alive.
 
         Raises:
@@ -118,10 +128,20 @@ class OpenVinoProgram:
         for port, array in (*inputs.items(), *outputs.items()):
             if not array.flags.c_contiguous:
                 raise BackendError(f"{self._name}: tensor of port {port} is not contiguous")
-        shapes = tuple((port, inputs[port].shape) for port in sorted(inputs))
+        if self._is_for_one:
+            rows = list(one_by_one(self._name, self._shapes, inputs, outputs))
+            compiled = self._for({port: self._shapes[port] for port in inputs})
+            return in_turn([compiled.on(*row, self._shapes) for row in rows])
+        arrays = {**inputs, **outputs}
+        compiled = self._for({port: array.shape for port, array in inputs.items()})
+        return compiled.on(inputs, outputs, {port: array.shape for port, array in arrays.items()})
+
+    def _for(self, inputs: Mapping[str, tuple[int, ...]]) -> Compiled:
+        """Return the program compiled for inputs of these shapes."""
+        shapes = tuple(sorted(inputs.items()))
         if shapes not in self._compiled:
             self._compiled[shapes] = self._compile(shapes)
-        return self._compiled[shapes].on(inputs, outputs)
+        return self._compiled[shapes]
 
     def _compile(self, shapes: Shapes) -> Compiled:
         backend, model = self._backend, self._model.clone()
@@ -143,10 +163,12 @@ class Compiled:
         self._tensor, self._request, self._what = tensor, request, what
         self._bound: object = None
 
-    def on(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Call:
-        """Return a call on these arrays, by port."""
+    def on(self, inputs: Arrays, outputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Call:
+        """Return a call on these arrays, read and written in these shapes, by port."""
         arrays = {**inputs, **outputs}
-        tensors = {port: self._tensor(array, shared_memory=True) for port, array in arrays.items()}
+        tensors = {
+            port: self._tensor(array.reshape(shapes[port]), shared_memory=True) for port, array in arrays.items()
+        }
         read, written = tuple(inputs.values()), tuple(outputs.values())
 
         def call() -> None:

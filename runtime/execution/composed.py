@@ -215,27 +215,28 @@ class _LoadedCells:
         """Return the call of the head that answers at a segment's checkpoint, on the features that are new to it."""
         assert segment.head is not None
         head, grid = self.bundle.manifest.subgraph(segment.head), self.bundle.manifest.grid
-        variant, (state,) = head.variant(self.precision), head.states
-        feature, weights = variant.inputs[0], next(s for s in variant.inputs if s.name == "frame_weights")
-        spec = next(s for s in variant.inputs if s.name == state.input)
-        name, shape = embeddings_name(head.block), spec.concrete(1, 1)
+        variant, specs = head.variant(self.precision), {s.name: s for s in head.variant(self.precision).inputs}
+        feature, weights = variant.inputs[0], specs["frame_weights"]
         seen = self.route.embedded(segment.index, head.block) * grid.frames_per_set
         if seen not in self._weights:
             self._weights[seen] = self.backend.zeros(weights.concrete(1, 1), weights.dtype)
             self.backend.write(self._weights[seen], frame_weights(seen, grid.num_frames))
-        read, written = inputs.get(f"in.{name}"), outputs.get(f"out.{name}")
-        inside = {s.name: s for s in variant.outputs if s.name not in ("logits", "probabilities", state.output)}
+        came: dict[str, Value] = {}  # the embeddings of the frames seen before; a static network has none
+        handed: dict[str, Value] = {}
+        for state in head.states:
+            spec, name = specs[state.input], embeddings_name(head.block)
+            shape = spec.concrete(1, 1)
+            read, written = inputs.get(f"in.{name}"), outputs.get(f"out.{name}")
+            came[state.input] = self._nothing(name, shape, spec.dtype) if read is None else read
+            handed[state.output] = self._shared(name, shape, spec.dtype) if written is None else written
+        inside = {s.name: s for s in variant.outputs if s.name not in ("logits", "probabilities", *handed)}
         taps |= {name: self._shared(name, spec.concrete(1, 1), spec.dtype) for name, spec in inside.items()}
         return self._program(head).prepare(
-            {
-                feature.name: features[feature.name],
-                state.input: self._nothing(name, shape, spec.dtype) if read is None else read,
-                weights.name: self._weights[seen],
-            },
+            {feature.name: features[feature.name], **came, weights.name: self._weights[seen]},
             {
                 "logits": outputs["logits"],
                 "probabilities": outputs["probabilities"],
-                state.output: self._shared(name, shape, spec.dtype) if written is None else written,
+                **handed,
                 **{port: taps[port] for port in inside},
             },
         )

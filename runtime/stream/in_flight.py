@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import queue
 from abc import abstractmethod
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TypeVar
 
 from ...grid.errors import DynvidError
@@ -14,7 +14,7 @@ from ..closing import Closing
 from ..prediction import Answer
 from ..video.frames import FrameSource
 
-Video = TypeVar("Video", bound=Path | FrameSource)
+Video = TypeVar("Video", bound=os.PathLike[str] | FrameSource)
 
 
 class StreamBase(Closing):
@@ -31,7 +31,9 @@ class StreamBase(Closing):
         """The exception that ended it before it was closed; None if there was none."""
 
     @abstractmethod
-    def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
+    def submit(
+        self, video: os.PathLike[str] | FrameSource, deadline_s: float | None = None, trace: bool = False
+    ) -> Future[Answer]:
         """Return a future for the answer to one video, usable from any thread and with ``asyncio.wrap_future``.
 
         It can be cancelled until it is done, which frees the video's slot once no launch holds it. Its exception is

@@ -6,11 +6,11 @@ runs to the end of the route delays only the videos of its own stream.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from pathlib import Path
 
 from ...grid.errors import UsageError
 from ..prediction import Answer
@@ -53,7 +53,9 @@ class StreamPool(StreamBase):
         """What ended one of the streams."""
         return next((stream.fault for stream in self.streams if stream.fault is not None), None)
 
-    def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
+    def submit(
+        self, video: os.PathLike[str] | FrameSource, deadline_s: float | None = None, trace: bool = False
+    ) -> Future[Answer]:
         """Return a future for the answer to one video; see ``StreamBase``."""
         with self._lock:
             place = min(range(len(self.streams)), key=self._held.__getitem__)

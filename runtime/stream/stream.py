@@ -8,14 +8,15 @@ its decoder busy delays others, but no longer than the decoder's timeout.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from pathlib import Path
 
 from ...grid.errors import UsageError
+from ..argument_checks import require_seconds
 from ..execution.executor import Executor
 from ..exit_histogram import ExitHistogram
 from ..exits import ExitRule
@@ -134,16 +135,23 @@ class Stream(StreamBase):
         """
         self._drive.rule = ExitRule(self.executor.route, thresholds, temperatures)
 
-    def submit(self, video: Path | FrameSource, deadline_s: float | None = None, trace: bool = False) -> Future[Answer]:
-        """Return a future for the answer to one video; see ``StreamBase``."""
+    def submit(
+        self, video: os.PathLike[str] | FrameSource, deadline_s: float | None = None, trace: bool = False
+    ) -> Future[Answer]:
+        """Return a future for the answer to one video; see ``StreamBase``.
+
+        Raises:
+            UsageError: If the stream is closed, or the deadline is no number of seconds or not for its mode.
+        """
         if deadline_s is not None and self._mode != "deadline":
             raise UsageError(f"a deadline of {deadline_s} s in mode {self._mode!r}: use mode 'deadline'")
         now = time.monotonic()
+        due = None if deadline_s is None else now + require_seconds("deadline_s", deadline_s)
         with self.reader.changed:
             if self._drive.stopped:
                 why = "closed" if self._fault is None else f"broken ({self._fault})"
                 raise UsageError(f"the stream is {why}: open another one") from self._fault
-            found = VideoInFlight(self.reader.add(video), now, None if deadline_s is None else now + deadline_s, trace)
+            found = VideoInFlight(self.reader.add(video), now, due, trace)
             self._drive.add(found)
 
         def forget(future: Future[Answer]) -> None:

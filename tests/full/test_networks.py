@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynvid.calibration.thresholds import exits, geometric_thresholds
+from dynvid.calibration.choosing.thresholds import exits, geometric_thresholds
 from dynvid.exporter.proof.clips import proof_clips
 from dynvid.exporter.proof.subgraph_equivalence import prove_subgraphs
 from dynvid.exporter.proof.tolerances import Rounding

@@ -1,9 +1,11 @@
-"""What pip takes on newer Pythons, without the versions that were tested together, classifies the demonstration's clips."""
+"""The newest packages on newer Pythons, and the oldest that pyproject.toml allows, classify the demonstration's clips."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,15 @@ def interpreter(version):
     return None
 
 
-@pytest.mark.parametrize("version", ["3.13"])
-def test_an_installation_without_constraints_classifies(exports, tmp_path, version):
+def oldest():
+    """Return the requirements of a CPU, each at the oldest version that it may have."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
+    return [re.sub(r"([\w-]+)>=([\d.]+).*", r"\1==\2", requirement) for requirement in wanted]
+
+
+@pytest.mark.parametrize(("version", "pinned"), [("3.11", oldest()), ("3.12", []), ("3.13", [])])
+def test_an_installation_without_constraints_classifies(exports, tmp_path, version, pinned):
     python = interpreter(version)
     if python is None:
         pytest.skip(f"no Python {version} here")
@@ -34,7 +43,7 @@ def test_an_installation_without_constraints_classifies(exports, tmp_path, versi
     box = tmp_path / "venv"
     subprocess.run([python, "-m", "venv", box], check=True)
     free = os.environ | {"PIP_CONSTRAINT": ""}
-    subprocess.run([box / "bin/pip", "install", "--quiet", f"{source}[cpu]"], check=True, env=free)
+    subprocess.run([box / "bin/pip", "install", "--quiet", *pinned, f"{source}[cpu]"], check=True, env=free)
     listed = subprocess.run([box / "bin/pip", "list"], check=True, capture_output=True, text=True).stdout
     write_clips(tmp_path / "clips", 2, seed=5)
     clips = sorted((tmp_path / "clips").rglob("*.mp4"))

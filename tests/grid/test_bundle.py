@@ -36,6 +36,14 @@ def test_every_cell_maps_to_the_one_subgraph_of_its_block(bundle):
     assert bundle.verify() == 2 * 6
 
 
+def test_files_that_are_not_of_the_bundle_are_told(bundle, caplog):
+    bundle.verify()
+    assert not caplog.text
+    (bundle.root / "notes.txt").touch()
+    bundle.verify()
+    assert "1 files in" in caplog.text and "are not of the bundle, such as 'notes.txt'" in caplog.text
+
+
 def test_a_manifest_reads_back_as_it_was_written(bundle):
     again = read_manifest(bundle.manifest.to_bytes(), "again")
     assert again == bundle.manifest

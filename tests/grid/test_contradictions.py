@@ -16,6 +16,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from samples import TINY
+from static_samples import STATIC
 
 from dynvid.cli import cli
 from dynvid.exporter.export import prove_again, sha256_of, verify_structure
@@ -42,6 +43,7 @@ HARMLESS = {
     r"proof\.fp32_only(\..*)?": "why, for people; its keys are checked against fp32_only",
     r"route_cells\.\d+(\.[01])?": "another route over the same blocks and heads, as export --route would have written it",
     r"weights": "dropped: a file with one set of weights has no key",
+    r"static": "dropped: a bundle with a route needs no key",
 }
 
 
@@ -248,6 +250,49 @@ def test_a_contradiction_is_refused_with_its_words(two_states, name):
     with pytest.raises(ManifestError, match=match) as caught:
         read_manifest(resealed(two_states), "odd")
     assert caught.value.exit_code == 4
+
+
+def give_state(content: dict[str, Any]) -> None:
+    """Let a block hand itself a state."""
+    block = subgraph(content, "block1")
+    for variant in block["variants"].values():
+        for way, ports in (("in", variant["inputs"]), ("out", variant["outputs"])):
+            ports.append({"name": f"state_{way}.1.x", "dtype": "float32", "shape": ["batch", 1, 2, 8, 8]})
+    block["states"].append({"input": "state_in.1.x", "output": "state_out.1.x"})
+
+
+def free_frames(content: dict[str, Any]) -> None:
+    """Let subgraphs take any number of frames."""
+    for part in content["subgraphs"]:
+        for variant in part["variants"].values():
+            for port in (*variant["inputs"], *variant["outputs"]):
+                port["shape"] = (
+                    port["shape"][:1]
+                    + ["frames" if size == 8 else size for size in port["shape"][1:2]]
+                    + port["shape"][2:]
+                )
+
+
+OF_STATIC = {
+    "no longer static": (lambda c: c.update(static=False), r"block0: it reads frames float32 \['batch', 8, .*'frames'"),
+    "the key dropped": (lambda c: c.pop("static"), r"block0: it reads frames float32 \['batch', 8, .*'frames'"),
+    "two checkpoints": (lambda c: c.update(route_cells=[[1, 2], [3, 2]], heads=["head2"] * 2), "static: it has 2 checkpoints"),
+    "not all frames": (lambda c: c.update(route_cells=[[1, 2]]), "static: it does not see all frames"),
+    "permuted": (lambda c: c["grid"].update(permutation="evil_odious"), "static: its permutation is 'evil_odious'"),
+    "a state": (give_state, r"static: it has states state_in\.1\.x"),
+    "any frames": (free_frames, r"block0: it reads frames float32 \['batch', 'frames', .*\['batch', 8, "),
+    "fewer frames": (lambda c: c["grid"].update(frames_per_set=1), r"block0: it reads frames float32 \['batch', 8, .*\['batch', 4, "),
+    "another width": (lambda c: c["costs"]["answer_macs"].__setitem__(2, 42), "head2: 8 channels for 5 classes, but answer_macs 42"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_STATIC)
+def test_a_contradiction_of_a_static_bundle_is_refused_with_its_words(exports, name):
+    content = json.loads(exports.bundle(STATIC["TSM on msdnet"], ("fp32", "fp16")).manifest.to_bytes())
+    change, match = OF_STATIC[name]
+    change(content)
+    with pytest.raises(ManifestError, match=match):
+        read_manifest(resealed(content), "odd")
 
 
 def written(bundle: Bundle, folder, change) -> Bundle:

@@ -1,0 +1,1 @@
+"""The formats that data sets have on the disk, one file each."""
