@@ -66,7 +66,7 @@ class TritonPythonModel:
 
     def _error(self, error: Exception, text: str) -> Any:
         kind = self._triton.TritonError
-        return kind(text, kind.INVALID_ARGUMENT if isinstance(error, InputRefusedError) else kind.INTERNAL)
+        return kind(text, kind.INVALID_ARG if isinstance(error, InputRefusedError) else kind.INTERNAL)
 
     def _video(self, request: Any, stack: ExitStack) -> Path | NDArray[Any]:
         found = [(name, self._triton.get_input_tensor_by_name(request, name)) for name in (CLIP, FRAMES)]

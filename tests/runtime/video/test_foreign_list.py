@@ -59,6 +59,13 @@ def test_nothing_is_guessed_of_other_files(tmp_path, text):
         read_list(tmp_path / "list.csv")
 
 
+def published(tmp_path: Path, name: str) -> Path:
+    """Return a copy of a published list, whose folder may be written."""
+    path = tmp_path / Path(name).name
+    path.write_bytes((Path(os.environ["DYNVID_LISTS"]) / name).read_bytes())
+    return path
+
+
 @pytest.mark.skipif("DYNVID_LISTS" not in os.environ, reason="DYNVID_LISTS: a folder of published lists")
 @pytest.mark.parametrize(
     ("name", "rows"),
@@ -66,17 +73,30 @@ def test_nothing_is_guessed_of_other_files(tmp_path, text):
         ("kinetics/kinetics-600_val.head.csv", None),
         ("kinetics/k400_quoted_is_cc.csv", 4),
         ("tsn/ucf101_splits/trainlist01.txt", 9537),
-        ("tsn/ucf101_splits/testlist01.txt", 3783),
         ("tsn/hmdb51_splits/cartwheel_test_split1.txt", 30),
         ("something-something/v1-train.csv", None),
-        ("hmdb51_odd_names/names.txt", None),
-        *((f"shapes/{name}", None) for name in (
-            "semicolon.csv", "tabs.tsv", "latin1.csv", "no_header.csv", "one_path_a_line.txt", "ucf101_style.txt",
-        )),
+        *((f"shapes/{name}", None) for name in ("semicolon.csv", "latin1.csv", "no_header.csv", "ucf101_style.txt")),
+    ],
+)
+def test_published_lists_of_other_formats(tmp_path, name, rows):
+    made = mended(published(tmp_path, name))
+    assert len(made) == rows if rows else made
+
+
+@pytest.mark.skipif("DYNVID_LISTS" not in os.environ, reason="DYNVID_LISTS: a folder of published lists")
+@pytest.mark.parametrize(
+    ("name", "rows", "first", "label"),
+    [
+        ("tsn/ucf101_splits/testlist01.txt", 3783, "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi", None),
+        ("hmdb51_odd_names/names.txt", 536, "#122_Cleaning_Up_The_Beach_In_Chiba__Japan_pick_f_nm_np1_fr_bad_1.avi", None),
+        ("shapes/tabs.tsv", 11, "../../dmlc_decord/examples/flipping_a_pancake.mkv", "0"),
+        ("shapes/one_path_a_line.txt", 12, "../../dmlc_decord/examples/flipping_a_pancake.mkv", None),
     ],
 )  # fmt: skip
-def test_published_lists(tmp_path, name, rows):
-    path = tmp_path / Path(name).name
-    path.write_bytes((Path(os.environ["DYNVID_LISTS"]) / name).read_bytes())
-    made = mended(path)
-    assert len(made) == rows if rows else made
+def test_published_lists_that_are_read_as_they_are(tmp_path, name, rows, first, label):
+    path = published(tmp_path, name)
+    found = read_list(path)
+    assert len(found) == rows
+    assert os.path.relpath(found[0].path, path.parent) == os.path.normpath(first)
+    assert {video.label is None for video in found} == {label is None}
+    assert found[0].label == label

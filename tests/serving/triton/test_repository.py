@@ -41,7 +41,7 @@ class Request:
 
 
 class TritonError:
-    INTERNAL, INVALID_ARGUMENT = 1, 3
+    INTERNAL, INVALID_ARG = 1, 3
 
     def __init__(self, text, code=INTERNAL):
         self.text, self.code = text, code
@@ -105,7 +105,7 @@ def test_the_model_answers_as_dynvid_does(tiny_bundle, thresholds, tmp_path, tri
     assert list(found[4].found) == ["label", "warnings"]
     assert [bool(response.error) for response in found] == [False] * 5 + [True] * 4
     assert "video 'clip'" in found[5].error.text and "/proc" not in found[5].error.text
-    assert {response.error.code for response in found[5:]} == {TritonError.INVALID_ARGUMENT}
+    assert {response.error.code for response in found[5:]} == {TritonError.INVALID_ARG}
 
 
 def test_an_export_is_replaced_and_nothing_else_is(tiny_bundle, tmp_path):
