@@ -189,6 +189,14 @@ class VideoNetwork(nn.Module):
         self.route = route
         return self
 
+    def with_last_checkpoint(self) -> VideoNetwork:
+        """Leave the route's last checkpoint alone, and its linear layer: the static network; return the network."""
+        last = self.route.checkpoints[-1]
+        classifiers = self.head(last.cell.block).classifiers
+        classifiers[self.classifier_name(1)] = classifiers[self.classifier_name(last.index)]
+        self.route = self.route.full
+        return self
+
     def forward(self, frames: Tensor, branch: Branch | None = None) -> list[Tensor]:
         """Return the logits of every checkpoint of the route, each [batch, classes].
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...grid.errors import MissingPackageError
+from ...grid.errors import BackendError, MissingPackageError
 
 
 def quantised(content: bytes, frames: NDArray[np.float32]) -> tuple[Any, str]:
@@ -28,6 +28,7 @@ def quantised(content: bytes, frames: NDArray[np.float32]) -> tuple[Any, str]:
 
     Raises:
         MissingPackageError: If OpenVINO or NNCF is not installed.
+        BackendError: If NNCF cannot quantise the graph.
     """
     os.environ["NNCF_CI"] = "1"  # read when it is imported; all that it does is to switch the statistics off
     try:
@@ -40,4 +41,16 @@ def quantised(content: bytes, frames: NDArray[np.float32]) -> tuple[Any, str]:
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # it draws progress there, where --json has its line
         data = nncf.Dataset(list(frames), lambda clip: {"frames": clip[None]})
-        return nncf.quantize(openvino.Core().read_model(content), data), str(nncf.__version__)
+        try:
+            return nncf.quantize(openvino.Core().read_model(content), data), str(nncf.__version__)
+        except (
+            RuntimeError,
+            ValueError,
+            nncf.InternalError,
+            nncf.UnsupportedModelError,
+            nncf.ValidationError,
+        ) as error:
+            (reason, *_) = str(error).splitlines() or [type(error).__name__]
+            raise BackendError(
+                f"peer 'nncf': NNCF {nncf.__version__} cannot quantise the static network: {reason}. Leave the peer out."
+            ) from None

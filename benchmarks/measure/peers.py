@@ -162,7 +162,7 @@ def _torch(bundle: Bundle, path: Path, threads: int, compiled: bool) -> tuple[st
         ) from None
     manifest = bundle.manifest
     network = network_of(manifest, path)
-    network.with_route(manifest.route.full).eval()
+    network.with_last_checkpoint().eval()
     torch.set_num_threads(threads)
     call: Any = network
     if compiled:

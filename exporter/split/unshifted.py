@@ -23,7 +23,7 @@ def unshifted(network: VideoNetwork) -> bytes:
     """
     plain = build(replace(network.config, shift=ShiftConfig(enabled=False)))
     plain.load_state_dict(network.state_dict())
-    plain.with_route(plain.route.full)
+    plain.with_last_checkpoint()
     crop = plain.config.preprocessing.crop
     clip = torch.zeros(1, plain.grid.num_frames, 3, crop, crop)
     file = io.BytesIO()

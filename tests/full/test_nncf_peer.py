@@ -30,3 +30,23 @@ def test_a_bench_beside_nncf(exports, tmp_path):
     assert (fp32["precision"], int8["precision"]) == ("fp32", "int8")
     assert "with NNCF" in int8["name"] and int8["name"].endswith("int8, without shift")
     assert all(0 < peer["point_over"]["low"] <= peer["point_over"]["high"] for peer in (fp32, int8))
+
+
+def test_what_nncf_cannot_quantise_is_one_line(exports, tmp_path):
+    python = environment(exports, "nncf", ["export", "cpu", "nncf", "bench"])
+    (tmp_path / "dynvid").symlink_to(ROOT)
+    script = (
+        "import numpy as np, onnx; from onnx import helper as h\n"
+        "from dynvid.benchmarks.measure.nncf_peer import quantised\n"
+        "port = lambda n, s: h.make_tensor_value_info(n, 1, s)\n"
+        "graph = h.make_graph([h.make_node('Relu', ['frames'], ['logits'])], 'g', [port('frames', [1, 2])], "
+        "[port('logits', [1, 2])])\n"
+        "model = h.make_model(graph, opset_imports=[h.make_opsetid('', 18)], ir_version=9)\n"
+        "quantised(model.SerializeToString(), np.zeros((1, 3, 4), np.float32))\n"  # clips of other shapes
+    )
+    done = subprocess.run(
+        [python, "-c", script], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert "BackendError: peer 'nncf': NNCF" in done.stderr, done.stderr
+    assert done.stderr.endswith("Leave the peer out.\n")

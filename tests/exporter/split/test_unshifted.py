@@ -14,9 +14,10 @@ from dynvid.models.registry import build
 from dynvid.models.shift import ShiftConfig
 
 
-@pytest.mark.parametrize("shifted", [True, False])
-def test_it_answers_as_the_network_without_shift(exports, shifted, recwarn, capfd):
-    network = exports.network({**TINY, "shift": {"enabled": shifted}})
+@pytest.mark.parametrize(("shifted", "shared"), [(True, True), (False, True), (True, False)])
+def test_it_answers_as_the_network_without_shift(exports, shifted, shared, recwarn, capfd):
+    head = {**TINY["head"], "share_classifier": shared}
+    network = exports.network({**TINY, "shift": {"enabled": shifted}, "head": head})
     route = network.route
     session = onnxruntime.InferenceSession(unshifted(network), providers=["CPUExecutionProvider"])
     assert not recwarn.list and capfd.readouterr() == ("", "")
