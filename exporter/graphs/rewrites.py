@@ -16,6 +16,7 @@ from onnx import NodeProto, helper
 
 from .graph import Graph, rename
 from .im2col_frames import im2col_frames
+from .in_place_sums import in_place_sums
 from .pointwise import INPUTS, is_pointwise, sum_of, weights_of
 from .quantised_moves import quantised_moves
 from .shift import fold_shift, split_at_shift
@@ -140,6 +141,7 @@ REWRITES: Mapping[str, tuple[Rewrite, ...]] = {
         fold_shift,
         split_concats,
         slice_pushdown,
+        in_place_sums,
         im2col_frames,
     ),
 }

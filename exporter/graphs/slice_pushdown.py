@@ -7,12 +7,14 @@ three times.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from onnx import NodeProto, helper
 
 from .graph import Graph, attributes_of
 
-_FRAMES, _CHANNELS = 0, 1  # axes of a tensor [frames, channels, height, width]
+FRAMES, CHANNELS = 0, 1  # axes of a tensor [frames, channels, height, width]
 
 Shapes = dict[str, list[int]]
 Part = tuple[str | None, int]  # a tensor and its frames; None: zeros
@@ -24,7 +26,7 @@ def slice_pushdown(graph: Graph) -> None:
     shapes, writers = graph.shapes(), graph.writers()
     others: dict[str, list[NodeProto]] = {}
     for node in graph.nodes:
-        taken = slice_bounds(graph, node, _FRAMES, shapes)
+        taken = slice_bounds(graph, node, FRAMES, shapes)
         if taken is None:
             continue
         pieces = _within(_joined(graph, writers.get(node.input[0]), shapes), *taken)
@@ -32,7 +34,7 @@ def slice_pushdown(graph: Graph) -> None:
         for tensor, start, stop in pieces:
             if tensor is None:
                 zeros += stop - start
-            elif (start, stop) == (0, shapes[tensor][_FRAMES]):
+            elif (start, stop) == (0, shapes[tensor][FRAMES]):
                 tensors.append(tensor)
             else:
                 tensors.append(f"{node.output[0]}.part{len(tensors)}")
@@ -45,7 +47,7 @@ def slice_pushdown(graph: Graph) -> None:
         elif len(tensors) == 1:
             nodes[0].output[:] = node.output
         else:
-            nodes.append(helper.make_node("Concat", tensors, node.output, f"{node.name}.join", axis=_FRAMES))
+            nodes.append(helper.make_node("Concat", tensors, node.output, f"{node.name}.join", axis=FRAMES))
         others[node.output[0]] = nodes
     graph.replace(others)
 
@@ -54,13 +56,13 @@ def _joined(graph: Graph, node: NodeProto | None, shapes: Shapes) -> list[Part]:
     """Return what a node joins along the frames, in order: tensors, or zeros and a tensor; empty for other nodes."""
     if node is None:
         return []
-    if node.op_type == "Concat" and attributes_of(node)["axis"] % 4 == _FRAMES:
+    if node.op_type == "Concat" and attributes_of(node)["axis"] % 4 == FRAMES:
         computed = not graph.constants.keys() & set(node.input)
-        return [(tensor, shapes[tensor][_FRAMES]) for tensor in node.input] if computed else []
+        return [(tensor, shapes[tensor][FRAMES]) for tensor in node.input] if computed else []
     pads = graph.value(node.input[1]) if node.op_type == "Pad" and len(node.input) == 2 else None
     if pads is None or pads[0] < 1 or pads[1:].any() or node.attribute:
         return []
-    return [(None, int(pads[0])), (node.input[0], shapes[node.input[0]][_FRAMES])]
+    return [(None, int(pads[0])), (node.input[0], shapes[node.input[0]][FRAMES])]
 
 
 def _within(parts: list[Part], start: int, stop: int) -> list[Piece]:
@@ -78,10 +80,17 @@ def _slice(
     graph: Graph, writer: NodeProto | None, tensor: str, start: int, stop: int, output: str, shapes: Shapes
 ) -> NodeProto:
     """Return a node that takes frames [start, stop) of a tensor."""
-    bounds, axes = [(start, stop)], [_FRAMES]
-    channels = None if writer is None else slice_bounds(graph, writer, _CHANNELS, shapes)
+    bounds, axes = [(start, stop)], [FRAMES]
+    channels = None if writer is None else slice_bounds(graph, writer, CHANNELS, shapes)
     if writer is not None and channels is not None:
-        tensor, bounds, axes = writer.input[0], [*bounds, channels], [_FRAMES, _CHANNELS]
+        tensor, bounds, axes = writer.input[0], [*bounds, channels], [FRAMES, CHANNELS]
+    return slice_node(graph, tensor, bounds, axes, output)
+
+
+def slice_node(
+    graph: Graph, tensor: str, bounds: Sequence[tuple[int, int]], axes: Sequence[int], output: str
+) -> NodeProto:
+    """Return a node that takes [start, stop) along each of the axes of a tensor."""
     starts, stops = zip(*bounds, strict=True)
     numbers = [graph.sizes(*values) for values in (starts, stops, axes, [1] * len(axes))]
     return helper.make_node("Slice", [tensor, *numbers], [output], output)
