@@ -99,6 +99,23 @@ class Bundle:
                 f"no thresholds: {advice}"
             )
 
+    def require_source(self, training_checkpoint: Path) -> None:
+        """Check that the bundle was exported from this file, so that its proved fp32 subgraphs are the reference.
+
+        Raises:
+            InputRefusedError: If not, or if it cannot be read.
+        """
+        try:
+            with training_checkpoint.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise InputRefusedError(f"{str(training_checkpoint)!r} cannot be read ({error.strerror})") from None
+        if found != self.manifest.source_sha256:
+            raise InputRefusedError(
+                f"{str(training_checkpoint)!r} (sha256 {found[:8]}…) is not what bundle {str(self.root)!r} was "
+                f"exported from ({self.manifest.source_sha256[:8]}…): export it, or give the original"
+            )
+
     def verify(self) -> int:
         """Read every file once; return their number. A warning names files that do not belong to the bundle.
 

@@ -45,7 +45,7 @@ def test_every_folder_with_code_is_shipped():
 
 
 def test_the_root_holds_only_the_front_door_and_the_command_line():
-    assert sorted(p.name for p in ROOT.glob("*.py")) == ["__init__.py", "api.py", "cli.py"]
+    assert sorted(p.name for p in ROOT.glob("*.py")) == ["__init__.py", "cli.py"]
 
 
 PLANTED = {

@@ -10,7 +10,7 @@ from samples import ROOT
 
 pytestmark = pytest.mark.full
 
-_PAGES = ["docs", "mkdocs.yml", "__init__.py", "api.py", "calibration", "grid", "pages", "runtime"]
+_PAGES = ["docs", "mkdocs.yml", "__init__.py", "api", "calibration", "grid", "pages", "runtime"]
 
 
 def command():
