@@ -141,7 +141,9 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", ["plain", "distillation", *(pytest.param(name, marks=pytest.mark.full) for name in ("average", "sgd"))]
+)
 def test_a_run_that_was_interrupted_goes_on_to_the_same_weights_and_logs(configured, tmp_path, variant):
     config = configured(**VARIANTS[variant])
     api.train(config, whole := tmp_path / "whole")
@@ -168,7 +170,7 @@ def test_the_seed_changes_the_weights(configured, tmp_path):
     assert not same(last(tmp_path / "0"), last(tmp_path / "1"))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_workers_change_no_bit(configured, tmp_path, workers):
     api.train(configured(), tmp_path / "inline")
     api.train(configured(run_workers=workers), tmp_path / "ahead")
