@@ -27,6 +27,14 @@ def plan(
     classes: int | None = None,
     frames: int | None = None,
     head: str | None = None,
+    layout: str = "auto",
+    network: str | None = None,
+    shift: bool | None = None,
+    weights: str | None = None,
+    shift_div: int | None = None,
+    stride_in_1x1: bool | None = None,
+    dilated: int | None = None,
+    static: bool = False,
 ) -> dict[str, Any]:
     """Return grid, segments, spans, parameters and cost in GMACs of a network's route; builds nothing.
 
@@ -36,6 +44,14 @@ def plan(
         classes: of a network (default 400), or expected in a training checkpoint.
         frames: sampled frames l of a network or of a public layout (default 16).
         head: conv or linear, for a network (default conv).
+        layout: expected layout of a training checkpoint, or auto.
+        network: expected network of a training checkpoint, such as resnet50.
+        shift: as for ``export``, as are all below.
+        weights: the key of the weights in a file that has several sets.
+        shift_div: a shift moves 1/shift_div of the channels, in a public layout.
+        stride_in_1x1: whether a public ResNet strides in its 1x1 convolutions.
+        dilated: how many last stages of a torchvision ResNet dilate instead of striding.
+        static: plan a public layout as the fixed network that it was trained as.
 
     Returns:
         What ``dynvid plan --json`` prints.
@@ -46,7 +62,11 @@ def plan(
     """
     from ..models.source import plan_of
 
-    return plan_of(os.fspath(source), route, classes, frames, head)
+    reading = {
+        "layout": layout, "network": network, "shift": shift, "weights": weights, "shift_div": shift_div,
+        "stride_in_1x1": stride_in_1x1, "dilated": dilated, "static": static,
+    }  # fmt: skip
+    return plan_of(os.fspath(source), route, classes, frames, head, reading)
 
 
 def export(

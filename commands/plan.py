@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ..commands import PATH
+from ..commands import PATH, Command, rare
 from ..grid.errors import UsageError
 from ..grid.packages import packages
 from .output import print_table, require_own
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", metavar="NETWORK|TRAINING_CHECKPOINT|BUNDLE")
 @click.option("--route", help="joint, depth, input, full, or cells such as '1,0 3,2 7,4'.")
 @click.option("--classes", type=int, help="Classes of a NETWORK (default 400), or expected in a TRAINING_CHECKPOINT.")
 @click.option("--frames", type=int, help="Sampled frames l of a NETWORK or a public layout (default 16).")
 @click.option("--head", type=click.Choice(["conv", "linear"]), help="Heads of a NETWORK (default conv).")
 @click.option("--svg", type=PATH, help="Figure of grid and route to write; needs dynvid[pages].")
+@rare("--network", help="Expected network of a TRAINING_CHECKPOINT, such as resnet50.")
+@rare("--layout", default="auto", show_default=True, help="Expected layout, or auto.")
+@rare("--shift/--no-shift", default=None, help="Use the online temporal shift, if the keys do not say.")
+@rare("--weights", metavar="KEY", help="Key of the weights in a file that has several sets.")
+@rare("--shift-div", type=int, help="A shift moves 1/N of the channels, in a public layout.  [default: 8]")
+@rare("--stride-in-1x1/--stride-in-3x3", default=None, help="Where a public ResNet strides: 1x1 is Caffe-style.")
+@rare("--dilated", type=int, help="Last stages of a torchvision ResNet that dilate, not stride.  [default: 0]")
+@rare("--static", is_flag=True, help="Plan a public layout as trained, TSM shifting both ways: one call, no exits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(
     source: str, route: str | None, classes: int | None, frames: int | None, head: str | None, svg: Path | None,
-    as_json: bool,
+    as_json: bool, **reading: Any,
 ) -> None:  # fmt: skip
     """Print grid, segments, spans, parameters and cost; builds nothing."""
     from ..api import plan as make_plan
@@ -34,7 +43,7 @@ def plan(
         require_own("--svg", svg, "an SVG", b"<svg")
         with packages("pages"):  # before the work, not after
             from ..pages.plan_figure import write_plan
-    result = make_plan(source, route=route, classes=classes, frames=frames, head=head)
+    result = make_plan(source, route=route, classes=classes, frames=frames, head=head, **reading)
     if svg is not None:
         write_plan(svg, result)
     if as_json:

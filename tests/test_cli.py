@@ -281,6 +281,8 @@ def test_plan_drops_no_option(checkpoint, tiny_bundle):
     assert "leave them out" in refused(2, "plan", tiny_bundle.root, "--classes", 5)
     assert "leave it out" in refused(2, "plan", checkpoint, "--head", "linear")
     refused(3, "plan", checkpoint, "--classes", 400)
+    assert "its export fixed --static, leave it out" in refused(2, "plan", tiny_bundle.root, "--static")
+    assert "--shift says how a training checkpoint is read" in refused(2, "plan", "resnet50", "--no-shift")
 
 
 def test_the_null_backend_does_not_classify(tiny_bundle, clip):

@@ -6,7 +6,7 @@ import torch
 from click.testing import CliRunner
 from public_layouts import as_mit, network, weigh
 
-from dynvid.api import verify
+from dynvid.api import plan, verify
 from dynvid.cli import cli
 from dynvid.exporter.engines.build import build_engines
 from dynvid.exporter.proof.segment_equivalence import prove_segments
@@ -48,6 +48,16 @@ def test_options_reach_the_bundle(exported):
     network = network_of(manifest, folder / "a.pth")
     strides = [[network.blocks[stage][0].residual[i].stride[0] for i in (0, 3)] for stage in (2, 3)]
     assert strides == [[2, 1], [1, 1]]
+
+
+def test_plan_takes_the_same_options_and_finds_the_same_costs(exported):
+    folder, _, _ = exported
+    options = {"weights": "ema", "shift_div": 4, "stride_in_1x1": True, "dilated": 1, "frames": 8, "route": "3,3 7,3"}
+    assert plan(folder / "a.pth", **options) == plan(folder / "b")
+    costs = [
+        plan(folder / "a.pth", **options | change)["checkpoints"][-1]["gmacs"] for change in ({}, {"dilated": None})
+    ]
+    assert costs[1] < costs[0]
 
 
 def test_what_was_exported_is_named(exported):
