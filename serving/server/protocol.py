@@ -15,7 +15,7 @@ from ...grid.errors import DynvidError, RequestError
 
 with mock.patch.object(sys, "argv", sys.argv[:1]):  # kserve reads the command line at import
     from kserve import InferOutput, InferRequest, InferResponse, Model, ModelRepository
-    from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
+    from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, ServerNotLive, ServerNotReady
     from kserve.protocol.dataplane import DataPlane
     from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
     from kserve.protocol.grpc.servicer import InferenceServicer
@@ -36,8 +36,8 @@ LOG = logging.getLogger("dynvid")
 
 _NO_VERSIONS = "models have no versions here: leave the version out"
 ERRORS = (
-    DynvidError, RequestValidationError, InvalidInput, ModelNotFound, ModelNotReady, NotImplementedError,
-    HTTPException, Exception,
+    DynvidError, RequestValidationError, InvalidInput, ModelNotFound, ModelNotReady, ServerNotLive, ServerNotReady,
+    NotImplementedError, HTTPException, Exception,
 )  # fmt: skip
 """What ``answer_error`` answers."""
 
@@ -219,8 +219,9 @@ async def answer_error(_: object, error: Exception) -> JSONResponse:
         code, text = 404, "there is no model of this name"
     elif isinstance(error, NotImplementedError):
         code, text = 404, _NO_VERSIONS
-    elif isinstance(error, ModelNotReady):
-        code, text, headers = 503, "the model is not ready", {"retry-after": "1"}
+    elif isinstance(error, ModelNotReady | ServerNotReady | ServerNotLive):
+        what = "model" if isinstance(error, ModelNotReady) else "server"
+        code, text, headers = 503, f"the {what} is not ready", {"retry-after": "1"}
     elif isinstance(error, InvalidInput):
         code, text = 400, str(error)
     else:
