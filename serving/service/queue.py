@@ -142,7 +142,8 @@ class Service:
             self._at_work -= 1
             if not self._at_work:
                 self._idle.set()
-            self._on_outcome(outcome, self._loop.time() - began, reply)
+            # the reply is on its way before it is counted: nothing between here and there waits for the loop
+            self._loop.call_soon(self._on_outcome, outcome, self._loop.time() - began, reply)
             self._dispatch()
 
     def count(self, outcome: Outcome) -> None:
