@@ -91,7 +91,7 @@ def report(
     results: StrPath | Sequence[Mapping[str, Any]],
     output: StrPath | None = None,
     *,
-    data: StrPath | None = None,
+    data: StrPath | Sequence[ListedVideo] | None = None,
     bundle: StrPath | None = None,
     thresholds: StrPath | None = None,
 ) -> RunFigures:
@@ -100,7 +100,8 @@ def report(
     Args:
         results: JSON Lines file of ``classify_list`` or ``dynvid classify -o``, or records as ``on_record`` gets them.
         output: the page (.html) to write, with pictures of the first, the last and the wrong ones; None: nothing.
-        data: LIST with labels; where it has one of a video, it goes before that in the results.
+        data: LIST with labels, or its rows (``open_list`` names columns); where it has one of a video, it goes before
+            that in the results. Rows with ids are found by them.
         bundle: the folder, to check labels and results against; needed only with ``thresholds``, where nothing beside
             the results says which it was.
         thresholds: T.json that the videos left by, to compare their exits with those at calibration.
@@ -125,6 +126,7 @@ def report(
     from ..pages.run.listed_labels import with_labels
     from ..runtime.results.lines import latest, numbered_records
     from ..runtime.results.run import run_beside
+    from ..runtime.video.listing import VideoList, open_list
 
     if output is not None:
         with packages("pages"):
@@ -145,7 +147,8 @@ def report(
         checkpoints = len(run.thresholds)
     lines = read_lines(records, where, checkpoints)
     if data is not None:
-        lines = with_labels(lines, Path(data), None if opened is None else opened.manifest.class_names)
+        rows = open_list(data) if isinstance(data, str | os.PathLike) else VideoList.of(data)
+        lines = with_labels(lines, rows, None if opened is None else opened.manifest.class_names)
     found, without = None, "No thresholds were given to compare with (--thresholds T.json)."
     if thresholds is not None:
         expected = _expected(Path(thresholds), opened, run, where)

@@ -64,9 +64,9 @@ if TYPE_CHECKING:
     "--decode-timeout",
     metavar="S",
     type=click.FloatRange(min=0, min_open=True),
-    default=30.0,
+    default=60.0,
     show_default=True,
-    help="CPU seconds that opening a video, or one read of it, may take.",
+    help="CPU seconds that decoding a video may take in all.",
 )
 @rare("--ray", metavar="[ADDRESS]", is_flag=False, flag_value="local",
       help="Classify on a Ray cluster, -o is a folder; auto: this machine's cluster; no address: one is started here.")  # fmt: skip

@@ -41,7 +41,7 @@ _SECONDS = FiniteRange(min=0, min_open=True, max=86_400)
 @rare("--decoders", type=click.IntRange(1, 64), default=1, show_default=True, help="Decoding processes per stream.")
 @rare("--streams", type=click.IntRange(1, 64), default=1, show_default=True, help="Streams that share the videos.")
 @rare("--decode-timeout", metavar="S", type=_SECONDS, default=30.0, show_default=True,
-      help="CPU seconds that opening a video, or one read of it, may take.")  # fmt: skip
+      help="CPU seconds that decoding a video may take in all.")  # fmt: skip
 @precision_option
 @click.option("--threads", type=int, help="CPU threads to compute with.  [default: one per core]")
 @rare("--max-waiting", metavar="N", type=click.IntRange(1), default=32, show_default=True,

@@ -59,7 +59,7 @@ def open_model(
         batch: most videos in one call; None: the engines' best, one for cells.
         streams: number of streams that share the videos.
         decoders: threads per stream that read frames.
-        decode_timeout_s: CPU seconds that opening a video, or one read of it, may take in the decoder process.
+        decode_timeout_s: CPU seconds that a video may take in the decoder process: opening it, and all reads of it.
         max_in_flight_mb: memory for videos in flight, in 10^6 bytes; None: as much as keeps batches full.
         max_pending: how many videos ``submit`` lets wait.
 

@@ -1,8 +1,13 @@
-"""An answer on its way to a client: as JSON between the processes, and as tensors of the Open Inference Protocol."""
+"""An answer on its way to a client: as JSON between the processes, and as tensors of the Open Inference Protocol.
+
+KServe's and Triton's own classes for outputs take longer than the rest of a reply, so their bytes are made here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import struct
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,8 +58,43 @@ def tensors(answer: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Return the outputs of an answer in the form of ``to_json``."""
     found: dict[str, NDArray[Any]] = {}
     for name, datatype in OUTPUTS.items():
-        values = answer[name] if name == "warnings" else [answer[name]]
+        values = _values(answer, name)
         if datatype == "BYTES":
             values = [value.encode() for value in values]
         found[name] = np.array(values, _DTYPES[datatype]).reshape(1, -1)
     return found
+
+
+def http_body(answer: Mapping[str, Any], wanted: Sequence[tuple[str, bool]], **more: Any) -> tuple[bytes, int | None]:
+    """Return the body of a reply over HTTP, and the length of its JSON if binary tensors follow.
+
+    Args:
+        answer: in the form of ``to_json``.
+        wanted: the outputs in order, each with whether as bytes after the JSON.
+        more: what the JSON has beside ``outputs``.
+    """
+    outputs, binary = list[dict[str, Any]](), list[bytes]()
+    for name, as_bytes in wanted:
+        values = _values(answer, name)
+        output: dict[str, Any] = {"name": name, "shape": [1, len(values)], "datatype": OUTPUTS[name]}
+        if as_bytes:
+            binary.append(raw_bytes(answer, name))
+            output["parameters"] = {"binary_data_size": len(binary[-1])}
+        else:
+            output["data"] = values
+        outputs.append(output)
+    head = json.dumps({**more, "outputs": outputs}).encode()
+    return (b"".join([head, *binary]), len(head)) if binary else (head, None)
+
+
+def raw_bytes(answer: Mapping[str, Any], name: str) -> bytes:
+    """Return an output's bytes in the protocol's binary form: little-endian; texts with their lengths before them."""
+    values = _values(answer, name)
+    if OUTPUTS[name] == "BYTES":
+        texts = [value.encode() for value in values]
+        return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    return struct.pack(f"<{len(values)}{'i' if OUTPUTS[name] == 'INT32' else 'd'}", *values)
+
+
+def _values(answer: Mapping[str, Any], name: str) -> list[Any]:
+    return list(answer[name]) if name == "warnings" else [answer[name]]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import random
+import select
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import tritonclient.grpc
@@ -22,6 +24,8 @@ from running import Running, machine, serving
 from tritonclient.utils import InferenceServerException
 
 INFER = "/v2/models/dynvid/infer"
+_BODY_S = 30.0  # how long a body may take
+_GROWTH_MB = 20.0
 FRAMES = {"name": "frames", "shape": [1, 2, 4, 4, 3], "datatype": "UINT8"}
 
 
@@ -100,6 +104,39 @@ def judge(reply: bytes, request: object) -> int:
     return status
 
 
+def endless() -> dict[str, tuple[bytes, bytes]]:
+    """Return requests that never end, by what they have too much of: how each begins, and what it repeats."""
+    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\n".encode()
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n"
+    return {
+        "one header": (head + b"X: ", b"y" * 4096),
+        "headers": (head, b"X: y\r\n" * 500),
+        "one chunk extension": (chunked + b"1;", b"y" * 4096),
+        "chunk extensions": (chunked, b"1;" + b"y" * 16_000 + b"\r\nz\r\n"),
+        "one trailer": (chunked + b"1\r\nz\r\n0\r\nX: ", b"y" * 4096),
+        "trailers": (chunked + b"1\r\nz\r\n0\r\n", b"X: y\r\n" * 500),
+    }
+
+
+def send_endless(server: Running, begin: bytes, piece: bytes, seconds: float) -> tuple[bytes, int, float]:
+    """Send until the connection is closed or there is a reply; return it, the bytes sent and the server's most memory."""
+    ends, sent, memory, found = time.monotonic() + seconds, len(begin), server.rss_mb(), b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=0.5) as connection:
+        try:
+            connection.sendall(begin)
+            while not found:
+                assert time.monotonic() < ends, f"after {sent} bytes and {seconds} s neither a reply nor closed"
+                if select.select([connection], [], [], 0)[0]:
+                    found = connection.recv(1 << 16)
+                    break
+                with suppress(TimeoutError):  # the server reads no more for now
+                    sent += connection.send(piece)
+                memory = max(memory, server.rss_mb())
+        except ConnectionError:
+            pass
+    return found, sent, memory
+
+
 def main(bundle: Path, seconds: float = 60.0) -> None:
     options = ("--engines", "none", "--threads", "1")
     with tempfile.TemporaryDirectory() as folder, serving(bundle, *options) as server:  # schemathesis leaves files
@@ -128,6 +165,14 @@ def main(bundle: Path, seconds: float = 60.0) -> None:
             for path in ("/", "/v2", "/v2/models", INFER, "/v1/models/dynvid:predict", "/v2/models/../x/infer", "/metrics",
                          "/v2/repository/models/dynvid/unload", "/v2/models/dynvid/versions/1/infer", "/docs"):  # fmt: skip
                 judge(send(server, f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()), path)
+        for name, (begin, piece) in endless().items():
+            before, began = server.rss_mb(), time.monotonic()
+            reply, sent, most = send_endless(server, begin, piece, _BODY_S + 10)
+            status = judge(reply, name)
+            assert status == 0 or 400 <= status < 500, (name, reply)
+            assert most < before + _GROWTH_MB, (name, before, most)
+            print(f"endless, {name}: {status or 'closed'} after {sent / 1e6:.2f} MB and {time.monotonic() - began:.1f} s, "
+                  f"memory {most - before:+.1f} MB")  # fmt: skip
         print(f"{sum(counts.values())} wrong bodies: {counts} by status")
         by_grpc(server)
         began = time.monotonic()

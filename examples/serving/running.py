@@ -124,7 +124,8 @@ def serving(bundle: Path, *options: str) -> Iterator[Running]:
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0, log.read_text()
             require_gone(left, 5)
-            assert "Traceback" not in log.read_text(), log.read_text()
+            said = log.read_text()
+            assert "Traceback" not in said and "Exception:" not in said, said
         finally:
             process.kill()
             process.wait()

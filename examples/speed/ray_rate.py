@@ -1,12 +1,15 @@
-"""Two actors on Ray beside two plain processes: ``ray_rate.py BUNDLE T.json CLIPS FOLDER [ROUNDS]``.
+"""Two actors on Ray beside two plain processes: ``ray_rate.py BUNDLE T.json CLIPS FOLDER [TURNS [ROWS]]``.
 
-Both classify the clips of the folder CLIPS, by turns. The rate is that between a fifth and nine tenths of the videos, so
-that the start does not count; it is given apart, as are the memory, and the CPU time of all processes in between, which a busy machine
-does not change much.
+A shared machine changes its speed by a quarter within minutes. So both are started, and then run by turns of some three
+seconds: all processes of one are stopped (SIGSTOP) while the other runs. Each turn gives two rates, and the median is that of
+their ratios. The start is given apart, as are the CPU time of a video and the memory. The list names the clips of the
+folder CLIPS again and again, so that it does not come to its end.
 """
 
+import csv
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -15,97 +18,175 @@ from collections.abc import Callable
 from pathlib import Path
 
 LEAST = 0.9
+TURN_S = 3.0
+BLOCK = 50  # rows that an actor takes at once
 
 
-def write_lists(folder: Path, clips: list[Path]) -> list[Path]:
-    """Write the whole list, and its two halves."""
-    paths = []
-    for name, rows in (("whole", clips), ("half1", clips[::2]), ("half2", clips[1::2])):
-        paths.append(folder / f"{name}.csv")
-        paths[-1].write_text("video\n" + "".join(f"{clip}\n" for clip in rows))
-    return paths
+class Side:
+    """One of the two: its processes, and how many videos they have classified.
+
+    Attributes:
+        first_s: seconds until the first videos.
+        rates: videos a second, of each turn.
+    """
+
+    def __init__(self, name: str, commands: list[list[str]], count: Callable[[], int]) -> None:
+        self.name, self.count = name, count
+        self.rates, self.ran_s, self.done = list[float](), 0.0, 0
+        began = time.perf_counter()
+        self._roots = [
+            subprocess.Popen([sys.executable, "-m", "dynvid.cli", *command], stderr=subprocess.DEVNULL)
+            for command in commands
+        ]
+        while not self.count():
+            self._require_alive()
+            time.sleep(0.02)
+        self.first_s = time.perf_counter() - began
+        self.run(2 * TURN_S)  # the first videos are slower
+        self.rates.clear()
+        self.ran_s, self.done, self._cpu_s = 0.0, 0, sum(used_below(self.roots).values())
+
+    @property
+    def roots(self) -> set[int]:
+        return {process.pid for process in self._roots}
+
+    def run(self, seconds: float) -> None:
+        """Let it run, and count; it is stopped again on return."""
+        self._signal(signal.SIGCONT)
+        began, before = time.perf_counter(), self.count()
+        while time.perf_counter() - began < seconds:
+            self.count()  # notes what actors have done
+            time.sleep(0.02)
+        took_s, done = time.perf_counter() - began, self.count() - before
+        self._require_alive()
+        self._signal(signal.SIGSTOP)
+        self.ran_s += took_s
+        self.done += done
+        self.rates.append(done / took_s)
+
+    def __str__(self) -> str:
+        cpu_ms = (sum(used_below(self.roots).values()) - self._cpu_s) * 1e3 / self.done
+        return (
+            f"{self.name}: median {statistics.median(self.rates):.1f} videos/s, {self.done} videos in {self.ran_s:.0f} s; "
+            f"first after {self.first_s:.1f} s; {cpu_ms:.1f} ms of CPU a video; {memory_mb(self.roots):.0f} MB of memory"
+        )
+
+    def end(self) -> None:
+        self._signal(signal.SIGKILL)
+        for process in self._roots:
+            process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Signal all its processes; those that start meanwhile, too."""
+        told = set[int]()
+        while new := used_below(self.roots).keys() - told:
+            for pid in new:
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    continue
+            told |= new
+
+    def _require_alive(self) -> None:
+        for process in self._roots:
+            if process.poll() is not None:
+                raise SystemExit(f"{self.name}: ended with {process.returncode}: give more ROWS, or fewer TURNS")
 
 
-def start(bundle: str, thresholds: str, listing: Path, *options: str) -> subprocess.Popen[bytes]:
-    command = ["classify", bundle, "--thresholds", thresholds, "--data", str(listing), "--threads", "1", *options]
-    return subprocess.Popen([sys.executable, "-m", "dynvid.cli", *command], stderr=subprocess.DEVNULL)
-
-
-def watch(processes: list[subprocess.Popen[bytes]], count: Callable[[], int], videos: int) -> dict[str, float]:
-    """Return the rate of the middle, the seconds until the first video, and the most memory of all processes."""
-    began, memory = time.perf_counter(), 0
-    reached: dict[float, tuple[float, int, dict[int, float]]] = {}
-    while any(process.poll() is None for process in processes):
-        now, done = time.perf_counter() - began, count()
-        for share in (0.0, 0.2, 0.9):
-            if done > share * videos and share not in reached:
-                used, held = used_below({process.pid for process in processes})
-                reached[share], memory = (now, done, used), max(memory, held)
-        time.sleep(0.2)
-    assert all(process.returncode == 0 for process in processes)
-    (start_s, first, used_then), (end_s, last, used) = reached[0.2], reached[0.9]
-    return {
-        "rate": (last - first) / (end_s - start_s),
-        "cpu_ms_a_video": sum(s - used_then.get(pid, 0.0) for pid, s in used.items()) * 1e3 / (last - first),
-        "first_s": reached[0.0][0],
-        "whole_s": time.perf_counter() - began,
-        "memory_mb": memory / 1e6,
-    }
-
-
-def used_below(roots: set[int]) -> tuple[dict[int, float], int]:
-    """Return the CPU seconds of processes and all below them, and their memory (PSS: shared pages count once)."""
-    parents, seconds = {}, {}
+def used_below(roots: set[int]) -> dict[int, float]:
+    """Return the CPU seconds of processes and all below them."""
+    parents, seconds = dict[int, int](), dict[int, float]()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
+        if fields[0] in "ZX":
+            continue
         parents[int(entry.name)] = int(fields[1])
         # its own time, and that of its children that ended
         seconds[int(entry.name)] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-    used, held = dict[int, float](), 0
+    found = dict[int, float]()
     for pid in parents:
         above = pid
         while above not in roots and above in parents:
             above = parents[above]
         if above in roots:
-            used[pid] = seconds[pid]
-            try:
-                held += int(Path(f"/proc/{pid}/smaps_rollup").read_text().split("Pss:")[1].split()[0]) * 1024
-            except (OSError, IndexError):
-                continue
-    return used, held
+            found[pid] = seconds[pid]
+    return found
 
 
-def plain(bundle: str, thresholds: str, halves: list[Path], folder: Path, videos: int) -> dict[str, float]:
-    outs = [folder / f"{half.stem}.jsonl" for half in halves]
-    for out in outs:
+def memory_mb(roots: set[int]) -> float:
+    """Return the memory of processes and all below them; pages that they share count once (PSS)."""
+    held = 0
+    for pid in used_below(roots):
+        try:
+            held += int(Path(f"/proc/{pid}/smaps_rollup").read_text().split("Pss:")[1].split()[0]) * 1024
+        except (OSError, IndexError):
+            continue
+    return held / 1e6
+
+
+def write_list(path: Path, clips: list[Path], rows: range) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "video"), *((row, clips[row % len(clips)]) for row in rows)])
+    return path
+
+
+def command(bundle: str, thresholds: str, listing: Path, *options: str) -> list[str]:
+    return ["classify", bundle, "--thresholds", thresholds, "--data", str(listing), "--id-column", "id", "--threads", "1",
+            *options]  # fmt: skip
+
+
+def plain(bundle: str, thresholds: str, clips: list[Path], folder: Path, rows: int) -> Side:
+    commands, outs = [], [folder / "half1.jsonl", folder / "half2.jsonl"]
+    for half, out in enumerate(outs):
         for left in (out, Path(f"{out}.run.json")):
             left.unlink(missing_ok=True)
-    processes = [start(bundle, thresholds, half, "-o", str(out)) for half, out in zip(halves, outs, strict=True)]
-    return watch(processes, lambda: sum(out.read_bytes().count(b"\n") for out in outs if out.exists()), videos)
+        listing = write_list(out.with_suffix(".csv"), clips, range(half, rows, 2))
+        commands.append(command(bundle, thresholds, listing, "-o", str(out)))
+    return Side(
+        "two plain processes", commands,
+        lambda: sum(out.read_bytes().count(b"\n") for out in outs if out.exists()),
+    )  # fmt: skip
 
 
-def on_ray(bundle: str, thresholds: str, whole: Path, folder: Path, videos: int, rows: int = 200) -> dict[str, float]:
-    out = folder / "ray"
+def on_ray(bundle: str, thresholds: str, clips: list[Path], folder: Path, rows: int) -> Side:
+    out, begun = folder / "ray", set[str]()
     shutil.rmtree(out, ignore_errors=True)
-    process = start(bundle, thresholds, whole, "-o", str(out), "--ray", "--actors", "2")
-    return watch([process], lambda: rows * len(list((out / "checkpoint").glob("[!_]*[0-9].parquet"))), videos)
+
+    def count() -> int:
+        at_work = {path.name for path in (out / "tries").glob("*")}  # a block's file goes when the block is done
+        begun.update(at_work)
+        return BLOCK * len(begun - at_work)
+
+    listing = write_list(folder / "whole.csv", clips, range(rows))
+    options = ("-o", str(out), "--ray", "--actors", "2")
+    return Side("two actors on Ray", [command(bundle, thresholds, listing, *options)], count)
+
+
+def main(bundle: str, thresholds: str, clips: str, place: str, turns: int = 20, rows: int = 40_000) -> None:
+    folder, found = Path(place).absolute(), sorted(Path(clips).absolute().rglob("*.mp4"))
+    sides = list[Side]()
+    try:
+        for start in (plain, on_ray):
+            sides.append(start(bundle, thresholds, found, folder, rows))
+        for turn in range(turns):
+            for side in sides if turn % 2 else reversed(sides):
+                side.run(TURN_S)
+        ratios = sorted(ray / one for one, ray in zip(*(side.rates for side in sides), strict=True))
+        for side in sides:
+            print(side)
+        quarter = len(ratios) // 4
+        print(
+            f"rate on Ray / plain: median {statistics.median(ratios):.3f} of {turns} turns, half of them from "
+            f"{ratios[quarter]:.2f} to {ratios[-1 - quarter]:.2f}, at least {LEAST}; of all videos "
+            f"{sides[1].done / sides[1].ran_s / (sides[0].done / sides[0].ran_s):.3f}; load {os.getloadavg()[0]:.1f}"
+        )
+    finally:
+        for side in sides:
+            side.end()
 
 
 if __name__ == "__main__":
-    bundle, thresholds, clips, place, *more = sys.argv[1:]
-    folder = Path(place).absolute()
-    found = sorted(Path(clips).absolute().glob("*.mp4"))
-    whole, *halves = write_lists(folder, found)
-    ratios = []
-    for turn in range(int(more[0]) if more else 3):
-        one = plain(bundle, thresholds, halves, folder, len(found))
-        other = on_ray(bundle, thresholds, whole, folder, len(found))
-        ratios.append(other["rate"] / one["rate"])
-        for name, figures in (("two plain processes", one), ("two actors on Ray", other)):
-            shown = ", ".join(f"{key} {value:.1f}" for key, value in figures.items())
-            print(f"{turn + 1}: {name}: {shown}; load {os.getloadavg()[0]:.1f}", flush=True)
-    shown = sorted(round(ratio, 3) for ratio in ratios)
-    print(f"rate on Ray / plain: {statistics.median(ratios):.3f} (of {shown}), at least {LEAST}")
+    main(*sys.argv[1:5], *map(int, sys.argv[5:]))

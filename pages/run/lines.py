@@ -23,6 +23,7 @@ class VideoLine:
         video, status, label, confidence, checkpoint, gmacs, fraction, latency_ms, decode_ms, frames_decoded: as in the
             record; ``listed_label`` may come from a LIST.
         error: why there is no answer; None where there is one.
+        id: of the video in its list; None without one.
     """
 
     video: str
@@ -37,6 +38,7 @@ class VideoLine:
     decode_ms: float | None
     frames_decoded: int | None
     error: str | None
+    id: str | None = None
 
     @property
     def right(self) -> bool | None:
@@ -85,7 +87,9 @@ def _line(record: Mapping[str, Any], where: str, checkpoints: int | None) -> Vid
             raise ResultsError(f"{where}: {name} {_short(value)}, expected a number from 0 to {_MOST[name]:g}")
     if not isinstance(listed, str | None) or not isinstance(error, str | None):
         raise ResultsError(f"{where}: listed_label {listed!r} and error {error!r}, expected texts or null")
-    return VideoLine(video=video, status=status, label=label, listed_label=listed, checkpoint=checkpoint, error=error, **figures)  # fmt: skip
+    if not isinstance(id := record.get("id"), str | None):
+        raise ResultsError(f"{where}: id {_short(id)}, expected a text or null")
+    return VideoLine(id=id, video=video, status=status, label=label, listed_label=listed, checkpoint=checkpoint, error=error, **figures)  # fmt: skip
 
 
 def _short(value: object) -> str:

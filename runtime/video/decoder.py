@@ -26,8 +26,8 @@ from .frames import FrameArray, SampledFrames, regular_file
 from .sample_clip import AS_IT_IS, FRAMES, sample_pixels
 from .view import AS_DEPLOYED, View
 
-DECODE_TIMEOUT_S = 30.0
-"""Default limit of the CPU time for opening a video, or one read of it."""
+DECODE_TIMEOUT_S = 60.0
+"""Default limit of the CPU time for a video: opening it, and all reads of it."""
 
 
 class Decoder(Closing):
@@ -50,9 +50,9 @@ class Decoder(Closing):
         """Configure the children.
 
         Args:
-            timeout_s: most CPU time for one read, or for opening one video. It counts work, so a busy machine does not
-                shorten it.
-            stall_s: longest wait for either, as when a disk does not answer.
+            timeout_s: most CPU time for one video: opening it, and all reads of it. It counts work, so a busy machine
+                does not shorten it.
+            stall_s: longest wait for one of them, as when a disk does not answer.
             memory_bytes: address space of a child.
             files_per_child: number of videos after which a child is replaced, to contain leaks.
 
@@ -181,6 +181,7 @@ class _ChildVideo(SampledFrames):
         self._number = next(self._numbers)
         self._child: Child | None = None
         self._earlier = 0  # frames that earlier children decoded for it
+        self._left_s = decoder.timeout_s  # CPU time
         self._refused = ""
         self._ask(None, recycle=True)
         self.decode_ms = (time.perf_counter() - started) * 1e3
@@ -213,13 +214,15 @@ class _ChildVideo(SampledFrames):
         """Open the video if the child does not have it open, then send the request, if any."""
         if self._refused:
             raise VideoError(f"{self._name} {self._refused}")
+        if self._left_s <= 0:  # reads shorter than the kernel's clock tick come to more, too
+            raise self._too_long()
         with self._decoder._lock:
             try:
                 child = self._decoder._living_child(recycle=recycle)
                 if child is not self._child:
                     self._open(child)
                 if request is not None:
-                    self._note(child.call(request, pixels))
+                    self._note(self._call(child, request, pixels))
             except ChildFailure as failure:
                 raise self._blame(failure) from None
 
@@ -230,10 +233,9 @@ class _ChildVideo(SampledFrames):
                 f"{self._name} cannot be decoded: while it started, the decoder process {failure}. "
                 f"Expected '{sys.executable}' to load av and numpy; run 'dynvid doctor'."
             )
-        reason, advice = f"cannot be decoded: the decoder process {failure}", "Leave it out, or repair it."
         if failure.code == OUT_OF_TIME:
-            reason = f"takes more than {self._decoder.timeout_s:g} s of CPU time to open, or for one read"
-            advice = "Give --decode-timeout (decode_timeout_s) more, or make the video smaller."
+            return self._too_long()
+        reason, advice = f"cannot be decoded: the decoder process {failure}", "Leave it out, or repair it."
         if failure.code >= 0 and failure.code != NO_MEMORY:  # an unexpected exception
             try:
                 self._decoder.check()
@@ -244,17 +246,28 @@ class _ChildVideo(SampledFrames):
                 )
             advice = "Other videos can be decoded here: leave this one out, and report it."
         self._refused = f"{reason}. {advice}"
-        kind = DecodeTimeoutError if failure.late or failure.code == OUT_OF_TIME else VideoError
-        return kind(f"{self._name} {self._refused}")
+        return (DecodeTimeoutError if failure.late else VideoError)(f"{self._name} {self._refused}")
+
+    def _too_long(self) -> DecodeTimeoutError:
+        self._refused = (
+            f"takes more than {self._decoder.timeout_s:g} s of CPU time to decode. Give --decode-timeout "
+            "(decode_timeout_s) more, or make the video smaller."
+        )
+        return DecodeTimeoutError(f"{self._name} {self._refused}")
 
     def _open(self, child: Child) -> None:
         self._child, self._earlier, known = child, self.frames_decoded, self.frames_total
         child.files += 1
-        self._note(
-            child.call(_opening(self._number, self._path, self.preprocessing, self.num_samples, self.view, self._files))
-        )
+        opening = _opening(self._number, self._path, self.preprocessing, self.num_samples, self.view, self._files)
+        self._note(self._call(child, opening))
         if known and known != self.frames_total:
             raise VideoError(f"{self._name} changed from {known} to {self.frames_total} frames while it was open.")
+
+    def _call(self, child: Child, request: dict[str, Any], pixels: NDArray[np.uint8] | None = None) -> dict[str, Any]:
+        """Have the child answer within the CPU time that is left to this video."""
+        reply = child.call({**request, "work_s": self._left_s}, pixels)
+        self._left_s -= float(reply["worked_s"])
+        return reply
 
     def _note(self, reply: dict[str, Any]) -> None:
         self.frames_total = int(reply["frames_total"])

@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ NO_MEMORY = 12
 """Exit code of a child that ran out of memory."""
 
 OUT_OF_TIME = -signal.SIGPROF
-"""Exit code of a child that used more CPU time for a request than it may."""
+"""Exit code of a child that used more CPU time for a video than it may."""
 
 _START_S = 60.0  # to load Python, numpy and PyAV from a cold disk
 _MAX_REPLY_BYTES = 1 << 20
@@ -91,7 +92,7 @@ class Child(ChildProcess):
 def main() -> None:
     """Serve requests until stdin closes.
 
-    Arguments: address space in bytes, CPU seconds per request, seconds per request.
+    Arguments: address space in bytes, CPU seconds for a request that does not say ``work_s``, seconds per request.
     """
     memory_bytes, work_s, alarm_s = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     replies = open_replies()
@@ -106,11 +107,14 @@ def main() -> None:
         resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
     send(replies, b"")  # ready
     videos: dict[int, SampledFrames] = {}
-    for request in requests():
+    for text in requests():
+        request = json.loads(text)
+        began_s = time.process_time()
         signal.alarm(alarm_s)  # end this process even if the parent is gone
-        signal.setitimer(signal.ITIMER_PROF, work_s)
+        signal.setitimer(signal.ITIMER_PROF, request.get("work_s", work_s))
         try:
-            reply, pixels = _answer(videos, json.loads(request))
+            reply, pixels = _answer(videos, request)
+            reply["worked_s"] = time.process_time() - began_s
             send(replies, json.dumps(reply).encode(), pixels)
         except VideoError as error:
             send(replies, json.dumps({"error": str(error)}).encode())

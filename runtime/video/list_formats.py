@@ -14,6 +14,7 @@ from ...grid.errors import ListError
 from ...grid.packages import packages
 from ...grid.storage.strict_json import StrictJsonError, loads
 from .foreign_list import VIDEO_END, advice
+from .remote import files_behind, is_wild
 
 EXPECTED = "Expected a CSV in UTF-8 with a header 'video' or 'video,label', then one row per video."
 _TSV = (
@@ -21,7 +22,9 @@ _TSV = (
 )
 _TEXT = "Expected one path a line in UTF-8, or a CSV with a header 'video'."
 _FOLDER = "Expected videos in it, or in its folders."
+_PATTERN = "Expected a pattern such as 'clips/**/*.mp4', in quotes."
 _ROWS_A_BATCH = 10_000  # of parquet
+_NAMES_SHOWN = 20
 
 Row = tuple[int, Sequence[str | None]]
 
@@ -44,12 +47,13 @@ class Table(NamedTuple):
     others: Sequence[str] = ()
 
 
-def open_table(path: Path, wanted: Sequence[str]) -> Table:
+def open_table(path: Path, wanted: Sequence[str], asked: Sequence[str] = ()) -> Table:
     """Return the rows of a LIST; the format follows from the suffix, and is CSV for any other.
 
     Args:
         path: a file, a folder, or a glob pattern.
         wanted: names of the columns that matter; the first is that of the video.
+        asked: those of them that some row must have.
 
     Raises:
         ListError: If it cannot be read. So may ``rows``.
@@ -60,8 +64,7 @@ def open_table(path: Path, wanted: Sequence[str]) -> Table:
         return _of_paths(path, wanted, enumerate(found, 1), f"is a folder without videos. {_FOLDER}", _FOLDER)
     if is_pattern(path):
         names = sorted(file for file in glob.iglob(str(path), recursive=True) if os.path.isfile(file))
-        expected = "Expected a pattern such as 'clips/**/*.mp4', in quotes."
-        return _of_paths(path, wanted, enumerate(names, 1), f"fits no file. {expected}", expected)
+        return _of_paths(path, wanted, enumerate(names, 1), f"fits no file. {_PATTERN}", _PATTERN)
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
         return _parquet(path, wanted)
@@ -69,7 +72,7 @@ def open_table(path: Path, wanted: Sequence[str]) -> Table:
         expected = f"Expected JSON Lines: one object a line, with the key {wanted[0]!r}."
         if wanted[0] == "video":
             expected += " 'dynvid classify' takes another key: --video-column NAME."
-        return Table(0, list(wanted), _json_rows(path, wanted, expected), expected)
+        return Table(0, list(wanted), _json_rows(path, wanted, asked, expected), expected)
     if suffix == ".txt" and (table := _text(path, wanted)) is not None:
         return table
     expected = {".tsv": _TSV, ".txt": _TEXT}.get(suffix, EXPECTED)
@@ -78,6 +81,21 @@ def open_table(path: Path, wanted: Sequence[str]) -> Table:
     if first is None:
         raise ListError(f"list '{path}' is empty. {expected}")
     return Table(first[0], [name.strip() for name in first[1]], rows, expected)
+
+
+def table_behind(uri: str, wanted: Sequence[str]) -> Table | None:
+    """Return the rows of a folder or pattern behind a URI, one for each video; None: it is a file.
+
+    Raises:
+        ListError, MissingPackageError: As ``files_behind``, and if there is no video.
+    """
+    found = files_behind(uri)
+    if found is None:
+        return None
+    if is_wild(uri):
+        return _of_paths(uri, wanted, enumerate(found, 1), f"fits no file. {_PATTERN}", _PATTERN)
+    videos = enumerate(filter(VIDEO_END.search, found), 1)
+    return _of_paths(uri, wanted, videos, f"is a folder without videos. {_FOLDER}", _FOLDER)
 
 
 def is_pattern(path: Path) -> bool:
@@ -125,7 +143,7 @@ def _text(path: Path, wanted: Sequence[str]) -> Table | None:
 
 
 def _of_paths(
-    path: Path, wanted: Sequence[str], paths: Iterable[tuple[int, str]], nothing: str, expected: str
+    path: Path | str, wanted: Sequence[str], paths: Iterable[tuple[int, str]], nothing: str, expected: str
 ) -> Table:
     """Return a table with one column, the video."""
     rows = iter(paths)
@@ -140,7 +158,8 @@ def _of_paths(
     return Table(0, [wanted[0]], each(), expected)
 
 
-def _json_rows(path: Path, wanted: Sequence[str], expected: str) -> Iterator[Row]:
+def _json_rows(path: Path, wanted: Sequence[str], asked: Sequence[str], expected: str) -> Iterator[Row]:
+    missing, keys = set(asked), dict[str, None]()
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -149,11 +168,19 @@ def _json_rows(path: Path, wanted: Sequence[str], expected: str) -> Iterator[Row
                 found = loads(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
                 if not isinstance(found, dict) or wanted[0] not in found:
                     raise ListError(f"list '{path}', line {number}: no key {wanted[0]!r}. {expected}")
+                if missing:
+                    missing -= found.keys()
+                    keys |= dict.fromkeys(found)
                 yield number, [_text_of(found.get(name)) for name in wanted]
     except OSError as fault:
         raise ListError(f"list '{path}': {fault.strerror}. {expected}") from None
     except StrictJsonError as fault:
         raise ListError(f"list '{path}', line {number}: {fault}. {expected}") from None
+    for name in asked:
+        if keys and name in missing:
+            raise ListError(
+                f"list '{path}': no row has the key {name!r}: keys are {shown_names(keys)}. Name one of them."
+            )
 
 
 def _parquet(path: Path, wanted: Sequence[str]) -> Table:
@@ -181,3 +208,15 @@ def _parquet(path: Path, wanted: Sequence[str]) -> Table:
 
 def _text_of(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else str(value)
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Return the first names of columns, for an error."""
+    every = list(names)
+    return ", ".join(map(legible, every[:_NAMES_SHOWN])) + (", …" if len(every) > _NAMES_SHOWN else "")
+
+
+def legible(text: str) -> str:
+    """Return the start of a name, with escapes for what cannot be printed."""
+    text = text if len(text) <= 100 else text[:100] + "…"
+    return text if text.isprintable() else repr(text)

@@ -15,14 +15,13 @@ from typing import overload
 
 from ...grid.errors import ListError
 from .foreign_list import advice
-from .list_formats import Table, csv_rows, is_pattern, open_table
+from .list_formats import Table, csv_rows, is_pattern, legible, open_table, shown_names, table_behind
 from .remote import fetch, is_uri
 
 LOG = logging.getLogger("dynvid")
 
 _PARTS = {"pattern": "a folder of frames", "start_s": "a part of a video", "end_s": "a part of a video"}
 _ROWS_AT_ONCE = 10_000
-_COLUMNS_SHOWN = 20
 _LONGEST_PATH = 4096  # characters, of a file
 
 
@@ -107,7 +106,9 @@ class VideoList(Sequence[ListedVideo]):
 
     @classmethod
     def of(cls, videos: Iterable[Path | ListedVideo], *, once: bool = True) -> VideoList:
-        """Return a list of the rows given."""
+        """Return a list of the rows given; a list itself."""
+        if isinstance(videos, VideoList):
+            return videos
         rows = (video if isinstance(video, ListedVideo) else ListedVideo.of(os.fspath(video)) for video in videos)
         made = cls(((0, os.fspath(row), row.label, row.id) for row in rows), once=once)
         len(made)
@@ -138,6 +139,11 @@ class VideoList(Sequence[ListedVideo]):
         place = self._first.get(key)
         place = self._first.get(self._plain(key)) if place is None else place
         return None if place is None else self._ids[place] or self._videos[place]
+
+    @property
+    def name(self) -> str | None:
+        """The path, pattern or URI of the list; None: rows that a caller gave."""
+        return self._name
 
     @property
     def labels(self) -> Sequence[str | None]:
@@ -232,7 +238,7 @@ def open_list(path: str | os.PathLike[str], columns: Columns = Columns()) -> Vid
 
     Args:
         path: CSV, TSV, parquet, JSON Lines or a text file of paths, by its suffix (else CSV); a folder, or a glob
-            pattern; any of the files may be a URI.
+            pattern; any of them may be a URI.
         columns: names of the columns.
 
     Raises:
@@ -242,10 +248,13 @@ def open_list(path: str | os.PathLike[str], columns: Columns = Columns()) -> Vid
         MissingPackageError: If a package for it is not installed.
     """
     name, folder = os.fspath(path), os.path.dirname(os.fspath(path))
+    asked = [column for column in (columns.label, columns.id) if column is not None]
     wanted = [columns.video, columns.label or "label", *([columns.id] if columns.id else ()), *_PARTS]
     with ExitStack() as stack:
-        local = stack.enter_context(fetch(name, ListError)).name if is_uri(name) else name
-        table = open_table(Path(local), wanted)
+        table, local = None, name
+        if is_uri(name) and (table := table_behind(name, wanted)) is None:
+            local = stack.enter_context(fetch(name, ListError)).name
+        table = table or open_table(Path(local), wanted, asked)
         if os.path.isdir(name):
             folder = name.rstrip("/")
         elif not is_uri(name) and is_pattern(Path(name)):
@@ -287,13 +296,12 @@ def _entries(name: str, table: Table, columns: Columns) -> Iterator[_Entry]:
     where = f"list '{name}', line {table.line}" if table.line else f"list '{name}'"
     for column in (columns.video, *asked):
         if column not in found:
-            shown = ", ".join(map(_legible, [*found, *table.others][:_COLUMNS_SHOWN]))
-            more = ", …" if len(found) + len(table.others) > _COLUMNS_SHOWN else ""
+            shown = shown_names([*found, *table.others])
             remedy = "Name one of them."
             if columns == Columns():
                 seems = None if is_uri(name) else advice(Path(name))
                 remedy = seems or f"{table.expected} 'dynvid classify' takes another column: --video-column NAME."
-            raise ListError(f"{where}: no column {column!r}: columns are {shown}{more}. {remedy}")
+            raise ListError(f"{where}: no column {column!r}: columns are {shown}. {remedy}")
     for column in (columns.video, label, *asked):
         if found.count(column) > 1:
             raise ListError(f"{where}: {found.count(column)} columns {column!r}, expected one. Rename the others.")
@@ -312,7 +320,7 @@ def _entries(name: str, table: Table, columns: Columns) -> Iterator[_Entry]:
         if not video:
             raise ListError(f"list '{name}', line {line}: no video. Name one, or remove the row.")
         if "\0" in video or (len(video) > _LONGEST_PATH and not is_uri(video)):
-            raise ListError(f"list '{name}', line {line}: {_legible(video)} cannot be a path. {table.expected}")
+            raise ListError(f"list '{name}', line {line}: {legible(video)} cannot be a path. {table.expected}")
         id = None if id_place is None else (row[id_place] or "").strip()
         if id == "":
             raise ListError(f"list '{name}', line {line}: '{video}' has no {columns.id!r}. Give it one.")
@@ -324,9 +332,3 @@ def _entries(name: str, table: Table, columns: Columns) -> Iterator[_Entry]:
                 )
         known = None if label_place is None else (row[label_place] or "").strip() or None
         yield line, video, known, id
-
-
-def _legible(text: str) -> str:
-    """Return the start of a name, with escapes for what cannot be printed."""
-    text = text if len(text) <= 100 else text[:100] + "…"
-    return text if text.isprintable() else repr(text)

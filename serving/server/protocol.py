@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 from unittest import mock
@@ -14,9 +12,10 @@ from unittest import mock
 from ...grid.errors import DynvidError, RequestError
 
 with mock.patch.object(sys, "argv", sys.argv[:1]):  # kserve reads the command line at import
-    from kserve import InferOutput, InferRequest, InferResponse, Model, ModelRepository
-    from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
+    from kserve import InferRequest, Model, ModelRepository
+    from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, ServerNotLive, ServerNotReady
     from kserve.protocol.dataplane import DataPlane
+    from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferResponse
     from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
     from kserve.protocol.grpc.servicer import InferenceServicer
 
@@ -26,7 +25,7 @@ from grpc import StatusCode
 from grpc_interceptor.exceptions import GrpcException
 from starlette.exceptions import HTTPException
 
-from ..answer import OUTPUTS, tensors
+from ..answer import OUTPUTS, http_body, raw_bytes
 from ..request import CLIP, FRAMES, Request, parameters_of, read_body, read_tensor, require_few_numbers
 from ..service.queue import Service
 from ..service.supervisor import Supervisor
@@ -36,8 +35,8 @@ LOG = logging.getLogger("dynvid")
 
 _NO_VERSIONS = "models have no versions here: leave the version out"
 ERRORS = (
-    DynvidError, RequestValidationError, InvalidInput, ModelNotFound, ModelNotReady, NotImplementedError,
-    HTTPException, Exception,
+    DynvidError, RequestValidationError, InvalidInput, ModelNotFound, ModelNotReady, ServerNotLive, ServerNotReady,
+    NotImplementedError, HTTPException, Exception,
 )  # fmt: skip
 """What ``answer_error`` answers."""
 
@@ -78,9 +77,12 @@ async def infer(model: ServiceModel, body: bytes, json_length: int | None) -> tu
     except RequestError:
         model.service.count("invalid")
         raise
-    response, _ = await model(request)
-    content, length = response.to_rest()
-    return (json.dumps(content).encode(), None) if length is None else (content, length)
+    reply = await model.service.classify(request)
+    return http_body(
+        reply.answer,
+        [(one.name, one.binary) for one in request.outputs] or [(name, request.binary) for name in OUTPUTS],
+        id=request.id, model_name=model.name, model_version=None, parameters={"bundle_sha256": reply.bundle_sha256},
+    )  # fmt: skip
 
 
 class ServiceModel(Model):  # type: ignore[misc]
@@ -91,34 +93,24 @@ class ServiceModel(Model):  # type: ignore[misc]
         self.service, self.ready = service, True
 
     async def __call__(
-        self, body: object, headers: Mapping[str, str] | None = None, verb: object = None
-    ) -> tuple[InferResponse, dict[str, str]]:
-        """Return the response to a request."""
-        from_grpc = isinstance(body, InferRequest)
+        self, body: InferRequest, headers: Mapping[str, str] | None = None, verb: object = None
+    ) -> tuple[ModelInferResponse, dict[str, str]]:
+        """Return the response to a request over gRPC."""
         try:
-            request = _from_grpc(body) if from_grpc else body
+            request = _from_grpc(body)
         except GrpcException:
             self.service.count("invalid")
             raise
-        assert isinstance(request, Request)
         try:
             reply = await self.service.classify(request)
         except DynvidError as error:
-            if from_grpc:
-                raise _as_grpc(error) from None
-            raise
-        found = tensors(reply.answer)
-        names = [one.name for one in request.outputs] or list(OUTPUTS)
-        outputs = [InferOutput(name, list(found[name].shape), OUTPUTS[name], found[name]) for name in names]
-        response = InferResponse(
-            request.id,
-            self.name,
-            outputs,
-            from_grpc=from_grpc,
-            parameters={"bundle_sha256": reply.bundle_sha256},
-            use_binary_outputs=not from_grpc and request.binary,  # arrays are sent as bytes by gRPC anyway
-            requested_outputs=None if from_grpc else [_Wanted(o.name, o.binary) for o in request.outputs] or None,
-        )
+            raise _as_grpc(error) from None
+        response = ModelInferResponse(id=request.id, model_name=self.name)
+        response.parameters["bundle_sha256"].string_param = reply.bundle_sha256
+        for name in [one.name for one in request.outputs] or OUTPUTS:
+            count = len(reply.answer[name]) if name == "warnings" else 1
+            response.outputs.add(name=name, datatype=OUTPUTS[name], shape=[1, count])
+            response.raw_output_contents.append(raw_bytes(reply.answer, name))
         return response, {}
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -134,12 +126,6 @@ class ServiceModel(Model):  # type: ignore[misc]
             {"name": name, "datatype": datatype, "shape": [1, -1 if name == "warnings" else 1]}
             for name, datatype in OUTPUTS.items()
         ]
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    name: str
-    binary_data: bool
 
 
 def _from_grpc(found: InferRequest) -> Request:
@@ -219,8 +205,9 @@ async def answer_error(_: object, error: Exception) -> JSONResponse:
         code, text = 404, "there is no model of this name"
     elif isinstance(error, NotImplementedError):
         code, text = 404, _NO_VERSIONS
-    elif isinstance(error, ModelNotReady):
-        code, text, headers = 503, "the model is not ready", {"retry-after": "1"}
+    elif isinstance(error, ModelNotReady | ServerNotReady | ServerNotLive):
+        what = "model" if isinstance(error, ModelNotReady) else "server"
+        code, text, headers = 503, f"the {what} is not ready", {"retry-after": "1"}
     elif isinstance(error, InvalidInput):
         code, text = 400, str(error)
     else:

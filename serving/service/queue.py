@@ -142,7 +142,8 @@ class Service:
             self._at_work -= 1
             if not self._at_work:
                 self._idle.set()
-            self._on_outcome(outcome, self._loop.time() - began, reply)
+            # the reply is on its way before it is counted: nothing between here and there waits for the loop
+            self._loop.call_soon(self._on_outcome, outcome, self._loop.time() - began, reply)
             self._dispatch()
 
     def count(self, outcome: Outcome) -> None:
@@ -150,8 +151,12 @@ class Service:
         self._on_outcome(outcome, 0.0, None)
 
     async def drain(self, within_s: float) -> None:
-        """Refuse new requests, and return once the others are answered, or after ``within_s``."""
-        self.stopping = True
+        """Refuse new requests, and return once the others are answered, or after ``within_s``.
+
+        If the model process ends meanwhile, it is not started again, and those that wait for it are refused.
+        """
+        self.stopping = self._supervisor.stopping = True
+        self._dispatch()
         await asyncio.wait([asyncio.ensure_future(self._idle.wait())], timeout=within_s)
 
     async def _in_time(self, request: Request, began: float) -> Reply:
@@ -185,7 +190,7 @@ class Service:
             if place in self._queue:
                 self._queue.remove(place)
                 heapq.heapify(self._queue)
-            elif not place.turn.cancelled():
+            elif not place.turn.cancelled() and place.turn.exception() is None:
                 place.turn.result().held -= 1
             raise
 
@@ -193,6 +198,10 @@ class Service:
         """Give the process the most urgent requests, as many as it can use."""
         process = self._supervisor.current
         if process is None:
+            if self.stopping:
+                while self._queue:
+                    if not (turn := heapq.heappop(self._queue).turn).done():
+                        turn.set_exception(UnavailableError("the service is stopping: try again"))
             return
         most = process.facts.result().most_in_flight
         while self._queue and max(process.held, process.in_flight) < most:

@@ -33,6 +33,7 @@ class Supervisor:
         current: the process that takes videos; None while there is none.
         restarts: how often a process was started again.
         swaps: how often the bundle was exchanged.
+        stopping: whether a process that ends is not started again, as systemd may end all processes of a service.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Supervisor:
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.current: ModelProcess | None = None
-        self.restarts = self.swaps = 0
+        self.restarts, self.swaps, self.stopping = 0, 0, False
         self._options, self._silent_s, self._stuck_s, self.changed = options, silent_s, stuck_s, changed
         self._served: Mapping[str, Any] = options  # what ``current`` was opened with, links resolved
         self._sha256: str | None = None
@@ -161,11 +162,13 @@ class Supervisor:
             why = await asyncio.shield(process.gone)
             self.current = None
             self.changed()
-            LOG.warning(f"the model process {why}; it is started again")
+            LOG.warning(f"the model process {why}" + ("" if self.stopping else "; it is started again"))
             if loop.time() - since > _STEADY_S:
                 wait_s = _FIRST_WAIT_S
             while self.current is None:
                 await asyncio.sleep(wait_s)
+                if self.stopping:
+                    return
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
                 async with self._opening:
                     if self.current is None:  # no exchange was faster

@@ -39,9 +39,9 @@ def run(folder, command, **variables):
     return done.stdout
 
 
-def merged(folder):
+def merged(folder, results):
     assert "7 videos of 7 lines in 2 files, 0 failed, 0 missing" in run(
-        folder, ["dynvid", "merge", "results", "-o", "r.jsonl"]
+        folder, ["dynvid", "merge", results, "-o", f"{results.replace('/', '-')}.jsonl"]
     )
     return True
 
@@ -50,10 +50,10 @@ def test_slurm(folder):
     script = ROOT / "examples" / "cluster" / "slurm.sh"
     for task in range(1, TASKS + 1):
         run(
-            folder, ["sh", script, "model.bundle", "T.json", "list.csv", "results"], SLURM_ARRAY_TASK_ID=str(task),
+            folder, ["sh", script, "model.bundle", "T.json", "list.csv", "results/first"], SLURM_ARRAY_TASK_ID=str(task),
             SLURM_ARRAY_TASK_COUNT=str(TASKS), SLURM_CPUS_PER_TASK="1",
         )  # fmt: skip
-    assert merged(folder)
+    assert merged(folder, "results/first")
 
 
 def test_kubernetes(folder):
@@ -62,6 +62,10 @@ def test_kubernetes(folder):
     (script,) = container["args"]
     assert job["completionMode"] == "Indexed" and f'/{job["completions"]}"' in script
     script = script.replace("/data/", f"{folder}/").replace(f'/{job["completions"]}"', f'/{TASKS}"')
-    for index in range(TASKS):
-        run(folder, [*container["command"], script], JOB_COMPLETION_INDEX=str(index))
-    assert merged(folder)
+    (name,) = container["env"]
+    for job in ("one", "other"):  # two jobs at once have a folder each
+        for index in range(TASKS):
+            run(
+                folder, [*container["command"], script], JOB_COMPLETION_INDEX=str(index), **{name["name"]: job}
+            )  # fmt: skip
+    assert merged(folder, "results/one") and merged(folder, "results/other")

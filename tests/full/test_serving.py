@@ -1,9 +1,11 @@
 """The service and Triton as clients see them: the checks of examples/serving, in environments of their own, and short."""
 
+import json
 import os
 import subprocess
 
 import pytest
+import triton_fake
 from environments import environment
 from samples import ROOT, TINY
 
@@ -74,6 +76,43 @@ def test_clients_of_the_service_get_the_answers_of_dynvid_to_the_last_bit(check,
 def test_clients_of_triton_get_the_answers_of_dynvid_to_the_last_bit(check, triton, exports, clips, thresholds):
     said = check(triton, "same_answers", "triton", exports.demonstration().root, clips, thresholds, 12)
     assert same_answers(said, "triton")
+
+
+PROBE = """
+import json, sys
+sys.path.insert(0, {tests!r})
+import triton_fake
+import triton_python_backend_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        with open({output!r}, "w") as file:
+            json.dump(triton_fake.facts(triton_python_backend_utils), file)
+
+    def execute(self, requests):
+        return []
+"""
+CONFIG = """
+name: "probe" backend: "python" max_batch_size: 0
+input [ { name: "a" data_type: TYPE_UINT8 dims: [ 1 ] } ] output [ { name: "b" data_type: TYPE_UINT8 dims: [ 1 ] } ]
+"""
+START = "import sys; from pathlib import Path; from running import triton\nwith triton(Path(sys.argv[1])): pass"
+
+
+def test_the_stand_in_for_triton_is_as_triton(triton, tmp_path):
+    model, output = tmp_path / "models" / "probe", tmp_path / "facts.json"
+    (model / "1").mkdir(parents=True)
+    (model / "config.pbtxt").write_text(CONFIG)
+    (model / "1" / "model.py").write_text(PROBE.format(tests=str(ROOT / "tests"), output=str(output)))
+    path = tmp_path / "path"
+    path.mkdir()
+    (path / "dynvid").symlink_to(ROOT)
+    done = subprocess.run(
+        [triton, "-c", START, model.parent],
+        cwd=CHECKS, env=os.environ | {"PYTHONPATH": f"{path}:{CHECKS}"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert json.loads(output.read_text()) == triton_fake.facts(triton_fake)
 
 
 def test_ten_times_too_many_requests_are_refused_at_once(check, serve, exports, clips, thresholds):

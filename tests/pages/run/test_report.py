@@ -229,6 +229,34 @@ def test_a_list_of_other_videos_is_warned_of(tmp_path, caplog):
     assert "none of the 2 videos of list" in caplog.text and "is in these results" in caplog.text
 
 
+def test_videos_behind_uris_are_found_by_uri(tmp_path):
+    (tmp_path / "list.csv").write_text("video,label\nmemory://videos/0.npy,b\nmemory://videos/1.npy,a\n")
+    lines = [line("memory://videos/0.npy", listed=None), line("memory://videos/1.npy", listed=None)]
+    total = dynvid.report(lines, data=tmp_path / "list.csv").total
+    assert (total.labelled, total.right) == (2, 1)
+
+
+def test_videos_are_found_by_the_column_of_ids(tmp_path):
+    (tmp_path / "list.csv").write_text("clip,class,key\n0.npy,b,x\n0.npy,a,y\n1.npy,a,z\n")
+    video = str(tmp_path / "elsewhere" / "0.npy")
+    lines = [line(video, listed=None, id="x"), line(video, listed=None, id="y"), line(video, id="other")]
+    results = write(tmp_path / "r.jsonl", lines)
+    columns = ("--video-column", "clip", "--label-column", "class", "--id-column", "key")
+    total = json.loads(ok("report", results, "--data", tmp_path / "list.csv", *columns, "--json"))
+    assert (total["labelled"], total["accuracy"]) == (3, pytest.approx(2 / 3))
+    said = refused(
+        3, "report", results, "--data", tmp_path / "list.csv", "--video-column", "clip", "--label-column", "x"
+    )
+    assert "no column 'x': columns are clip, class, key" in said
+    said = refused(2, "report", results, *columns)
+    assert "name columns of a LIST: give --data LIST" in said
+    write(results, [line(video), line(str(tmp_path / "1.npy"))])
+    said = refused(2, "report", results, "--data", tmp_path / "list.csv", *columns)
+    assert "was read with ids, and the results have none: leave --id-column out" in said
+    with pytest.raises(ResultsError, match="id 3, expected a text or null"):
+        dynvid.report([line(video, id="x"), line(video, id=3)])
+
+
 @pytest.fixture
 def of_run(tiny_bundle, tmp_path):
     """Return a writer of results with what lies beside them; changes are of the run."""

@@ -79,6 +79,12 @@ def hold(pid):
         time.sleep(0.001)
 
 
+def worked_s(pid):
+    """Return the CPU time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
 def stopped(pid):
     """Hold a child, so that the next request to it is certainly under way; then kill it."""
@@ -205,6 +211,29 @@ def test_the_limit_counts_work_and_not_waiting(clips, expected, tmp_path):
         with pytest.raises(VideoError, match=r"takes more than 0.02 s of CPU time .* Give --decode-timeout"):
             whole(hasty.open(large, SMALL, SAMPLES))
         assert gone(hasty.pid)
+
+
+def test_the_limit_is_that_of_the_whole_video(clips, expected, tmp_path):
+    large, took_s = encode(tmp_path / "large.mp4", 0, frames=200, size=(1920, 1080)), []
+
+    def read_each(decoder):
+        source = decoder.open(large, SMALL, SAMPLES)
+        for sample in range(SAMPLES):
+            before_s = worked_s(decoder.pid)
+            source.read((sample,))
+            took_s.append(worked_s(decoder.pid) - before_s)
+
+    with Decoder() as decoder:
+        whole(decoder.open(clips[0], SMALL, SAMPLES))
+        before_s = worked_s(decoder.pid)
+        read_each(decoder)
+        limit_s = (worked_s(decoder.pid) - before_s) / 2
+    assert max(took_s) < limit_s / 2, took_s
+    with Decoder(timeout_s=limit_s) as decoder:
+        with pytest.raises(VideoError, match=r"large.mp4' takes more than .* s of CPU time to decode. Give --decode-t"):
+            read_each(decoder)
+        assert len(took_s) > SAMPLES + 1  # no single read took too long
+        np.testing.assert_array_equal(whole(decoder.open(clips[0], SMALL, SAMPLES)), expected[0])
 
 
 def test_a_child_that_dies_between_requests_costs_nothing(decoder, clips, expected):

@@ -255,6 +255,19 @@ def test_json_lines_that_are_wrong_are_refused(tmp_path, text, message):
         read_list(in_format(tmp_path, "l.jsonl", text))
 
 
+def test_json_lines_without_the_key_that_was_asked_for_are_refused(tmp_path, monkeypatch):
+    text = '{"video": "a.mp4", "label": "x"}\n{"video": "b.mp4", "more": 1}\n'
+    path = in_format(tmp_path, "l.jsonl", text)
+    with pytest.raises(ListError, match="'.*l.jsonl': no row has the key 'cls': keys are video, label, more. Name one"):
+        open_list(path, Columns(label="cls"))
+    assert [row.label for row in open_list(path, Columns(label="more"))] == [None, "1"]
+    assert [row.label for row in open_list(path)] == ["x", None]
+    path.write_text(text + '{"video": "c.mp4", "cls": null}\n')  # as an empty column of a CSV
+    assert [row.label for row in open_list(path, Columns(label="cls"))] == [None] * 3
+    with pytest.raises(ListError, match="no row has the key 'key'|line 1: 'a.mp4' has no 'key'"):
+        open_list(path, Columns(id="key"))
+
+
 def test_without_pyarrow_parquet_is_one_line_that_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingPackageError, match=r"package 'pyarrow'. Install it: pip install 'dynvid\[parquet\]'"):

@@ -73,8 +73,31 @@ def test_a_list_may_name_uris_and_lie_behind_one(tmp_path, folder):
     assert list(map(str, open_list(listing))) == [str(tmp_path / "a.mp4"), "memory://videos/a.mp4"]
     with pytest.raises(ListError, match="'memory://videos/a.mp4' is a URI, which only classify reads"):
         read_list(listing)
-    with pytest.raises(ListError, match="'memory://videos/none.csv' cannot be fetched"):
+    with pytest.raises(ListError, match="'memory://videos/none.csv' cannot be listed"):
         open_list("memory://videos/none.csv")
+
+
+def test_a_folder_or_a_pattern_behind_a_uri_is_a_list_as_one_here_is(tmp_path, monkeypatch):
+    for name in ("b.mp4", "a.webm", "notes.txt", "deep/c.mp4", "deep/e[1]/d.npy", "elsewhere/e f.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+        with fsspec.open(f"memory://corpus/{name}", "wb") as file:
+            file.write(b"x")
+    for wanted in ("", "/", "/deep", "/*.mp4", "/**/*.mp4", "/deep/**", "/*/*.mp4", "/deep/e[1]"):
+        here = [str(row).removeprefix(str(tmp_path)) for row in open_list(f"{tmp_path}{wanted}")]
+        far = list(open_list(f"memory://corpus{wanted}"))
+        assert here and [str(row).removeprefix("memory://corpus") for row in far] == here, wanted
+        assert all(row.uri == str(row) for row in far)
+    for uri, message in (
+        ("memory://corpus/none*.mp4", "list 'memory://corpus/none.*' fits no file. Expected a pattern"),
+        ("memory://corpus/none/", "'memory://corpus/none/' cannot be listed .*Expected a folder, a pattern or a file"),
+        ("gcs://a/*.mp4", "'gcs://a/.*' cannot be listed without another package: .*gcsfs"),
+    ):
+        with pytest.raises((ListError, MissingPackageError), match=message):
+            open_list(uri)
+    fsspec.filesystem("memory").makedirs("/corpus/empty/folder")
+    with pytest.raises(ListError, match="list 'memory://corpus/empty/' is a folder without videos. Expected videos in"):
+        open_list("memory://corpus/empty/")
 
 
 def test_what_is_not_installed_is_said_in_one_line(monkeypatch, temporary):

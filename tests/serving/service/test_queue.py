@@ -174,6 +174,24 @@ def test_without_a_process_requests_are_refused_and_those_that_wait_go_to_the_ne
     run(check)
 
 
+def test_a_request_is_counted_after_its_reply():
+    async def check(service, process, supervisor, outcomes):
+        seen = []
+
+        async def asked():
+            await service.classify(Request(b"v"))
+            seen.extend(outcomes)  # where the reply is sent
+
+        task = asyncio.ensure_future(asked())
+        await settle()
+        process.taken[0][1].set_result(ANSWER)
+        await task
+        await settle()
+        assert (seen, outcomes) == ([], ["answered"])
+
+    run(check)
+
+
 def test_draining_refuses_the_new_and_finishes_the_old():
     async def check(service, process, supervisor, outcomes):
         asked = ask(service, "a")

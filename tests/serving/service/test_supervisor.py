@@ -109,6 +109,28 @@ def test_a_killed_process_fails_its_videos_and_is_started_again(tiny_bundle, wan
     run(tiny_bundle.root, check)
 
 
+def test_a_process_that_ends_while_the_service_drains_is_not_started_again(tiny_bundle):
+    """As under systemd's ``KillMode=control-group``, which ends the model process as it tells the service to stop."""
+
+    async def check(supervisor, service):
+        process, began = supervisor.current, time.monotonic()
+        os.kill(process.pid, signal.SIGSTOP)
+        asked = [asyncio.ensure_future(service.classify(request(VIDEOS[n % 4]))) for n in range(8)]
+        await asyncio.sleep(0.05)
+        assert service.waiting
+        os.kill(process.pid, signal.SIGKILL)
+        await process.gone
+        drained = asyncio.ensure_future(service.drain(20))
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(one, UnavailableError) for one in found), found
+        await drained
+        assert time.monotonic() - began < 10
+        await asyncio.sleep(1.0)
+        assert supervisor.current is None and supervisor.restarts == 0
+
+    run(tiny_bundle.root, check)
+
+
 def test_a_stopped_process_is_seen_and_ended(tiny_bundle):
     async def check(supervisor, service):
         first = supervisor.current

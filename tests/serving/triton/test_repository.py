@@ -4,10 +4,10 @@ import importlib.util
 import json
 import re
 import sys
-import types
 
 import numpy as np
 import pytest
+import triton_fake
 from command_line import ok, refused
 from samples import write_noise
 
@@ -24,43 +24,18 @@ def thresholds(tiny_bundle, tmp_path):
     return path
 
 
-class Tensor:
-    def __init__(self, name, array):
-        self.name, self._array = name, array
-
-    def as_numpy(self):
-        return self._array
+def request(outputs=tuple(OUTPUTS), **inputs):
+    return triton_fake.InferenceRequest("dynvid", outputs, [triton_fake.Tensor(*item) for item in inputs.items()])
 
 
-class Request:
-    def __init__(self, outputs=tuple(OUTPUTS), **inputs):
-        self.inputs, self._outputs = inputs, outputs
-
-    def requested_output_names(self):
-        return list(self._outputs)
-
-
-class TritonError:
-    INTERNAL, INVALID_ARG = 1, 3
-
-    def __init__(self, text, code=INTERNAL):
-        self.text, self.code = text, code
-
-
-class Response:
-    def __init__(self, output_tensors=(), error=None):
-        self.found, self.error = {one.name: one.as_numpy() for one in output_tensors}, error
+def found_in(response):
+    return {one.name(): one.as_numpy() for one in response.output_tensors()}
 
 
 @pytest.fixture
 def triton(monkeypatch):
     """Return a function that loads a repository's model as Triton's Python backend does."""
-    module = types.ModuleType("triton_python_backend_utils")
-    module.Tensor, module.InferenceResponse, module.TritonError = Tensor, Response, TritonError
-    module.get_input_tensor_by_name = lambda request, name: (
-        Tensor(name, request.inputs[name]) if name in request.inputs else None
-    )
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton_fake)
     models = []
 
     def load(folder):
@@ -86,26 +61,26 @@ def test_the_model_answers_as_dynvid_does(tiny_bundle, thresholds, tmp_path, tri
     videos = [np.load(tmp_path / f"{n}.npy") for n in range(4)]
     folder = dynvid.export_triton(tiny_bundle.root, tmp_path / "models", thresholds=thresholds, threads=1)
     model = triton(folder)
-    requests = [Request(frames=video[None]) for video in videos]
+    requests = [request(frames=video[None]) for video in videos]
     requests += [
-        Request(clip=np.array([[clip.read_bytes()]], object), outputs=["label", "warnings"]),
-        Request(clip=np.array([[b"no video"]], object)),
-        Request(clip=np.array([[b""]], object)),
-        Request(frames=np.zeros((2, 3, 8, 8, 3), np.uint8)),
-        Request(),
+        request(clip=np.array([[clip.read_bytes()]], object), outputs=["label", "warnings"]),
+        request(clip=np.array([[b"no video"]], object)),
+        request(clip=np.array([[b""]], object)),
+        request(frames=np.zeros((2, 3, 8, 8, 3), np.uint8)),
+        request(),
     ]
     found = model.execute(requests)
     with dynvid.load(tiny_bundle.root, thresholds=thresholds, threads=1) as plain:
         for video, response in zip([*videos, clip], found, strict=False):
-            assert response.error is None
+            assert not response.has_error()
             wanted = tensors(to_json(plain.classify(video)))
-            for name, array in response.found.items():
+            for name, array in found_in(response).items():
                 assert array.dtype == wanted[name].dtype and array.shape == wanted[name].shape
                 assert name.endswith("_ms") or array.tolist() == wanted[name].tolist()
-    assert list(found[4].found) == ["label", "warnings"]
-    assert [bool(response.error) for response in found] == [False] * 5 + [True] * 4
-    assert "video 'clip'" in found[5].error.text and "/proc" not in found[5].error.text
-    assert {response.error.code for response in found[5:]} == {TritonError.INVALID_ARG}
+    assert list(found_in(found[4])) == ["label", "warnings"]
+    assert [response.has_error() for response in found] == [False] * 5 + [True] * 4
+    assert "video 'clip'" in found[5].error().message() and "/proc" not in found[5].error().message()
+    assert {response.error().code() for response in found[5:]} == {triton_fake.TritonError.INVALID_ARG}
 
 
 def test_an_export_is_replaced_and_nothing_else_is(tiny_bundle, tmp_path):
