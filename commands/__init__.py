@@ -82,3 +82,23 @@ class FiniteRange(click.FloatRange):
 def rare(*names: str, **attributes: Any) -> Callable[[F], F]:
     """Return the decorator for an option that ``--help`` shows last; arguments as ``click.option``."""
     return click.option(*names, cls=RareOption, **attributes)
+
+
+READING = (
+    rare("--network", help="Expected network of a training checkpoint, such as resnet50; any other is refused."),
+    rare("--layout", default="auto", show_default=True, help="Expected layout, or auto."),
+    click.option("--shift/--no-shift", default=None, help="Use the online temporal shift, if the keys do not say."),
+    rare("--weights", metavar="KEY", help="Key of the weights in a file that has several sets."),
+    rare("--shift-div", type=int, help="A shift moves 1/N of the channels, in a public layout.  [default: 8]"),
+    rare("--stride-in-1x1/--stride-in-3x3", default=None, help="Where a public ResNet strides: 1x1 is Caffe-style."),
+    rare("--dilated", type=int, help="Last stages of a torchvision ResNet that dilate, not stride.  [default: 0]"),
+    rare("--static", is_flag=True, help="Take a public layout as trained, TSM shifting both ways: one call, no exits."),
+)
+"""How a training checkpoint is to be read, where it does not say."""
+
+
+def reading_options(command: F) -> F:
+    """Give a command the options ``READING``, in their order."""
+    for option in reversed(READING):
+        command = option(command)
+    return command

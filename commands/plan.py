@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..commands import PATH, Command, rare
+from ..commands import PATH, Command, reading_options
 from ..grid.errors import UsageError
 from ..grid.packages import packages
 from .output import print_table, require_own
@@ -21,14 +21,7 @@ from .output import print_table, require_own
 @click.option("--frames", type=int, help="Sampled frames l of a NETWORK or a public layout (default 16).")
 @click.option("--head", type=click.Choice(["conv", "linear"]), help="Heads of a NETWORK (default conv).")
 @click.option("--svg", type=PATH, help="Figure of grid and route to write; needs dynvid[pages].")
-@rare("--network", help="Expected network of a TRAINING_CHECKPOINT, such as resnet50.")
-@rare("--layout", default="auto", show_default=True, help="Expected layout, or auto.")
-@rare("--shift/--no-shift", default=None, help="Use the online temporal shift, if the keys do not say.")
-@rare("--weights", metavar="KEY", help="Key of the weights in a file that has several sets.")
-@rare("--shift-div", type=int, help="A shift moves 1/N of the channels, in a public layout.  [default: 8]")
-@rare("--stride-in-1x1/--stride-in-3x3", default=None, help="Where a public ResNet strides: 1x1 is Caffe-style.")
-@rare("--dilated", type=int, help="Last stages of a torchvision ResNet that dilate, not stride.  [default: 0]")
-@rare("--static", is_flag=True, help="Plan a public layout as trained, TSM shifting both ways: one call, no exits.")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(
     source: str, route: str | None, classes: int | None, frames: int | None, head: str | None, svg: Path | None,
