@@ -24,12 +24,14 @@ class LocalPath(click.Path):
         """Return the path.
 
         Raises:
-            UsageError: If it is a URI.
+            UsageError: If it is a URI, or empty.
         """
+        name = "path"
+        if param is not None:
+            name = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name.strip("[].")
+        if os.fspath(value) == "":
+            raise UsageError(f"{name} '': expected a path; a dot is this folder")
         if is_uri(value):
-            name = "path"
-            if param is not None:
-                name = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name.strip("[].")
             raise UsageError(
                 f"{name} {os.fspath(value)!r} is a URI: expected a file or folder of this machine. Fetch it, or send it "
                 "there, by another tool"

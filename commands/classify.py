@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..commands import PATH, Command, precision_option, rare
+from ..commands import PATH, Command, FiniteRange, precision_option, rare
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.packages import packages
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 @rare("--ray", metavar="[ADDRESS]", is_flag=False, flag_value="local",
       help="Classify on a Ray cluster, -o is a folder; auto: this machine's cluster; no address: one is started here.")  # fmt: skip
 @rare("--actors", type=click.IntRange(1), help="With --ray: actors.  [default: one per CPU, or as the GPUs allow]")
-@rare("--gpus-per-actor", metavar="F", type=click.FloatRange(0), default=0.0, show_default=True,
+@rare("--gpus-per-actor", metavar="F", type=FiniteRange(0), default=0.0, show_default=True,
       help="With --ray: share of a GPU that each actor takes.")  # fmt: skip
 @precision_option
 @click.option("--threads", type=int, help="CPU threads to compute with.  [default: one per core]")

@@ -7,18 +7,17 @@ import logging
 import math
 import os
 import shutil
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..grid.errors import BackendError, DynvidError, ResourceError, StaleResultsError, UsageError
+from ..grid.errors import BackendError, ResourceError, StaleResultsError, UsageError
 from ..grid.packages import packages
 from ..grid.storage.files import whole_file
 from ..grid.storage.sealed import seal
@@ -29,20 +28,20 @@ from ..runtime.results.summary import Summary
 from ..runtime.video.listing import ListedVideo, VideoList
 from .quarantine import LONE_TRIES, Quarantine
 from .ray import Batch, Classifier, rows_of
+from .ray_cluster import CPUS_KEPT_FREE, cause_of, connected, get
 
 if TYPE_CHECKING:
     import pyarrow
 
 LOG = logging.getLogger("dynvid")
 
-LOCAL = "local"
 _ROWS_A_BLOCK = 50  # what is done again when an actor dies
 _ROWS_A_WRITE = (
     200  # what is done again, for each that is at work, when the driver dies; a file of results holds as many
 )
 _CPUS_AN_ACTOR = 0.5  # at most, so that a CPU is free for what reads and writes: without one, Ray waits for ever
-_CPUS_KEPT_FREE = 2.5  # Ray's filter of rows that are done and its tasks that cut blocks take one each, others a part
 _CPUS_A_TASK = 0.25
+_MOST_ACTORS_A_CPU = 4  # as threads: more only take memory, and Ray ever longer to start
 _ROWS_A_FILE = 100_000
 _POLL_S = 1.0
 
@@ -138,24 +137,30 @@ def classify_on_ray(
     options: Mapping[str, Any],
 ) -> Summary:
     """Classify the videos of a list on a Ray cluster; ``dynvid.classify_on_ray`` documents it."""
+    if not (math.isfinite(gpus_per_actor) and gpus_per_actor >= 0):
+        raise UsageError(f"gpus_per_actor {gpus_per_actor!r}: expected a share of a GPU, such as 0.5, or 0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it says on stderr what is no fault of the job
     with packages("ray"):
         import pyarrow.parquet  # noqa: F401
         import ray.data
     output.mkdir(parents=True, exist_ok=True)
-    with _locked(output), _connected(address):
+    with _locked(output), connected(address):
         resources = ray.cluster_resources()
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        count = actors or (int(gpus / gpus_per_actor) if gpus_per_actor else max(1, int(cpus - _CPUS_KEPT_FREE)))
-        share = min(_CPUS_AN_ACTOR, math.floor((cpus - _CPUS_KEPT_FREE) / max(count, 1) * 1000) / 1000)
+        count = actors or (int(gpus / gpus_per_actor) if gpus_per_actor else max(1, int(cpus - CPUS_KEPT_FREE)))
+        share = min(_CPUS_AN_ACTOR, math.floor((cpus - CPUS_KEPT_FREE) / max(count, 1) * 1000) / 1000)
+        if count > _MOST_ACTORS_A_CPU * cpus:
+            raise UsageError(
+                f"{count} actors on a cluster of {cpus:g} CPUs: expected at most {_MOST_ACTORS_A_CPU} a CPU"
+            )
         if share <= 0 or count < 1 or count * gpus_per_actor > gpus:
             raise UsageError(
                 f"{count} actors with {gpus_per_actor:g} GPUs each on a cluster of {cpus:g} CPUs and {gpus:g} GPUs: "
-                f"expected more than {_CPUS_KEPT_FREE} CPUs, and as many GPUs as the actors take"
+                f"expected more than {CPUS_KEPT_FREE} CPUs, and as many GPUs as the actors take"
             )
         job = Job(os.path.abspath(bundle), options, trace, os.getcwd(), output.absolute())
         described = ray.remote(num_cpus=share, num_gpus=gpus_per_actor)(_describe)
-        run, runs = _get(described.remote(job))
+        run, runs = get(described.remote(job))
         LOG.info(f"{count} actors on {len(ray.nodes())} machines: {runs}")
         run = replace(run, videos=len(videos), videos_sha256=sha256_of_videos(videos.identities()))
         _begin(output, run, videos)
@@ -253,30 +258,9 @@ def _write(job: Job, run: Run, counter: Any, actors: int, cpus: float, gpus: flo
             str(job.output), min_rows_per_file=_ROWS_A_WRITE, ray_remote_args={"num_cpus": _CPUS_A_TASK}
         )
     except ray.exceptions.RayError as error:
-        raise _cause(error) from None
+        raise cause_of(error) from None
     finally:
         context.enable_progress_bars, context.checkpoint_config = before
-
-
-def _get(reference: Any) -> Any:
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayError as error:
-        raise _cause(error) from None
-
-
-def _cause(error: BaseException) -> DynvidError:
-    """Return dynvid's own error of another process, or what Ray says in one line."""
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None)  # of Ray's error, which also is of the class of its cause
-        if isinstance(seen, DynvidError) and cause is None:
-            return seen
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return BackendError(f"Ray gave up: {lines[-1].strip()}. The same command goes on where it stopped")
 
 
 @contextmanager
@@ -301,33 +285,6 @@ def _progress(counter: Any, videos: int) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[None]:
-    """Connect to a cluster, or start one on this machine, until the end of the block; one that is joined is used."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    cores = len(os.sched_getaffinity(0))
-    local: dict[str, Any] = {"num_cpus": cores + math.ceil(_CPUS_KEPT_FREE), "include_dashboard": False}
-    try:
-        ray.init(
-            address=address, log_to_driver=False, logging_level=logging.ERROR, **(local if address == LOCAL else {})
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise BackendError(
-            f"--ray {address!r} cannot be reached ({str(error).splitlines()[0]}): expected the address of a cluster, "
-            "auto, or none for a cluster on this machine"
-        ) from None
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # we raise its errors
-    try:
-        with redirect_stdout(sys.stderr):  # where Ray says that a process died
-            yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Two actors on Ray beside two plain processes: ``ray_rate.py BUNDLE T.json CLIPS FOLDER [TURNS [ROWS]]``.
 
-A shared machine changes its speed by a quarter within minutes. So both are started, and then run by turns of some three
-seconds: all processes of one are stopped (SIGSTOP) while the other runs. Each turn gives two rates, and the median is that of
-their ratios. The start is given apart, as are the CPU time of a video and the memory. The list names the clips of the
+A shared machine changes its speed by a quarter within minutes. So both are started, and then run by turns of some
+three seconds: all processes of one are stopped (SIGSTOP) while the other runs. Each turn gives two rates, and the median
+is that of their ratios. The start is given apart, as are the CPU time of a video and the memory. The list names the clips of the
 folder CLIPS again and again, so that it does not come to its end.
 """
 

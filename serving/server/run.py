@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import signal
-import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from ...grid.errors import ResourceError
+from ...grid.errors import DynvidError, ResourceError
 
 with mock.patch.object(sys, "argv", sys.argv[:1]):  # kserve reads the command line at import
     from kserve import ModelRepository
@@ -32,6 +31,7 @@ from grpc import aio
 
 from ..service.queue import Service
 from ..service.supervisor import Supervisor
+from .address import require_free
 from .http_guard import HttpGuard, Limits
 from .metrics import Metrics
 from .page import page
@@ -77,6 +77,7 @@ def serve(model: Mapping[str, Any], options: Options, ready: Callable[[str], Non
 
     Raises:
         DynvidError: As ``open_model``.
+        UsageError: If the host is no address of this machine.
         ResourceError: If a port cannot be used.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -85,6 +86,7 @@ def serve(model: Mapping[str, Any], options: Options, ready: Callable[[str], Non
 
 async def _serve(model: Mapping[str, Any], options: Options, ready: Callable[[str], None]) -> None:
     _quiet()
+    require_free(options.host, options.port, options.grpc_port)
     supervisor = Supervisor(model, silent_s=options.silent_s, stuck_s=options.stuck_s)
     metrics = Metrics(supervisor)
     service = Service(
@@ -181,25 +183,19 @@ async def _listen(
         Servicer(plane, ModelRepositoryExtension(repository)), grpc
     )
     try:
-        require_free(options.host, options.port)
+        require_free(options.host, options.port)  # again: the model took its time
         grpc.add_insecure_port(f"[{options.host}]:{options.grpc_port}" if ":" in options.host else
                                f"{options.host}:{options.grpc_port}")  # fmt: skip
-    except (OSError, RuntimeError):
+    except (DynvidError, RuntimeError) as error:
         await supervisor.close()
+        if isinstance(error, DynvidError):
+            raise
         raise ResourceError(
-            f"port {options.port} or {options.grpc_port} of {options.host!r} cannot be used: expected two free ports. "
-            "Give others with --port and --grpc-port."
+            f"port {options.grpc_port} of {options.host!r} cannot be used: expected a free port. Give another with "
+            "--grpc-port."
         ) from None
     await grpc.start()
     return _HttpServer(config), grpc, guard
-
-
-def require_free(host: str, port: int) -> None:
-    """Raise OSError if nothing can listen there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
 
 
 class _HttpServer(uvicorn.Server):  # type: ignore[misc]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...grid.bundle import Bundle
+from ...grid.engines.cache import EngineCache
 from ...grid.engines.request import engines_folder
 from ...grid.errors import ResourceError, UsageError
 from ...grid.manifest import Precision
@@ -66,6 +67,8 @@ def write_model(
     cells = engines == Path("none")
     if engines is not None and not cells and not engines.is_dir():
         raise UsageError(f"--engines {str(engines)!r} is not a folder: give one that 'dynvid build-engines' wrote")
+    if engines is not None and not cells and not EngineCache(engines, bundle).engines().engines:
+        raise UsageError(f"--engines {str(engines)!r} holds no engines: give a folder that 'dynvid build-engines' wrote")
     if repository.resolve().is_relative_to(bundle.resolve()):
         raise UsageError(f"-o {str(repository)!r} is inside the bundle, which is copied there: give a folder outside")
     folder = repository.resolve() / name

@@ -1,5 +1,6 @@
 """What of the work on Ray needs no Ray; tests/full/test_ray.py runs a cluster."""
 
+import socket
 import subprocess
 import sys
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 from command_line import refused
 
-from dynvid.grid.errors import MissingPackageError
+from dynvid.api import classify_on_ray
+from dynvid.grid.errors import BackendError, MissingPackageError, UsageError
 from dynvid.runtime.open_model import open_model
 from dynvid.runtime.results.merge import MEASURED
 from dynvid.runtime.video.listing import ListedVideo
 from dynvid.serving.ray import Classifier, rows_of
+from dynvid.serving.ray_cluster import require_listening
 
 
 def fixed(record):
@@ -51,10 +54,29 @@ def test_what_does_not_go_with_ray_is_refused(options, tiny_bundle):
 def test_without_ray_it_is_one_line_that_says_what_to_install(tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    from dynvid.api import classify_on_ray
-
     with pytest.raises(MissingPackageError, match=r"Install it: pip install 'dynvid\[ray\]'"):
         classify_on_ray(tiny_bundle.root, [tmp_path / "a.mp4"], tmp_path / "out")
+
+
+def test_an_address_where_nobody_listens_is_said_at_once():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://localhost:{port}", "127.0.0.1:99999", "no.such.host.invalid:6379"):
+        with pytest.raises(
+            BackendError, match=f"^--ray '{address}' cannot be reached .*: expected the address of a clust"
+        ):
+            require_listening(address)
+    for address in ("auto", "local"):
+        require_listening(address)
+
+
+@pytest.mark.parametrize("share", ["nan", "inf", "-1"])
+def test_a_share_of_a_gpu_is_a_number(share, tiny_bundle, tmp_path):
+    options = ("--ray", "local", "-o", tmp_path / "out", "--gpus-per-actor", share)
+    assert "--gpus-per-actor" in refused(2, "classify", tiny_bundle.root, "a.mp4", *options)
+    with pytest.raises(UsageError, match="gpus_per_actor .*: expected a share of a GPU"):
+        classify_on_ray(tiny_bundle.root, [tmp_path / "a.mp4"], tmp_path / "out", gpus_per_actor=float(share))
 
 
 def test_the_class_is_there_without_ray_and_pyarrow():

@@ -107,6 +107,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tiny_bundle, th
     refused(4, "export-triton", tiny_bundle.root, "-o", models, "--thresholds", thresholds)
     refused(2, "export-triton", tiny_bundle.root, "-o", models, "--precision", "int8")
     refused(2, "export-triton", tiny_bundle.root, "-o", models, "--engines", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    said = refused(2, "export-triton", tiny_bundle.root, "-o", models, "--engines", tmp_path / "empty")
+    assert "/empty' holds no engines: give a folder that 'dynvid build-engines' wrote" in said
+    assert "-o '': expected a path" in refused(2, "export-triton", tiny_bundle.root, "-o", "")
     refused(4, "export-triton", tmp_path, "-o", models)
     for options, said in (
         (("--threads", 0), "threads 0: expected a whole number"),
