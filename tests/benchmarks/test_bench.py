@@ -211,7 +211,7 @@ def test_two_streams_share_the_videos(measured, clips):
         measured(clips, dataclasses.replace(QUICK, streams=0))
 
 
-def test_clips_of_files_are_also_served_from_their_files(tiny_bundle, tmp_path, measured):
+def test_clips_of_files_are_also_served_from_their_files(tiny_bundle, tmp_path, measured, report):
     rng, rows = np.random.default_rng(2), ["video"]
     for number in range(CLIPS):
         np.save(tmp_path / f"{number}.npy", rng.integers(0, 256, (9, 40, 48, 3), np.uint8))
@@ -222,8 +222,7 @@ def test_clips_of_files_are_also_served_from_their_files(tiny_bundle, tmp_path, 
     by = {run.name: run for run in found.streams if run.measured}
     assert by[FILES].videos == by[NEVER].videos and by[FILES].videos_per_s > 0
     assert FILES in {span.run for span in found.launches}
-    memory = measured(dataclasses.replace(read, paths=()), QUICK)
-    assert FILES not in {run.name for run in memory.streams}
+    assert FILES not in {run.name for run in report.streams}  # clips in memory
 
 
 def test_without_onnx_what_needs_it_is_left_out_and_said(measured, clips):

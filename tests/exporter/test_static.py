@@ -24,9 +24,10 @@ from dynvid.models.layouts import load_training_checkpoint
 from dynvid.runtime.backends.registry import open_backend
 
 BOTH = ("fp32", "fp16")
+EACH = [pytest.param(name, marks=[pytest.mark.full] if name == "TSN on resnet" else []) for name in STATIC]
 
 
-@pytest.mark.parametrize("name", STATIC)
+@pytest.mark.parametrize("name", EACH)
 def test_a_static_network_is_exported_and_proved_again(exports, name):
     bundle = exports.bundle(STATIC[name], BOTH)
     manifest, proof = bundle.manifest, bundle.manifest.proof
@@ -35,7 +36,7 @@ def test_a_static_network_is_exported_and_proved_again(exports, name):
     assert prove_again(bundle, exports.training_checkpoint(STATIC[name])) == proof
 
 
-@pytest.mark.parametrize("name", STATIC)
+@pytest.mark.parametrize("name", EACH)
 def test_its_subgraphs_take_all_frames_and_have_no_states(exports, name):
     bundle = exports.bundle(STATIC[name], BOTH)
     verify_structure(bundle)
@@ -49,7 +50,7 @@ def test_its_subgraphs_take_all_frames_and_have_no_states(exports, name):
     assert [(span.start, span.stop) for span in segment.spans] == [(0, sets)] * bundle.manifest.grid.blocks
 
 
-@pytest.mark.parametrize("name", STATIC)
+@pytest.mark.parametrize("name", EACH)
 def test_the_proof_says_what_does_not_apply(exports, name):
     proof = exports.bundle(STATIC[name], BOTH).manifest.proof
     shifts = name.startswith("TSM")
@@ -60,7 +61,7 @@ def test_the_proof_says_what_does_not_apply(exports, name):
     assert (proof["sees"]["frames_reversed"] > proof["sees"]["required"]) == shifts
 
 
-@pytest.mark.parametrize("name", STATIC)
+@pytest.mark.parametrize("name", EACH)
 def test_it_is_fused_and_proved(exports, name, tmp_path):
     for precision in BOTH:
         rows = build_engines(

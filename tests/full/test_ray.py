@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from environments import environment
+from fake_av import crashing_av
 from samples import ROOT
 
 from dynvid.runtime.results.merge import MEASURED
@@ -18,18 +19,6 @@ from dynvid.training.clips import write_clips
 pytestmark = pytest.mark.full
 
 VIDEOS, CLIPS, ACTORS, A_KILL_S, PATIENCE_S = 1000, 250, 4, 5.0, 900.0
-# loaded by every Python that has its folder on the path: a video that takes the process down that asks for its frames
-CRASH = """
-import os, signal, sys
-if "dynvid.runtime.video.decoder_process" in " ".join(sys.orig_argv):
-    import av
-    real = av.open
-    def crash(file, *arguments, **options):
-        if "poison" in str(file):
-            os.kill(os.getppid(), signal.SIGKILL)
-        return real(file, *arguments, **options)
-    av.open = crash
-"""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +49,7 @@ def start(python, bundle, tmp_path):
     """Return a function that starts ``dynvid`` in the environment with Ray, in the folder of the test, until its end."""
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "dynvid").symlink_to(ROOT)
-    (tmp_path / "path" / "sitecustomize.py").write_text(CRASH)
+    crashing_av(tmp_path / "path", "poison", "getppid", "SIGKILL")
     started = []
 
     def run(command, *arguments):

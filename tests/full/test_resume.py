@@ -11,22 +11,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from fake_av import crashing_av
 
 from dynvid.exporter.engines.build import build_engines
 from dynvid.training.clips import write_clips
 
-# loaded by every Python that has its folder on the path: a library that crashes over one file
-CRASH = """
-import os, signal, sys
-if "dynvid.runtime.video.decoder_process" in " ".join(sys.orig_argv):
-    import av
-    real = av.open
-    def crash(file, *arguments, **options):
-        if "crash" in str(file):
-            os.kill(os.getpid(), signal.SIGSEGV)
-        return real(file, *arguments, **options)
-    av.open = crash
-"""
 PATIENCE_S = 120.0
 TIMES = ("latency_ms", "decode_ms", "waited_ms", "elapsed_ms")
 
@@ -75,7 +64,7 @@ def start(tiny_bundle, tmp_path):
     thresholds = tmp_path / "T.json"
     thresholds.write_text(json.dumps({"bundle_sha256": tiny_bundle.sha256, "thresholds": [0.45, 0.45, 0.45, None]}))
     (tmp_path / "hook").mkdir()
-    (tmp_path / "hook" / "sitecustomize.py").write_text(CRASH)
+    crashing_av(tmp_path / "hook", "crash", "getpid", "SIGSEGV")
     paths = os.pathsep.join([str(tmp_path / "hook"), *map(os.path.abspath, sys.path)])
 
     rows = build_engines(tiny_bundle, tmp_path / "engines", "onnxruntime")

@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from dynvid.training import train as train_module
 from dynvid.training.clips import CLASSES, write_clips
 from dynvid.training.data.clip_list import read_clip_list, write_clip_list
 from dynvid.training.data.record import Record
+from dynvid.training.optimisation import progress as progress_module
 from dynvid.training.optimisation import trainer as trainer_module
 
 NETWORK = """
@@ -55,21 +57,41 @@ def folder(tmp_path_factory):
     return folder
 
 
+def write_configuration(path, network=NETWORK, **changes):
+    """Write the configuration with some keys changed; return its path."""
+    text = network
+    for name, table in (("data", DATA), ("recipe", RECIPE), ("run", RUN)):
+        table = {key: changes.get(f"{name}_{key}", value) for key, value in table.items()}
+        table |= {key.removeprefix(f"{name}_"): value for key, value in changes.items() if key.startswith(name)}
+        text += f"\n[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in table.items() if v is not None)
+    path.write_text(text)
+    return path
+
+
 @pytest.fixture
 def configured(folder, tmp_path):
     """Return a function that writes a configuration with some keys changed."""
 
     def write(network=NETWORK, **changes):
-        text = network
-        for name, table in (("data", DATA), ("recipe", RECIPE), ("run", RUN)):
-            table = {key: changes.get(f"{name}_{key}", value) for key, value in table.items()}
-            table |= {key.removeprefix(f"{name}_"): value for key, value in changes.items() if key.startswith(name)}
-            text += f"\n[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in table.items() if v is not None)
-        path = folder / f"{tmp_path.name}-{len(list(folder.glob(f'{tmp_path.name}*')))}.toml"
-        path.write_text(text)
-        return path
+        number = len(list(folder.glob(f"{tmp_path.name}*")))
+        return write_configuration(folder / f"{tmp_path.name}-{number}.toml", network, **changes)
 
     return write
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """Return the folder of a run that nothing interrupted, of the configuration without changes; only to be read."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    api.train(write_configuration(folder / "whole.toml"), run)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _only_one_run_draws(request, monkeypatch):
+    """Curves are half of a small run's time: draw them only where they are looked at."""
+    if request.function is not test_a_run_leaves_what_its_users_look_for:
+        monkeypatch.setattr(progress_module, "draw_curves", lambda *_: None)
 
 
 def weights(path):
@@ -119,14 +141,14 @@ def test_a_run_leaves_what_its_users_look_for(configured, tmp_path):
 
 
 def test_the_held_out_clips_are_listed_and_not_trained_on(configured, folder, tmp_path):
-    write_clips(folder / "more", 130, 6)
-    config = configured(data_train="more/clips.csv", data_validation=None, data_held_out=0.1, recipe_epochs=0.1)
+    write_clips(folder / "more", 39, 6)
+    config = configured(data_train="more/clips.csv", data_validation=None, data_held_out=0.34, recipe_epochs=0.3)
     api.train(config, run := tmp_path / "run")
     with (run / "held_out.csv").open(newline="") as file:
         held = list(csv.DictReader(file))
     assert len(held) == 13 and {row["label"] for row in held} == set(CLASSES)
     state = torch.load(run / "state.pth", weights_only=True)
-    assert state["trainer"]["step"] == round(0.1 * 117 / 4)
+    assert state["trainer"]["step"] == round(0.3 * 26 / 4)
 
 
 class Interrupted(Exception):
@@ -144,9 +166,10 @@ VARIANTS = {
 @pytest.mark.parametrize(
     "variant", ["plain", "distillation", *(pytest.param(name, marks=pytest.mark.full) for name in ("average", "sgd"))]
 )
-def test_a_run_that_was_interrupted_goes_on_to_the_same_weights_and_logs(configured, tmp_path, variant):
+def test_a_run_that_was_interrupted_goes_on_to_the_same_weights_and_logs(configured, whole, tmp_path, variant):
     config = configured(**VARIANTS[variant])
-    api.train(config, whole := tmp_path / "whole")
+    if VARIANTS[variant]:
+        api.train(config, whole := tmp_path / "whole")
 
     def interrupt(line):
         if line["step"] == 4 and "loss" in line:  # after the state of step 3 was saved, and before that of step 4
@@ -166,15 +189,14 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_weights_and_logs(configu
 
 def test_the_seed_changes_the_weights(configured, tmp_path):
     for seed in (0, 1):
-        api.train(configured(), tmp_path / str(seed), changes=[f"recipe.seed={seed}"])
+        api.train(configured(recipe_epochs=0.3), tmp_path / str(seed), changes=[f"recipe.seed={seed}"])
     assert not same(last(tmp_path / "0"), last(tmp_path / "1"))
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.full)])
-def test_workers_change_no_bit(configured, tmp_path, workers):
-    api.train(configured(), tmp_path / "inline")
+def test_workers_change_no_bit(configured, whole, tmp_path, workers):
     api.train(configured(run_workers=workers), tmp_path / "ahead")
-    assert same(last(tmp_path / "inline"), last(tmp_path / "ahead"))
+    assert same(last(whole), last(tmp_path / "ahead"))
 
 
 # Fixed statistics of BatchNorm make the clips of a batch independent, so its parts can be compared with the whole.
@@ -317,10 +339,10 @@ def test_kill_9_anywhere_is_survived(configured, tmp_path):
 
 
 def test_another_number_of_threads_is_told(configured, tmp_path, caplog):
-    config = configured()
+    config = configured(recipe_epochs=0.7, run_save_steps=1)
 
     def interrupt(line):
-        if line["step"] == 4 and "loss" in line:
+        if "loss" in line:
             raise Interrupted
 
     with pytest.raises(Interrupted):
@@ -344,10 +366,9 @@ def test_another_configuration_and_a_damaged_state_are_refused(configured, tmp_p
         api.train(configured(), tmp_path / "file")
 
 
-def test_a_disk_that_is_full_keeps_the_last_state(configured, tmp_path):
+def test_a_disk_that_is_full_keeps_the_last_state(configured, whole, tmp_path):
     """The limit on the size of files stands in for the disk: the second state does not fit."""
     config, run = configured(), tmp_path / "run"
-    api.train(config, tmp_path / "whole")
     code = f"""
 import resource
 from dynvid import api
@@ -365,7 +386,7 @@ api.train({str(config)!r}, {str(run)!r})
     assert torch.load(run / "state.pth", weights_only=True)["trainer"]["step"] == 3
     assert [path.name for path in run.glob(".*")] == [".lock"]
     api.train(config, run)
-    assert same(last(run), last(tmp_path / "whole"))
+    assert same(last(run), last(whole))
 
 
 def test_a_folder_with_other_files_and_one_that_is_in_use_are_left_alone(configured, tmp_path):
@@ -383,19 +404,18 @@ def test_a_folder_with_other_files_and_one_that_is_in_use_are_left_alone(configu
     api.train(configured(recipe_epochs=0.7), tmp_path / "run", report=again)
 
 
-def test_a_torn_log_and_damaged_results_do_not_stop_a_run_that_goes_on(configured, tmp_path):
+def test_a_torn_log_and_damaged_results_do_not_stop_a_run_that_goes_on(configured, whole, tmp_path):
     config, run = configured(), tmp_path / "run"
-    api.train(config, run)
-    whole = results(run)
+    shutil.copytree(whole, run)
     (run / "log.jsonl").write_bytes((run / "log.jsonl").read_bytes()[:-20] + b"\xff")
     (run / "results.csv").write_bytes((run / "results.csv").read_bytes()[:-5] + b"\xff\xff,")
     (run / "classes.txt").write_text("damaged")
     api.train(config, run)
-    assert len((run / "log.jsonl").read_text().splitlines()) == 2 and results(run) == whole[:-1]
+    assert len((run / "log.jsonl").read_text().splitlines()) == 2 and results(run) == results(whole)[:-1]
     assert (run / "classes.txt").read_text().split() == sorted(CLASSES)
 
 
-def test_ctrl_c_ends_after_a_step_and_saves_it(configured, tmp_path):
+def test_ctrl_c_ends_after_a_step_and_saves_it(configured, whole, tmp_path):
     """In a process of its own, so that what happens to it cannot end the tests."""
     config, run = configured(run_save_steps=500), tmp_path / "run"
     script = f"""
@@ -415,8 +435,7 @@ def test_ctrl_c_ends_after_a_step_and_saves_it(configured, tmp_path):
     assert "the state after step 2 of 6 is saved: the same command goes on" in done.stderr
     assert torch.load(run / "state.pth", weights_only=True)["trainer"]["step"] == 2
     api.train(config, run)
-    api.train(config, tmp_path / "whole")
-    assert same(last(run), last(tmp_path / "whole"))
+    assert same(last(run), last(whole))
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_the_last_good_state(configured, tmp_path, monkeypatch):
