@@ -16,7 +16,7 @@ def summary(figures: RunFigures) -> str:
     if total.accuracy is not None:
         said.append(f"{share(total.accuracy)} of those with a label are right.")
     if total.gmacs is not None:
-        said.append(f"A video used {used(figures)} on average.")
+        said.append(f"On average a video used {used(figures)}.")
     if total.videos and figures.checkpoints > 1:
         first, last = figures.by_exit[0], figures.by_exit[-1]
         said.append(
@@ -41,7 +41,9 @@ def saved(figures: RunFigures) -> tuple[str, str]:
     if figures.total.gmacs is None:
         return NONE, "the results say nothing about multiply-adds"
     figure, _, share = used(figures).partition(": ")
-    return share.removesuffix(" saved") or NONE, f"used {figure} on average"
+    if not share:
+        return NONE, f"used {figure} on average; the results do not tell, or not alike, what the static network takes"
+    return share.removesuffix(" saved"), f"used {figure} on average"
 
 
 def part(figures: RunFigures) -> str | None:
