@@ -30,6 +30,15 @@ from .commands.train import train
 from .commands.verify import verify
 from .grid.errors import DynvidError
 from .grid.storage.files import remedy_for
+from .pages.legible import legible
+
+
+class _Warning(logging.Formatter):
+    """A warning, in one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return f"Warning: {legible(record.getMessage())}"
 
 
 class CommandsInOrder(click.Group):
@@ -60,7 +69,7 @@ for command in (
 def main() -> None:
     """Run the command line; every expected error becomes one line and its exit code."""
     if logging.lastResort is not None:  # shows warnings where a command shows no steps
-        logging.lastResort.setFormatter(logging.Formatter("Warning: %(message)s"))
+        logging.lastResort.setFormatter(_Warning())
     if sys.stdout is None:  # a file opened next would take its place
         click.echo("Error: standard output is closed: send it to a file, or to /dev/null", err=True)
         sys.exit(2)
@@ -73,7 +82,7 @@ def main() -> None:
         click.echo("Error: interrupted", err=True)
         sys.exit(130)
     except DynvidError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {legible(str(error))}", err=True)
         sys.exit(error.exit_code)
     except ImportError as error:
         click.echo(f"Error: {error}. A package is missing or broken: run 'dynvid doctor'.", err=True)

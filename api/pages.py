@@ -116,13 +116,14 @@ def report(
             what lies beside the results says that they left by others.
         UsageError: If the output has another ending, the results are neither a path nor records, or it is not known
             whose thresholds they are.
-        StaleResultsError: If what lies beside the results was changed, or names another bundle than the one given.
+        StaleResultsError: If what lies beside the results was changed, or names another bundle than the one given, or
+            an answer is none of its classes.
         ResourceError: If the page cannot be written.
     """
     from ..calibration.drift import compare, tally_of_records
     from ..grid.bundle import Bundle
     from ..pages.run.figures import RunFigures
-    from ..pages.run.lines import read_lines
+    from ..pages.run.lines import read_lines, require_classes
     from ..pages.run.listed_labels import with_labels
     from ..runtime.results.lines import latest, numbered_records
     from ..runtime.results.run import run_beside
@@ -146,6 +147,9 @@ def report(
     elif run is not None and run.thresholds is not None:
         checkpoints = len(run.thresholds)
     lines = read_lines(records, where, checkpoints)
+    if opened is not None:
+        classes = set(map(opened.manifest.label, range(opened.manifest.classes)))
+        require_classes(lines, classes, where, str(bundle))
     if data is not None:
         rows = open_list(data) if isinstance(data, str | os.PathLike) else VideoList.of(data)
         lines = with_labels(lines, rows, None if opened is None else opened.manifest.class_names)

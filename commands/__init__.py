@@ -1,8 +1,10 @@
 """The commands, one file each: parse, call one function, print. This module holds what they share."""
 
+import glob
 import math
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -40,6 +42,24 @@ class LocalPath(click.Path):
 
 
 PATH = LocalPath(path_type=Path)
+
+
+def require_videos(videos: Sequence[str | os.PathLike[str]]) -> None:
+    """Make sure that each VIDEO may be one, and is not what names many.
+
+    Raises:
+        UsageError: If one is a glob pattern or a folder.
+    """
+    for video in videos:
+        name = os.fspath(video)
+        if is_uri(name):
+            continue
+        pattern = glob.has_magic(name) and not os.path.exists(name)
+        if pattern or os.path.isdir(name):
+            kind = "a glob pattern" if pattern else "a folder"
+            raise UsageError(f"VIDEO {name!r} is {kind}, which names a list: give --data {shlex.quote(name)}")
+
+
 PRECISIONS = click.Choice(get_args(Precision))
 precision_option = click.option(
     "--precision",

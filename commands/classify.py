@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..commands import PATH, Command, FiniteRange, precision_option, rare
+from ..commands import PATH, Command, FiniteRange, precision_option, rare, require_videos
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.packages import packages
@@ -107,6 +107,7 @@ def classify(
         raise UsageError("classify reads nothing: give VIDEO or --data LIST")
     if videos and data is not None:
         raise UsageError("classify takes VIDEO or --data LIST, not both: leave one out")
+    require_videos(videos)
     if retry_failed and output is None:
         raise UsageError("--retry-failed needs -o OUT.jsonl, which holds the earlier failures")
     if report is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ..commands import PATH, Command, precision_option, rare
+from ..commands import PATH, Command, precision_option, rare, require_videos
 from ..grid.errors import InputRefusedError, UsageError
 from ..grid.manifest import Precision
 from .output import require_own, steps
@@ -36,12 +36,14 @@ def explain(
     from ..api import explain as run_explain
     from ..pages.explained.explanation import Explanation, Unexplained
     from ..pages.explained.words import verdict
+    from ..pages.legible import legible
     from ..runtime.video.listing import read_list
 
     if not videos and data is None:
         raise UsageError("explain reads nothing: give VIDEO or --data LIST")
     if videos and data is not None:
         raise UsageError("explain takes VIDEO or --data LIST, not both: leave one out")
+    require_videos(videos)
     png = output is not None and output.suffix.lower() == ".png"
     require_own("-o", output, "a page or a figure", b"\x89PNG" if png else b"<svg")
     with steps():
@@ -53,11 +55,11 @@ def explain(
         if as_json:
             click.echo(json.dumps(one.to_json(), allow_nan=False))
         elif isinstance(one, Explanation):
-            click.echo(f"{one.video}: {verdict(one)}")
+            click.echo(legible(f"{one.video}: {verdict(one)}"))
     if output is not None and not as_json:
         click.echo(f"wrote {output}")
     failed = [one for one in found if isinstance(one, Unexplained)]
     for one in failed:
-        click.echo(f"Error: {one.error}", err=True)
+        click.echo(f"Error: {legible(one.error)}", err=True)
     if failed:
         sys.exit(InputRefusedError.exit_code if len(failed) == len(found) else 7)

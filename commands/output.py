@@ -46,7 +46,7 @@ class _Shown(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one line."""
-        line = record.getMessage()
+        line = legible(record.getMessage())
         if record.levelno >= logging.WARNING:
             print(f"Warning: {line}", file=sys.stderr)  # above the bars, which click.echo would miss
         elif self._everything or record.levelno >= logging.INFO or _COUNT.search(line):
@@ -298,7 +298,7 @@ def print_record(record: dict[str, Any], header: bool) -> bool:
     On a terminal a row takes one line, and names are shortened to fit it.
     """
     if record["checkpoint"] is None:
-        print(f"Error: {record['error']}", file=sys.stderr)  # above the bars
+        print(f"Error: {legible(record['error'])}", file=sys.stderr)  # above the bars
         return header
     names, label_width = 32, 16
     if sys.stdout.isatty():

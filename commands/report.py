@@ -9,6 +9,7 @@ import click
 
 from ..commands import PATH, Command, rare
 from ..grid.errors import UsageError
+from ..pages.legible import legible
 from .drift import warn_of
 from .output import require_own
 
@@ -48,7 +49,7 @@ def report(
     else:
         click.echo(summary(figures))
         for failure in figures.failures:
-            click.echo(f"  {failure.videos} failed: {failure.cause}")
+            click.echo(f"  {failure.videos} failed: {legible(failure.cause)}")
         if figures.drift is not None:
             click.echo(drift(figures.drift))
         if output is not None:

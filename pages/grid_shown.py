@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..grid.route import Route
@@ -39,7 +39,8 @@ class GridShown:
 
     Attributes:
         input_sets, blocks, frames_per_set: of the grid.
-        set_order: place in time of each input set, in the order of reading.
+        samples: in the order of reading, the numbers of each input set's frames: in the video, or, of a route without a
+            video, among the sampled frames.
         points: the cells of the checkpoints.
         cells: those that the route needs, in the order of its calls.
         answered: the checkpoint that answered, 1-based; None: a route without a video.
@@ -48,24 +49,35 @@ class GridShown:
     input_sets: int
     blocks: int
     frames_per_set: int
-    set_order: tuple[int, ...]
+    samples: tuple[tuple[int, ...], ...]
     points: tuple[Cell, ...]
     cells: tuple[CellShown, ...]
     answered: int | None
 
 
-def grid_of(route: Route, answered: int | None = None) -> GridShown:
-    """Return a route as it is drawn: cells are computed up to the checkpoint that ``answered``, or all."""
+def grid_of(route: Route, answered: int, numbers: Sequence[int]) -> GridShown:
+    """Return a route as a video went it.
+
+    Args:
+        route: the route.
+        answered: the checkpoint that answered, 1-based; cells are computed up to there.
+        numbers: in the video, of every sampled frame in time order.
+    """
     grid = route.grid
     return GridShown(
         grid.input_sets,
         grid.blocks,
         grid.frames_per_set,
-        grid.set_order,
+        samples_of(grid.set_order, grid.frames_per_set, numbers),
         route.cells,
-        tuple(_cells(route, len(route.cells) if answered is None else answered)),
+        tuple(_cells(route, answered)),
         answered,
     )
+
+
+def samples_of(set_order: Sequence[int], size: int, numbers: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Return the numbers of the frames of each input set, in the order of reading."""
+    return tuple(tuple(numbers[place * size : (place + 1) * size]) for place in set_order)
 
 
 def _cells(route: Route, computed: int) -> Iterator[CellShown]:
@@ -75,6 +87,17 @@ def _cells(route: Route, computed: int) -> Iterator[CellShown]:
             call += 1
             for input_set in range(span.start, span.stop):
                 yield CellShown(input_set, span.block, segment.index, call, segment.index <= computed)
+
+
+_MOST_BELOW = 4
+
+
+def below(grid: GridShown) -> list[list[str]]:
+    """Return what stands below each column of a grid: its frames, the first and the last where they are many."""
+    return [
+        list(map(str, set_)) if len(set_) <= _MOST_BELOW else [*map(str, set_[: _MOST_BELOW - 2]), "⋮", str(set_[-1])]
+        for set_ in grid.samples
+    ]
 
 
 def grid_title(grid: GridShown) -> str:

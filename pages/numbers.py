@@ -29,3 +29,10 @@ def share(value: float | None) -> str:
 def counted(count: int, what: str) -> str:
     """Return a count with its noun, such as ``1 frame`` and ``2 frames``."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def saving(used: float, whole: float) -> str:
+    """Return multiply-adds beside those of the static network, and as one number how many were saved."""
+    saved = 1 - used / whole
+    said = f"{saved:.1%} saved" if saved >= 0 else f"{-saved:.1%} more"
+    return f"{significant(used)} of {significant(whole)} GMACs: {said}"

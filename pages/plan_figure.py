@@ -8,7 +8,7 @@ from typing import Any
 from ..grid.storage.files import whole_file
 from ..grid.topology import Cell
 from . import grid_shown
-from .grid_shown import CellShown, GridShown
+from .grid_shown import CellShown, GridShown, samples_of
 from .palette import DARK, LIGHT, in_colours
 from .render import read, render
 
@@ -48,6 +48,6 @@ def _grid(plan: dict[str, Any]) -> GridShown:
                 for place in range(span["start"], span["stop"])
             ]
     points = tuple(Cell(point["input_set"], point["block"]) for point in plan["checkpoints"])
-    return GridShown(
-        grid["input_sets"], grid["blocks"], grid["frames_per_set"], tuple(grid["set_order"]), points, tuple(cells), None
-    )
+    size = grid["frames_per_set"]
+    samples = samples_of(grid["set_order"], size, range(size * grid["input_sets"]))
+    return GridShown(grid["input_sets"], grid["blocks"], size, samples, points, tuple(cells), None)

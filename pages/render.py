@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from .fitting import fitted
 from .legible import legible
 from .numbers import counted, number, share, significant
 from .palette import DARK, LIGHT
@@ -48,6 +49,7 @@ def _environment(folder: Path | None) -> Environment:
     environment.filters |= {
         "counted": counted,
         "filename": _filename,
+        "fitted": fitted,
         "legible": legible,
         "number": number,
         "share": share,

@@ -34,16 +34,17 @@ TOP = 3
 
 @dataclass(frozen=True)
 class FrameShown:
-    """A sampled frame.
+    """A sampled frame. A short video has fewer frames than samples, so one may be several samples.
 
     Attributes:
-        sample: place among the sampled frames in time, from 0; ``frame``: number in the video, from 0.
-        input_set: place of its set in the order of reading; ``segment``: the one that reads it.
+        frame: number in the video, from 0.
+        samples: its places among the sampled frames in time, from 0.
+        input_set: place in the order of reading of the first set that holds it; ``segment``: the one that reads it.
         state: ``used`` for the answer; ``passed``: decoded on the way to others, and not used; ``unread``: not decoded.
     """
 
-    sample: int
     frame: int
+    samples: tuple[int, ...]
     input_set: int
     segment: int
     state: Literal["used", "passed", "unread"]
@@ -118,7 +119,7 @@ class Explanation:
 
     @property
     def used(self) -> int:
-        """How many sampled frames the answer used."""
+        """How many frames the answer used."""
         return sum(frame.state == "used" for frame in self.frames)
 
     def to_json(self) -> dict[str, Any]:
@@ -166,8 +167,9 @@ def explain_videos(model: Model, videos: Sequence[ListedVideo]) -> Iterator[Expl
         UsageError, BackendError, ResourceError: As ``Model.classify``.
     """
     paths = [video.path for video in videos]
-    for _ in model.classify_many(paths[:1], trace=True):
-        pass
+    for _, answer in model.classify_many(paths, ordered=True, trace=True):
+        if isinstance(answer, Answer):
+            break  # the model is warm
     with Decoder() as decoder:
         for listed, (_, answer) in zip(videos, model.classify_many(paths, ordered=True, trace=True), strict=True):
             if isinstance(answer, Answer):
@@ -183,12 +185,13 @@ def _explanation(model: Model, decoder: Decoder, listed: ListedVideo, answer: An
     source = decoder.open(listed.path, manifest.preprocessing, manifest.grid.num_frames)
     with source:
         frames, images = _frames(listed.path, source, manifest, answer)
+        numbers = sample_frames(source.frames_total, manifest.grid.num_frames)
     return Explanation(
         video=str(listed.path),
         listed_label=listed.label,
         answer=answer,
         static_gmacs=manifest.costs.checkpoint(route.full, 1) / 1e9,
-        grid=grid_of(route, answer.checkpoint),
+        grid=grid_of(route, answer.checkpoint, numbers),
         frames=frames,
         checkpoints=tuple(_checkpoints(manifest, model.thresholds, answer)),
         images=images,
@@ -213,19 +216,21 @@ def _frames(
             used, passed = set(pixels), set(source.passed)
             if (source.frames_total, source.frames_decoded) != (answer.frames_total, answer.frames_decoded):
                 raise VideoError(f"video '{video}' changed while it was being explained: explain it again")
-    numbers = sample_frames(source.frames_total, grid.num_frames)
-    decoded = {numbers[sample] for sample in used | passed}  # a short video's frames are sampled more than once
+    samples_of = dict[int, list[int]]()
+    for sample, number in enumerate(sample_frames(source.frames_total, grid.num_frames)):
+        if sample in pixels:
+            samples_of.setdefault(number, []).append(sample)
     frames = tuple(
         FrameShown(
-            sample,
-            numbers[sample],
-            order.index(sample) // grid.frames_per_set,
-            segment_of[sample],
-            "used" if sample in used else "passed" if numbers[sample] in decoded else "unread",
+            number,
+            tuple(samples),
+            min(map(order.index, samples)) // grid.frames_per_set,
+            min(segment_of[sample] for sample in samples),
+            "used" if used.intersection(samples) else "passed" if passed.intersection(samples) else "unread",
         )
-        for sample in sorted(pixels)
+        for number, samples in samples_of.items()
     )
-    return frames, tuple(thumbnail(pixels[frame.sample]) for frame in frames)
+    return frames, tuple(thumbnail(pixels[frame.samples[0]]) for frame in frames)
 
 
 def _pixels(source: SampledFrames, samples: Sequence[int], preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -233,8 +238,9 @@ def _pixels(source: SampledFrames, samples: Sequence[int], preprocessing: Prepro
     if source.gives_pixels:
         return source.pixels(samples)
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
-    shown = (source.read(samples) * std + mean) * 255
-    pixels: NDArray[np.uint8] = np.rint(shown.clip(0, 255)).astype(np.uint8).transpose(0, 2, 3, 1)
+    given = source.read(samples).clip(-mean / std, (1 - mean) / std)  # it may hold any finite number
+    shown = ((given * std + mean) * 255).clip(0, 255)
+    pixels: NDArray[np.uint8] = np.rint(shown).astype(np.uint8).transpose(0, 2, 3, 1)
     return pixels
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...grid.errors import UsageError
 from ...grid.packages import packages
 from ...grid.storage.files import whole_file
+from ..fitting import wrapped
+from ..legible import legible
 from ..palette import DARK, LIGHT, in_colours
 from ..render import read, render
 from . import words
 from .explanation import Explanation, Unexplained
 
 FORMS = (".html", ".svg", ".png")
-_WIDTH, _GAP, _WORDS, _LEGEND = 960, 24, 112, 24
+_WIDTH, _BARS, _GAP, _LEGEND = 960, 410, 28, 48
 
 
 @dataclass(frozen=True)
@@ -71,27 +73,45 @@ def to_json(found: Sequence[Explanation | Unexplained], setting: Setting) -> dic
     return {**asdict(setting), "videos": [one.to_json() for one in found]}
 
 
+class _Place(NamedTuple):
+    """Where a video stands in a figure: its top, its words in lines, its frames, and its grid; the end of all that."""
+
+    top: int
+    lines: list[str]
+    frames: int
+    grid: int
+    end: int
+
+
 def figure(found: Sequence[Explanation | Unexplained], dark: bool = True) -> str:
     """Return the videos as one SVG, one below the other; ``dark``: it turns dark where its reader prefers that."""
-    style, tops, heights, y = read("figure.css"), list[int](), list[int](), 0
-    columns = [66 + 44 * one.grid.input_sets + 40 for one in found if isinstance(one, Explanation)]
-    checkpoints = [len(one.checkpoints) for one in found if isinstance(one, Explanation)]
+    explained = [one for one in found if isinstance(one, Explanation)]
+    grid_width = max((66 + 44 * one.grid.input_sets + 50 for one in explained), default=0)
+    width = max(_WIDTH, grid_width + _BARS)
+    places, y = list[_Place](), 0
     for one in found:
-        tops.append(y)
-        rows = (len(one.frames) + 7) // 8 if isinstance(one, Explanation) else 0
-        heights.append(92 * rows + 16)
-        lower = max(44 * one.grid.blocks + 60, 244) if isinstance(one, Explanation) else 0
-        y += (_WORDS + heights[-1] + lower if lower else 50) + _GAP
+        places.append(_place(one, y, width))
+        y = places[-1].end + _GAP
+    style = read("figure.css")
     both = in_colours(style, LIGHT)
     if dark:
         both += "@media (prefers-color-scheme: dark) {\n" + in_colours(style, DARK) + "}\n"
-    y += _LEGEND
-    grid_width = max(columns, default=0)
-    width = max(_WIDTH, grid_width + 60 + 56 * max(checkpoints, default=0))
     return render(
-        "explain.svg.jinja", found=found, words=words, style=both, tops=tops, frames_heights=heights, height=y,
-        width=width, grid_width=grid_width,
+        "explain.svg.jinja", found=found, words=words, style=both, places=places, height=y + _LEGEND, width=width,
+        grid_width=grid_width,
     )  # fmt: skip
+
+
+def _place(one: Explanation | Unexplained, top: int, width: int) -> _Place:
+    said = legible(one.error) if isinstance(one, Unexplained) else words.verdict(one)
+    lines = wrapped(said, width - 40)
+    frames = top + 48 + 18 * len(lines) + 4
+    if isinstance(one, Unexplained):
+        return _Place(top, lines, frames, frames, frames)
+    grid = frames + 92 * ((len(one.frames) + 7) // 8) + 16
+    below = max(map(len, words.below(one.grid)))
+    lower = max(44 * one.grid.blocks + 42 + 15 * below, 34 * len(one.checkpoints) + 50)
+    return _Place(top, lines, frames, grid, grid + lower)
 
 
 def _png(svg: str) -> bytes:

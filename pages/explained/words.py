@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from ..grid_shown import grid_about, grid_title
-from ..numbers import NONE, counted, share, significant
+from ..fitting import fitted
+from ..grid_shown import below, grid_about, grid_title
+from ..numbers import NONE, counted, saving, significant
 from .explanation import Explanation
 
 __all__ = [
-    "LEGEND", "confidence_about", "correctness", "cost_about", "decoded", "frames_about", "grid_about", "grid_title",
-    "saving", "verdict",
+    "LEGEND", "MARKS", "at_exit", "below", "confidence_about", "correctness", "cost_about", "decoded", "frames_about",
+    "grid_about", "grid_title", "passed_heads", "passed_through", "saved", "used", "verdict",
 ]  # fmt: skip
 
+MARKS = {True: "✓ right", False: "✗ wrong"}
+
 LEGEND = (
-    "Frames: bright used, dim only decoded, hatched neither. Cells: filled computed. Red: the route; its filled circle "
-    "answered. Times: one run."
+    "Frames: bright used, dim only decoded, hatched not decoded. Blue: computed for the answer. Dashed: for this "
+    "figure only.",
+    "Savings are counted against the static network, which reads all frames and has one head. Times are of one run of "
+    "a warm model.",
 )
-"""What a figure shows that stands alone."""
+"""What a figure shows that stands alone, in lines."""
+
+_LABEL = 300  # pixels of a label in a sentence
 
 
 def verdict(one: Explanation) -> str:
-    """Return when a video was sure and of what, what it looked at and saved, and whether it was right."""
-    end = [] if one.static else [_end(one)]
-    return " ".join([_answer(one), _cost(one), *end, f"{_label(one)}.", _time(one)])
+    """Return when a video was sure and of what, whether that was right, what it used and saved, and its time."""
+    if one.answer.label is None:
+        return " ".join([_no_answer(one), *_label(one), f"Until then it used {used(one)}.", _time(one)])
+    return " ".join([_answer(one), *_label(one), f"It used {used(one)}.", *_end(one), _time(one)])
+
+
+def _no_answer(one: Explanation) -> str:
+    count = len(one.checkpoints)
+    who = "the network" if one.static else f"checkpoint {one.exit.index} of {count}"
+    return f"No answer: {who} gave NaN or infinity, which names no class."
 
 
 def _answer(one: Explanation) -> str:
     at, count = one.exit, len(one.checkpoints)
-    if at.confidence is None:
-        who = "The network" if one.static else f"Checkpoint {at.index} of {count}"
-        return f"{who} gave NaN or infinity, so no class is named."
-    said = f"{at.label}, with a confidence of {at.confidence:.3f}"
+    said = f"{fitted(at.label or '', _LABEL)}, with a confidence of {at.confidence:.3f}"
     if at.threshold is not None:
         return f"Sure at checkpoint {at.index} of {count}: {said}, above the threshold of {at.threshold:.3f}."
     if any(point.threshold is not None for point in one.checkpoints):
@@ -39,90 +50,112 @@ def _answer(one: Explanation) -> str:
     return f"Without thresholds a video runs to the end, checkpoint {at.index}: {said}."
 
 
-def _cost(one: Explanation) -> str:
-    spent = (
-        f"It looked at {one.used} of {counted(len(one.frames), 'frame')} and spent {significant(one.exit.gmacs)} GMACs"
-    )
-    if one.static:
-        return f"{spent}."
-    spent = f"{spent}, {share(one.answer.fraction)} of the static network's"
-    if one.exit is one.last:
-        return f"{spent}."
-    return f"{spent}, where the end of the route takes {significant(one.last.gmacs)}."
+def at_exit(one: Explanation) -> str:
+    """Return why the checkpoint answered, in a few words."""
+    at = one.exit
+    if at.confidence is None:
+        return "it gave NaN or infinity"
+    said = f"confidence {at.confidence:.3f}"
+    if at.threshold is not None:
+        return f"{said}, above the threshold of {at.threshold:.3f}"
+    return f"{said}; the last checkpoint always answers" if len(one.checkpoints) > 1 else said
+
+
+def used(one: Explanation) -> str:
+    """Return the frames and multiply-adds that the answer used, and what that saved, if there is an answer."""
+    frames = f"{one.used} of {counted(len(one.frames), 'frame')}"
+    if one.static or one.answer.label is None:
+        return f"{frames} and {significant(one.answer.gmacs)} GMACs"
+    return f"{frames} and {saving(one.answer.gmacs, one.static_gmacs)}"
+
+
+def saved(one: Explanation) -> tuple[str, str]:
+    """Return the saving as one number, and of what; no number where nothing can be saved."""
+    if one.static or one.answer.label is None:
+        why = "a static network has no exits" if one.static else "there is no answer"
+        return NONE, f"{significant(one.answer.gmacs)} GMACs used; {why}"
+    figures, share = saving(one.answer.gmacs, one.static_gmacs).split(": ")
+    return share.removesuffix(" saved"), f"used {figures}"
+
+
+def passed_heads(one: Explanation) -> str | None:
+    """Return how a video can take more than the static network; None if it did not."""
+    if one.static or one.answer.gmacs <= one.static_gmacs:
+        return None
+    return "It took more than the static network, for a video passes the head of every checkpoint on its way."
 
 
 def _time(one: Explanation) -> str:
-    """Say the times in a sentence of their own, so that the others are the same each time."""
-    instead = "" if one.exit is one.last else f" instead of {significant(one.last.ms)} ms"
-    return f"In this run it took {significant(one.exit.ms)} ms{instead}."
+    """Say the time in a sentence of its own, so that the others are the same each time."""
+    return f"Computing took {significant(one.exit.ms)} ms."
 
 
-def _end(one: Explanation) -> str:
+def _end(one: Explanation) -> list[str]:
     if one.exit is one.last:
-        return "Nothing was saved."
+        return []
     if one.last.label is None:
-        return "The end of the route would have given NaN or infinity."
-    same = one.last.label == one.exit.label
-    return f"The end of the route would have said {'the same' if same else one.last.label}."
+        return ["The end of the route would have given NaN or infinity."]
+    said = "the same" if one.last.label == one.exit.label else fitted(one.last.label, _LABEL)
+    return [f"The end of the route would have said {said}."]
 
 
-def _label(one: Explanation) -> str:
+def _label(one: Explanation) -> list[str]:
     if one.listed_label is None:
-        return "Whether it was right is not known: no label was given"
-    right = {True: "right", False: "wrong", None: "no answer"}[one.right]
-    return f"The label is {one.listed_label}: {right}"
+        return ["Whether that is right is not known: no label was given."] if one.answer.label is not None else []
+    label = fitted(one.listed_label, _LABEL)
+    return [f"The label is {label}." if one.right is None else f"{_mark(one.right)}: the label is {label}."]
+
+
+def _mark(right: bool) -> str:
+    return MARKS[right].replace("right", "Right").replace("wrong", "Wrong")
 
 
 def correctness(one: Explanation) -> str:
     """Return whether the answer is right, in a few words."""
     if one.listed_label is None:
         return "no label was given"
-    return "right" if one.right else f"wrong: the label is {one.listed_label}"
-
-
-def saving(one: Explanation) -> str:
-    """Return what the video spent beside the end of its route and the static network."""
-    if one.static:
-        return f"{_cost(one)} {_time(one)} A static network has no exits, so nothing can be saved."
-    static = f"The static network, all frames with one head, takes {significant(one.static_gmacs)} GMACs."
-    more = " A video on the route passes the head of every checkpoint on its way, so it can take more."
-    return f"{_cost(one)} {_time(one)} {_end(one)} {static}{more if one.answer.fraction > 1 else ''}"
+    return (
+        f"the label is {one.listed_label}"
+        if one.right is None
+        else f"{MARKS[one.right]}: the label is {one.listed_label}"
+    )
 
 
 def decoded(one: Explanation) -> str:
-    """Return how many frames the decoder read, and why they are more than those used."""
-    read = one.answer.frames_decoded
-    said = f"the video has {one.answer.frames_total}; the decoder read {read}"
-    used = {frame.frame for frame in one.frames if frame.state == "used"}
-    return f"{said}: it must pass through the frames between" if read > len(used) else said
+    """Return how many frames of the video were decoded."""
+    return f"{one.answer.frames_decoded} of the video's {one.answer.frames_total} were decoded"
+
+
+def passed_through(one: Explanation) -> str | None:
+    """Return why more frames were decoded than used; None if no more were."""
+    if one.answer.frames_decoded <= one.used:
+        return None
+    return (
+        f"To use {one.used}, the decoder read {one.answer.frames_decoded}: it reaches a frame from the key frame before "
+        "it, which is stored whole, through all between."
+    )
 
 
 def confidence_about(one: Explanation) -> str:
-    """Return every confidence with its threshold."""
+    """Return every confidence with its class and threshold."""
     rows = []
     for point in one.checkpoints:
         limit = "" if point.threshold is None else f", threshold {point.threshold:.3f}"
-        sure = NONE if point.confidence is None else f"{point.confidence:.3f}"
+        sure = "NaN or infinity" if point.confidence is None else f"{point.label} {point.confidence:.3f}"
         rows.append(f"{point.index}: {sure}{limit}{', answered' if point is one.exit else ''}")
     return "; ".join(rows) + "."
 
 
 def cost_about(one: Explanation) -> str:
-    """Return the time and multiply-adds of every segment."""
-    return (
-        "; ".join(
-            f"segment {point.index}: {significant(point.segment_ms)} ms, {significant(point.segment_gmacs)} GMACs"
-            f"{'' if point.passed else ', not needed'}"
-            for point in one.checkpoints
-        )
-        + "."
-    )
+    """Return the multiply-adds of every segment before the answer, and of the static network."""
+    spent = [f"segment {p.index}: {significant(p.segment_gmacs)} GMACs" for p in one.checkpoints if p.passed]
+    return "; ".join([*spent, f"the static network: {significant(one.static_gmacs)} GMACs"]) + "."
 
 
 def frames_about(one: Explanation) -> str:
     """Return which frames were used."""
     parts = []
-    for state, said in (("used", "looked at"), ("passed", "decoded but not used"), ("unread", "never decoded")):
+    for state, said in (("used", "used"), ("passed", "decoded but not used"), ("unread", "not decoded")):
         numbers = [str(frame.frame) for frame in one.frames if frame.state == state]
         parts.append(f"{said}: {' '.join(numbers) or 'none'}")
     return "; ".join(parts) + "."

@@ -139,6 +139,14 @@ class RunFigures:
         found = [Failure(said, len(videos), tuple(videos[:3])) for said, videos in of.values()]
         return tuple(sorted(found, key=lambda failure: -failure.videos))
 
+    @cached_property
+    def static_gmacs(self) -> float | None:
+        """The multiply-adds of the static network, as the lines imply; None if they do not agree, or do not say."""
+        known = [line.gmacs / line.fraction for line in self.answered if line.gmacs is not None and line.fraction]
+        if not known or len(known) < len(self.answered) or max(known) > 1.001 * min(known):
+            return None
+        return sum(known) / len(known)
+
     def spread(self, name: Literal["latency_ms", "decode_ms", "gmacs", "fraction"]) -> Spread | None:
         """Return how a figure spreads over the answered videos; None where no line has it."""
         values = np.array([value for line in self.answered if (value := getattr(line, name)) is not None])
@@ -175,6 +183,7 @@ class RunFigures:
             "list_read": self.list_read,
             "shard": list(self.shard),
             "answered": len(self.answered),
+            "static_gmacs": self.static_gmacs,
             **total,
             "by_exit": list(map(_json, self.by_exit)),
             "by_class": list(map(_json, self.by_class)),

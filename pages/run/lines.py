@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...grid.errors import ResultsError
+from ...grid.errors import ResultsError, StaleResultsError
 
 _STATUSES = ("ok", "numeric_error", "damaged")
 _MOST_CHECKPOINTS = 64  # where the route is not known
@@ -63,6 +63,20 @@ def read_lines(
     if not lines:
         raise ResultsError(f"results {where!r} hold no line: give what 'dynvid classify -o' wrote")
     return lines
+
+
+def require_classes(lines: Iterable[VideoLine], classes: Collection[str], where: str, bundle: str) -> None:
+    """Make sure that every answer is a class of the bundle.
+
+    Raises:
+        StaleResultsError: If one is not, so that another bundle gave it.
+    """
+    for line in lines:
+        if line.label is not None and line.label not in classes:
+            raise StaleResultsError(
+                f"results {where!r}: {line.label!r}, the answer for {line.video!r}, is no class of bundle {bundle!r}: give "
+                "the bundle that they came from"
+            )
 
 
 def _line(record: Mapping[str, Any], where: str, checkpoints: int | None) -> VideoLine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...calibration.drift import Drift
-from ..numbers import counted, share, significant
+from ..numbers import NONE, counted, saving, share, significant
 from .figures import RunFigures
 
 
@@ -15,10 +15,8 @@ def summary(figures: RunFigures) -> str:
     said.append(f"{answered:,} of {counted(videos, 'video')} {'has' if videos == 1 else 'have'} an answer.")
     if total.accuracy is not None:
         said.append(f"{share(total.accuracy)} of those with a label are right.")
-    fraction = figures.spread("fraction")
     if total.gmacs is not None:
-        of_static = f", {share(fraction.mean)} of what the static network takes" if fraction else ""
-        said.append(f"A video took {significant(total.gmacs)} GMACs on average{of_static}.")
+        said.append(f"On average a video used {used(figures)}.")
     if total.videos and figures.checkpoints > 1:
         first, last = figures.by_exit[0], figures.by_exit[-1]
         said.append(
@@ -30,6 +28,22 @@ def summary(figures: RunFigures) -> str:
         causes = "the cause is" if len(figures.failures) == 1 else "the causes are"
         said.append(f"{counted(failed, 'video')} failed; {causes} below.")
     return " ".join(said)
+
+
+def used(figures: RunFigures) -> str:
+    """Return the multiply-adds of a video on average, and what that saved where the static network's are known."""
+    mean, static = figures.total.gmacs or 0.0, figures.static_gmacs
+    return saving(mean, static) if static else f"{significant(mean)} GMACs"
+
+
+def saved(figures: RunFigures) -> tuple[str, str]:
+    """Return the saving as one number, and of what."""
+    if figures.total.gmacs is None:
+        return NONE, "the results say nothing about multiply-adds"
+    figure, _, share = used(figures).partition(": ")
+    if not share:
+        return NONE, f"used {figure} on average; the results do not tell, or not alike, what the static network takes"
+    return share.removesuffix(" saved"), f"used {figure} on average"
 
 
 def part(figures: RunFigures) -> str | None:

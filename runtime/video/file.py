@@ -78,13 +78,15 @@ class VideoFile(SampledFrames):
         self._trusted = False  # whether the number of frames is certain
         self._images: dict[int, NDArray[np.uint8]] = {}  # by frame number: [crop, crop, 3]
         self._passed: dict[int, av.VideoFrame] = {}  # by frame number: wanted and decoded, but not yet requested
+        self._wanted: frozenset[int] = frozenset()  # by frame number
+        self._given: set[int] = set()  # of these, what the decoder was given, also if it returned nothing yet
         self._wanted_times: frozenset[int] = frozenset()  # pts; if not empty, other frames may be skipped
         self._output: Iterator[av.VideoFrame] = iter(())
         av.logging.set_level(av.logging.PANIC)
         try:
             self._open()
             self._index()
-            if not self.frames_total:
+            if counted := not self.frames_total:
                 self._count()
             if not self._keys:
                 self._restart()
@@ -94,6 +96,7 @@ class VideoFile(SampledFrames):
             raise VideoError(f"{self._name} holds no frame that can be decoded. Expected at least one; repair it.")
         self._indices = self.sampled(self._part())
         self._wanted = frozenset(self._indices)
+        self._given = set(self._wanted) if counted else set()  # counting decodes them all
         # H.264 marks the frames that no other frame refers to: these can be skipped without decoding.
         if self._keys and self._stream.codec_context.codec.canonical_name == "h264":
             self._wanted_times = frozenset(self._times[index] for index in self._wanted)
@@ -128,7 +131,8 @@ class VideoFile(SampledFrames):
                 self._images[index] = cropped(frame, self.preprocessing, self.view)
         except _FAULTS as fault:
             raise self._refusal(fault) from None
-        self.passed = [sample for sample, index in enumerate(self._indices) if index in self._passed]
+        given = self._given - self._images.keys()
+        self.passed = [sample for sample, index in enumerate(self._indices) if index in given]
         return np.stack([self._images[index] for index in indices])
 
     def close(self) -> None:
@@ -216,6 +220,7 @@ class VideoFile(SampledFrames):
         self._restart()
         self._indices = self.sampled(self._part())
         self._wanted = frozenset(self._indices)
+        self._given = set(self._wanted)
 
     def _part(self) -> range:
         """Return the numbers of the frames that belong to the clip."""
@@ -242,8 +247,13 @@ class VideoFile(SampledFrames):
     def _decode(self, packets: Iterable[Packet]) -> Iterator[av.VideoFrame]:
         """Yield the frames that the decoder returns for these packets."""
         context = self._stream.codec_context
-        for packet in itertools.chain(packets, [None]):
-            self.frames_decoded += packet is not None
+        for place, packet in enumerate(itertools.chain(packets, [None])):
+            if packet is not None:
+                self.frames_decoded += 1
+                # without times, frames are taken to be in the order of their packets
+                number = self._number_at(packet.pts) if self._times else place
+                if number in self._wanted:
+                    self._given.add(number)
             if self._wanted_times and packet is not None:
                 context.skip_frame = "DEFAULT" if packet.pts in self._wanted_times else "NONREF"
             yield from context.decode(packet)
@@ -317,10 +327,14 @@ class VideoFile(SampledFrames):
         """Return the number of a decoded frame; -1 if its time is not in the index."""
         if not self._times:
             return self._cursor + 1
-        if frame.pts is None:
+        return self._number_at(frame.pts)
+
+    def _number_at(self, pts: int | None) -> int:
+        """Return the number of the frame of this time; -1 if the index has none."""
+        if pts is None:
             return -1
-        number = bisect_left(self._times, frame.pts)
-        return number if number < len(self._times) and self._times[number] == frame.pts else -1
+        number = bisect_left(self._times, pts)
+        return number if number < len(self._times) and self._times[number] == pts else -1
 
     # Doubts and refusals
 

@@ -99,7 +99,7 @@ class SampledFrames(Closing):
     """Base class of the sources; each adds ``pixels``. See ``FrameSource`` for the other attributes.
 
     Attributes:
-        passed: sample numbers of frames that were decoded on the way to others and not requested yet.
+        passed: sample numbers of frames that the decoder was given on the way to others, and that were not requested yet.
         gives_pixels: whether ``pixels`` works; False for frames that are preprocessed already.
     """
 

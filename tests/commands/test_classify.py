@@ -1,7 +1,10 @@
 """What classify refuses before it opens the bundle."""
 
+import shutil
+
 import pytest
-from command_line import refused
+from command_line import dynvid, refused
+from samples import write_noise
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,40 @@ def test_looking_whether_a_page_can_be_written_leaves_nothing(tmp_path):
     page = tmp_path / "pages" / "page.html"
     assert "none.bundle" in refused(4, "classify", "none.bundle", "a.mp4", "--report", page)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["classify", "explain"])
+@pytest.mark.parametrize(
+    ("video", "kind", "given"),
+    [
+        ("clips/*.mp4", "a glob pattern", "'clips/*.mp4'"),
+        ("[ab].mp4", "a glob pattern", "'[ab].mp4'"),
+        (".", "a folder", "."),
+    ],
+)
+def test_what_names_many_videos_is_to_be_given_as_a_list(tmp_path, monkeypatch, command, video, kind, given):
+    monkeypatch.chdir(tmp_path)
+    said = refused(2, command, "none.bundle", video)
+    assert said == f"Error: VIDEO '{video}' is {kind}, which names a list: give --data {given}"
+
+
+@pytest.mark.parametrize("name", ["a[1].npy", "s3://bucket/*.mp4", "x" * 5000 + "*"])
+def test_a_file_with_wildcards_in_its_name_and_a_uri_are_videos(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a[1].npy").touch()
+    assert ("is a glob pattern" in dynvid("classify", "none.bundle", name).stderr) == name.startswith("x")
+
+
+HOSTILE = "a\nb\x1b[31m\r\u2028"
+
+
+@pytest.mark.parametrize("command", ["classify", "explain"])
+def test_names_and_labels_with_control_characters_stay_in_their_line(tiny_bundle, tmp_path, command):
+    write_noise(tmp_path, 1)
+    shutil.copy(tmp_path / "0.npy", tmp_path / f"{HOSTILE}.npy")
+    (tmp_path / "list.csv").write_text(f'video,label\n"{HOSTILE}.npy","{HOSTILE}"\n"{HOSTILE}.mp4",a\n', newline="")
+    done = dynvid(command, tiny_bundle.root, "--data", tmp_path / "list.csv")
+    assert not {"\x1b", "\r", "\u2028"} & {*done.stdout, *done.stderr}
+    assert done.returncode == 7 and sum(r"a\nb\x1b[31m\r\u2028.npy" in line for line in done.stdout.split("\n")) == 1
+    errors = [line for line in done.stderr.split("\n") if "No such file" in line]
+    assert errors and all(line.startswith("Error: ") and r"a\nb\x1b[31m\r\u2028.mp4" in line for line in errors)

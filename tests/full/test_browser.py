@@ -60,7 +60,7 @@ def folder(exports, tmp_path_factory):
         from demo import page as demo_page
     row = ("of a clip", "0.04", "0.17", "0.24")
     explained = [[str(one.video), verdict(one)] for one in found]
-    (folder / "index.html").write_text(demo_page(folder, "fp32: proved", [row] * 4, explained, "1: 2"))
+    (folder / "index.html").write_text(demo_page(folder, "fp32: proved", [row] * 4, explained, "1: 2", 0.145))
     return folder
 
 

@@ -23,11 +23,19 @@ def test_the_figure_is_the_plan(tiny_bundle, tmp_path):
     }
     said = [one.text for one in shown.all("text")]
     for point in plan["checkpoints"]:
-        assert f"({point['input_set']},{point['block']})" in said and f"{point['fraction']:.1%}" in said
+        assert str(2 * (point["input_set"] + 1)) in said and f"{point['fraction']:.1%}" in said
     assert len(shown.all("circle")) == len(plan["checkpoints"])
-    assert [said[said.index("block 2") + 1 + k] for k in range(4)] == [
-        str(place) for place in plan["grid"]["set_order"]
+    assert [[text.text for text in one.all("text")] for one in shown.all("g", cls="samples")] == [
+        [str(2 * place), str(2 * place + 1)] for place in plan["grid"]["set_order"]
     ]
+    assert "cell" not in said
+
+
+def test_a_long_name_ends_in_an_ellipsis(tiny_bundle):
+    shown = read(figure({**dynvid.plan(tiny_bundle.root), "network": "w" * 300}))
+    (heading,) = (one for one in shown.all("text") if one.all("title"))
+    assert heading.all("title")[0].text == "w" * 300 and "…: 5 classes" in heading.text
+    assert len(heading.children[-1]) < 90
 
 
 @pytest.mark.parametrize("route", ["depth", "input", "full", "0,0 0,4 7,4"])

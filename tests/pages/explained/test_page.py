@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -10,7 +11,7 @@ import pytest
 from command_line import dynvid as dynvid_command
 from command_line import ok, refused
 from hostile_names import HOSTILE, SCRIPT
-from page_reader import data_of, require_alone
+from page_reader import data_of, read, require_alone
 from samples import write_noise
 
 import dynvid
@@ -18,6 +19,7 @@ from dynvid.grid.errors import UsageError, VideoError
 from dynvid.pages.explained import words
 from dynvid.pages.explained.explanation import Unexplained
 from dynvid.pages.explained.page import Setting, figure, page
+from dynvid.pages.fitting import fitted
 from dynvid.pages.legible import legible
 
 SETTING = Setting("msdnet", "b", "cells", None)
@@ -109,14 +111,18 @@ def test_preprocessed_frames_are_shown_as_they_were(tiny_bundle, listed, found):
     assert one.images == found[0].images and one.answer.label == found[0].answer.label
 
 
-def test_an_answer_that_is_no_number_is_said(found):
-    point = dataclasses.replace(found[0].last, confidence=None, label=None, top=())
-    answer = dataclasses.replace(found[0].answer, status="numeric_error", label=None, confidence=None)
-    one = dataclasses.replace(found[0], answer=answer, checkpoints=(*found[0].checkpoints[:-1], point))
-    assert (
-        "gave NaN or infinity" in words.verdict(one) and "NaN or infinity" in require_alone(page([one], SETTING)).text
-    )
-    assert figure([one])
+@pytest.mark.parametrize("suffix", ["html", "svg"])
+@pytest.mark.filterwarnings("error")
+def test_an_answer_that_is_no_number_is_said_once_and_contradicts_nothing(tiny_bundle, tmp_path, capfd, suffix):
+    np.save(tmp_path / "huge.npy", np.full((8, 3, 32, 32), 3e38, np.float32))
+    (tmp_path / "list.csv").write_text("video,label\nhuge.npy,a\n")
+    said = ok("explain", tiny_bundle.root, "--data", tmp_path / "list.csv", "-o", tmp_path / f"page.{suffix}")
+    verdict = said.splitlines()[0]
+    assert "No answer: checkpoint 1 of 4 gave NaN or infinity, which names no class. The label is a." in verdict
+    assert not re.search("saved|wrong|Wrong|would have", verdict) and "Warning" not in capfd.readouterr().err
+    if suffix == "html":
+        shown = require_alone((tmp_path / "page.html").read_text())
+        assert "✗" not in shown.all("dl")[0].text and "What was saved" not in shown.text
 
 
 @pytest.mark.parametrize(
@@ -179,27 +185,59 @@ def test_only_a_page_needs_what_draws_it(tiny_bundle, listed):
 
 def test_a_figure_alone_says_what_its_marks_mean(found):
     drawn = xml.etree.ElementTree.fromstring(figure(found))
-    (legend,) = (one for one in drawn if "data-legend" in one.attrib)
-    assert legend.text == words.LEGEND and len(words.LEGEND) <= 140
-    assert float(legend.attrib["y"]) < float(drawn.attrib["height"])
+    legend = [one for one in drawn if "data-legend" in one.attrib]
+    assert [one.text for one in legend] == list(words.LEGEND)
+    assert all(float(one.attrib["y"]) < float(drawn.attrib["height"]) for one in legend)
 
 
-def test_the_share_of_the_static_network_is_one_figure_wherever_it_stands(found):
-    one = found[0]
-    said = f"{one.answer.fraction:.1%} of the static network's"
-    assert said in words.verdict(one) and said in require_alone(page([one], SETTING)).all("dl")[0].text
-    more = dataclasses.replace(one, answer=dataclasses.replace(one.answer, fraction=1.16))
-    assert "116.0%" in words.verdict(more) and "passes the head of every checkpoint" in words.saving(more)
+def spending(one, gmacs):
+    answer = dataclasses.replace(one.answer, gmacs=gmacs, fraction=gmacs / one.static_gmacs)
+    return dataclasses.replace(one, answer=answer)
+
+
+def test_the_saving_is_one_figure_wherever_it_stands(found):
+    one = spending(found[0], 0.28 * found[0].static_gmacs)
+    said = f"{one.answer.gmacs:.3g} of {one.static_gmacs:.3g} GMACs"
+    shown = require_alone(page([one], SETTING))
+    assert f"{said}: 72.0% saved" in words.verdict(one) and f"{said}: 72.0% saved" in shown.all("article")[0].text
+    assert f"saved72.0%used {said}" in shown.all("dl")[0].text.replace("\n", "")
+    assert set(re.findall(r"[\d.]+% saved", shown.text)) == {"72.0% saved"}
+    assert "of the static network's" not in shown.text and "passes the head" not in shown.text
+    more = spending(one, 1.16 * one.static_gmacs)
+    assert "GMACs: 16.0% more" in words.verdict(more)
+    assert "passes the head of every checkpoint" in require_alone(page([more], SETTING)).text
+
+
+def test_right_and_wrong_are_marked_with_more_than_a_colour(found):
+    for label, mark in ((found[0].answer.label, "✓ right"), ("nonsense", "✗ wrong")):
+        one = dataclasses.replace(found[0], listed_label=label)
+        assert f"{mark}: the label is {label}" in require_alone(page([one], SETTING)).all("dl")[0].text
+        assert f"{mark[0]} {mark[2:].title()}: the label is {label}." in words.verdict(one)
+        (bar,) = (b for b in read(figure([one])).all("g", cls="said") if b.all("rect", cls="said"))
+        assert bar.all("text")[-1].text == f"{found[0].answer.label} {mark[0]}"
 
 
 def test_frames_beyond_those_used_are_explained(found):
     one = found[0]
     used = len({frame.frame for frame in one.frames if frame.state == "used"})
-    for read, explained in ((used, False), (used + 1, True)):
-        shown = dataclasses.replace(one, answer=dataclasses.replace(one.answer, frames_decoded=read))
-        text = require_alone(page([shown], SETTING)).all("dl")[0].text
-        assert f"the decoder read {read}" in text and ("it must pass through the frames between" in text) == explained
-        assert "of this one run" in text
+    for decoded, explained in ((used, False), (used + 1, True)):
+        shown = dataclasses.replace(one, answer=dataclasses.replace(one.answer, frames_decoded=decoded))
+        text = require_alone(page([shown], SETTING)).text
+        assert f"{decoded} of the video's 12 were decoded" in text
+        assert ("the key frame before it, which is stored whole" in " ".join(text.split())) == explained
+        assert "of one run of a warm model" in text
+
+
+@pytest.mark.parametrize("text", ["w" * 300, "W" * 300, "片" * 300, "many words " * 60, "i" * 300])
+def test_a_long_label_stays_inside_the_figure_and_its_title_is_whole(found, text):
+    evil = [named(found[0], text), Unexplained(text, text)]
+    drawn = xml.etree.ElementTree.fromstring(figure(evil))
+    name = "{http://www.w3.org/2000/svg}"
+    assert any(legible(text) in one.text for one in drawn.iter(f"{name}title"))
+    shown = ["".join(t for t in [one.text, *(c.tail for c in one)] if t) for one in drawn.iter(f"{name}text")]
+    assert all(fitted(one.strip(), 920) == one.strip() for one in shown) and any("…" in one for one in shown)
+    words_end = max(float(line.attrib["y"]) for line in drawn.find(f"{name}g").iter(f"{name}text"))
+    assert words_end < float(drawn.find(f"{name}svg").attrib["y"])
 
 
 def test_no_line_or_circle_covers_the_number_of_a_call(found):

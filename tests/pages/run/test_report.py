@@ -350,6 +350,40 @@ def test_numbers_that_cannot_be_are_refused(changes, message):
     assert len(str(caught.value)) < 200
 
 
+def test_answers_that_are_no_classes_of_the_bundle_are_refused(tiny_bundle, tmp_path):
+    results = write(
+        tmp_path / "r.jsonl", [line("v", "a"), line("w", "elsewhere")]
+    )  # nothing beside them says whose they are
+    said = refused(4, "report", results, "--bundle", tiny_bundle.root)
+    assert "'elsewhere', the answer for 'w', is no class of bundle" in said
+    ok("report", write(results, [line("v", "a")]), "--bundle", tiny_bundle.root)
+
+
+def test_the_saving_is_one_figure_of_one_baseline(tmp_path):
+    lines = [line("a", fraction=0.25), line("b", checkpoint=2, fraction=0.5)]  # 0.1 and 0.2 GMACs of 0.4
+    figures = dynvid.report(lines, tmp_path / "page.html")
+    text = read((tmp_path / "page.html").read_text()).text
+    assert figures.to_json()["static_gmacs"] == pytest.approx(0.4)
+    assert "On average a video used 0.15 of 0.4 GMACs: 62.5% saved." in words.summary(figures)
+    assert "saved62.5%used 0.15 of 0.4 GMACs on average" in text.replace("\n", "")
+    for others in ({"fraction": 0.9}, {"fraction": None}, {"fraction": 0.0}):
+        dynvid.report([line("a"), line("b", **others)], tmp_path / "page.html")
+        text = read((tmp_path / "page.html").read_text()).text
+        assert "% saved" not in text and "do not tell, or not alike, what the static network takes" in text
+
+
+def test_right_and_wrong_are_marked_with_more_than_a_colour(tmp_path):
+    dynvid.report([line("a"), line("b", "c")], tmp_path / "page.html")
+    shown = read((tmp_path / "page.html").read_text())
+    assert [row.all("td")[3].text for row in shown.all("table")[-1].all("tr")[1:]] == ["✓ right", "✗ wrong"]
+    assert "✗ wrong: the label is a" in " ".join(shown.text.split())
+
+
+def test_a_failure_of_several_lines_is_printed_in_one(tmp_path):
+    printed = ok("report", write(tmp_path / "r.jsonl", [failed("v", "bad\nline \x1b[31m")]))
+    assert printed.splitlines()[-1] == r"  1 failed: bad\nline \x1b[31m"
+
+
 def test_a_checkpoint_beyond_the_route_is_refused(of_run):
     with pytest.raises(ResultsError, match="line 1: label 'a' at checkpoint 5: expected a number from 1 to 4"):
         dynvid.report(of_run([line("a", checkpoint=5)]))
