@@ -84,7 +84,8 @@ def main() -> None:
     table = [("accuracy", *(f"{share:.1%}" for share in right), "")]
     for name, key in (("mean GMACs", "gmacs"), ("mean compute ms", "latency_ms"), ("mean decode ms", "decode_ms")):
         one, other = mean[key]
-        table.append((name, f"{one:.4f}", f"{other:.4f}", f"{one / other:.2f}"))
+        form = ".4f" if key == "gmacs" else ".2f"
+        table.append((name, f"{one:{form}}", f"{other:{form}}", f"{one / other:.2f}"))
     for row in table:
         print("{:<22}{:>16}{:>12}{:>8}".format(*row))
 
@@ -141,7 +142,7 @@ def page(
         commands=public("\n".join(COMMANDS)),
         explained=[{"name": Path(video).name, "verdict": said} for video, said in explained],
         machine=f"{platform.processor() or platform.machine()}, one thread", accuracy=accuracy, to_end=to_end,
-        used=used, saved=saved, ms=f"{float(ms):.2f}", static=f"{static_gmacs:.3g}",
+        used=used, saved=saved, ms=ms, static=f"{static_gmacs:.3g}",
     )  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from samples import DEMONSTRATION, ROOT
 import dynvid
 from dynvid.benchmarks.report.page import page as bench_page
 from dynvid.grid.thresholds import Thresholds
+from dynvid.pages.explained.explanation import Unexplained
 from dynvid.pages.explained.page import Setting, figure, page
 from dynvid.pages.explained.words import verdict
+from dynvid.pages.plan_figure import figure as plan_figure
 from dynvid.pages.plan_figure import write_plan
 from dynvid.training.clips import write_clips
 
@@ -53,6 +55,11 @@ def folder(exports, tmp_path_factory):
     faults = dataclasses.replace(sample_report().setting, faults=("two copies differ by 4 %",))
     (folder / "bench-not-valid.html").write_text(bench_page(sample_report(setting=faults)))
     (folder / "explained.svg").write_text(figure(found))
+    long = [
+        hostile(found[0], text) for text in ("w" * 300, "W" * 300, "片" * 300, "words " * 60, HOSTILE["four bytes"])
+    ]
+    (folder / "long.svg").write_text(figure([*long, Unexplained("w" * 300, "W" * 300)]))
+    (folder / "long-plan.svg").write_text(plan_figure({**dynvid.plan(bundle.root), "network": "W" * 300}))
     write_plan(folder / "plan.svg", dynvid.plan(bundle.root))
     shutil.copy(ROOT / "docs" / "figures" / "curve.svg", folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -85,6 +92,18 @@ def test_a_page_is_sound_in_every_way_it_is_opened(browser, folder, name):
 def test_a_figure_opens_alone(browser, folder, name):
     with opened(browser, folder / f"{name}.svg", {}) as (shown, faults):
         assert shown.evaluate("document.documentElement.tagName") == "svg" and faults == []
+
+
+OUTSIDE = """[...document.querySelectorAll('text')].filter(one => {
+  const box = one.getBoundingClientRect(), all = document.documentElement.viewBox.baseVal;
+  return box.right > all.width || box.left < 0 || box.bottom > all.height;
+}).map(one => one.textContent)"""
+
+
+@pytest.mark.parametrize("name", ["explained", "plan", "long", "long-plan"])
+def test_no_text_of_a_figure_lies_outside_it(browser, folder, name):
+    with opened(browser, folder / f"{name}.svg", {"viewport": {"width": 1400, "height": 900}}) as (shown, _):
+        assert shown.evaluate("document.querySelectorAll('text').length") > 20 and shown.evaluate(OUTSIDE) == []
 
 
 PLANTED = {

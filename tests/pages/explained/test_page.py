@@ -84,6 +84,21 @@ def test_several_videos_are_cards_and_one_that_fails_says_why(tiny_bundle, liste
     assert data_of(shown)["videos"][0] == {"video": str(missing), "error": shown.all("p", cls="bad")[0].text}
 
 
+def test_the_model_is_warm_also_where_the_first_video_cannot_be_read(tiny_bundle, listed, tmp_path, monkeypatch):
+    from dynvid.runtime.model import Model
+
+    runs, classify_many = [], Model.classify_many
+
+    def counted(self, videos, **options):
+        for video, answer in classify_many(self, videos, **options):
+            runs.append(type(answer).__name__)
+            yield video, answer
+
+    monkeypatch.setattr(Model, "classify_many", counted)
+    dynvid.explain(tiny_bundle.root, [tmp_path / "missing.mp4", listed.parent / "0.npy"])
+    assert runs == ["Unanswered", "Answer", "Unanswered", "Answer"]
+
+
 def test_one_video_that_fails_is_an_error(tiny_bundle, tmp_path):
     with pytest.raises(VideoError, match="No such file"):
         dynvid.explain(tiny_bundle.root, tmp_path / "missing.mp4")
