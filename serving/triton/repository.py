@@ -68,7 +68,9 @@ def write_model(
     if engines is not None and not cells and not engines.is_dir():
         raise UsageError(f"--engines {str(engines)!r} is not a folder: give one that 'dynvid build-engines' wrote")
     if engines is not None and not cells and not EngineCache(engines, bundle).engines().engines:
-        raise UsageError(f"--engines {str(engines)!r} holds no engines: give a folder that 'dynvid build-engines' wrote")
+        raise UsageError(
+            f"--engines {str(engines)!r} holds no engines: give a folder that 'dynvid build-engines' wrote"
+        )
     if repository.resolve().is_relative_to(bundle.resolve()):
         raise UsageError(f"-o {str(repository)!r} is inside the bundle, which is copied there: give a folder outside")
     folder = repository.resolve() / name
