@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -48,6 +48,7 @@ class ModelProcess:
     Args:
         options: of ``open_model``, as JSON types.
         silent_s: after this long without any message, the process counts as stuck and is killed.
+        freed: called when the process lets go of a video that nobody waits for any more.
 
     Attributes:
         facts: what it says about its model once it is ready; otherwise why it is not.
@@ -57,7 +58,8 @@ class ModelProcess:
         fills: as ``Model.fills``, at the last ping.
     """
 
-    def __init__(self, options: Mapping[str, Any], silent_s: float) -> None:
+    def __init__(self, options: Mapping[str, Any], silent_s: float, freed: Callable[[], None] = lambda: None) -> None:
+        self._freed = freed
         self._loop = asyncio.get_running_loop()
         self.facts: asyncio.Future[Facts] = self._loop.create_future()
         self.gone: asyncio.Future[str] = self._loop.create_future()
@@ -178,6 +180,8 @@ class ModelProcess:
             reply = self._waiting.pop(number, None)
             if reply is not None and not reply.done():
                 reply.set_result(message)
+            elif payload is not None:
+                self._freed()
 
     def _end(self, failure: ChildFailure | DynvidError) -> None:
         if not self.facts.done():

@@ -27,7 +27,7 @@ class Supervisor:
         options: of ``open_model``, as JSON types.
         silent_s: seconds without any message after which a process counts as stuck.
         stuck_s: seconds without an answer after which a process that has videos counts as stuck.
-        changed: called when there is another process, or none.
+        changed: called when there is another process, or none, or it has room for a video again.
 
     Attributes:
         current: the process that takes videos; None while there is none.
@@ -144,7 +144,7 @@ class Supervisor:
         return process
 
     async def _opened(self, options: Mapping[str, Any]) -> ModelProcess:
-        process = ModelProcess(options, self._silent_s)
+        process = ModelProcess(options, self._silent_s, lambda: self.changed())
         try:
             facts = await process.facts
         except BaseException:

@@ -109,6 +109,23 @@ def test_a_killed_process_fails_its_videos_and_is_started_again(tiny_bundle, wan
     run(tiny_bundle.root, check)
 
 
+def test_videos_that_were_cancelled_make_room_once_the_process_lets_go_of_them(tiny_bundle, wanted):
+    async def check(supervisor, service):
+        os.kill(supervisor.current.pid, signal.SIGSTOP)  # so that it has not heard of them when they are cancelled
+        gone = [asyncio.ensure_future(service.classify(request(VIDEOS[0]))) for _ in range(4)]
+        await asyncio.sleep(0.05)
+        for one in gone:
+            one.cancel()
+        await asyncio.wait(gone)
+        asked = asyncio.ensure_future(service.classify(request(VIDEOS[1])))
+        await asyncio.sleep(0.05)
+        assert service.waiting == 1 and supervisor.current.in_flight
+        os.kill(supervisor.current.pid, signal.SIGCONT)
+        assert steady((await asyncio.wait_for(asked, 10)).answer) == wanted[1]
+
+    run(tiny_bundle.root, check)
+
+
 def test_a_process_that_ends_while_the_service_drains_is_not_started_again(tiny_bundle):
     """As under systemd's ``KillMode=control-group``, which ends the model process as it tells the service to stop."""
 
