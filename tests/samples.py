@@ -30,6 +30,9 @@ FIVE_BLOCKS = {**TINY, "input_sets": 8, "route": "joint", "options": {**TINY["op
 TWO_BLOCKS = {
     **TINY, "input_sets": 3, "options": {**TINY["options"], "layers": [1, 1]}, "route": "2,0 2,1", "heads": [0, 1],
 }  # fmt: skip
+# what is rare, two at a time
+UNSHIFTED = {**TINY, "shift": {"enabled": False}, "head": {"width": 8, "share_classifier": False}}
+IN_TEMPORAL_ORDER = {**TINY, "permutation": "none", "frames_per_set": 1, "head": {"style": "linear"}}
 # a bottleneck whose shortcut is its input; features of 32, 128 and more channels
 RESNET = {
     **TINY, "network": "resnet", "options": {"layers": [2, 1, 1, 1], "width": 32}, "input_sets": 2,

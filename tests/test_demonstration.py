@@ -108,7 +108,7 @@ def fp16_figures(bundle, folder, count):
 
 
 def test_reduced_counts(bundle, tmp_path):
-    report = figures(bundle, written_clips(tmp_path, 260))
+    report = figures(bundle, written_clips(tmp_path, 130))
     assert report["accuracy_full"] >= 0.88
     assert report["accuracy_full"] - report["accuracy_per_checkpoint"][0] >= 0.08
     assert report["accuracy_dynamic"] >= report["accuracy_full"] - 0.03

@@ -7,7 +7,7 @@ import pytest
 import torch
 from command_line import dynvid, ok, refused
 from page_reader import read
-from public_layouts import EVERY, as_mit, resnet, weigh
+from public_layouts import EVEN, as_mit, resnet, weigh
 from samples import write_noise
 from static_samples import STATIC
 
@@ -74,7 +74,7 @@ def test_what_needs_exits_refuses_it_in_one_line(bundle, checkpoint, listed, tmp
 
 
 def test_a_public_tsm_is_exported_as_trained(tmp_path):
-    torch.save({"state_dict": as_mit(weigh(resnet(EVERY), "fan_out").state_dict(), EVERY)}, tmp_path / "tsm.pth")
+    torch.save({"state_dict": as_mit(weigh(resnet(EVEN), "fan_out").state_dict(), EVEN)}, tmp_path / "tsm.pth")
     arguments = ("export", tmp_path / "tsm.pth", "--frames", 3, "--precision", "fp32")
     done = dynvid(*arguments, "--static", "--route", "full", "-o", tmp_path / "b")
     assert done.returncode == 0, done.stderr

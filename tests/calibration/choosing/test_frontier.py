@@ -57,9 +57,10 @@ def mean_of(answers, price, thresholds):
     return value_of(answers, price)[exits(answers.confidences, thresholds), np.arange(answers.videos)].mean()
 
 
-def test_small_cases_come_within_a_video_of_brute_force():
+@pytest.mark.parametrize("cases", [40, pytest.param(120, marks=pytest.mark.full)])
+def test_small_cases_come_within_a_video_of_brute_force(cases):
     missed = []
-    for seed in range(120):
+    for seed in range(cases):
         price, answers = (0.02, 0.1, 0.3, 0.8)[seed % 4], drawn(14, seed, rounded=seed % 3 == 0)
         columns = np.sort(answers.confidences.astype(np.float64), axis=1)
         grids = [np.unique([0.0, *(row[1:] + row[:-1]) / 2, 1.0]) for row in columns[:-1]]
@@ -159,14 +160,14 @@ def test_it_saves_more_than_the_geometric_rule_at_the_same_drop():
     chosen, saved, drops = [], [], []
     for seed in range(6):
         scores = scores_of(6000, seed)
-        reports = {
-            rule: calibrate(scores, COSTS, Request(max_drop=0.05, rule=rule)).report
-            for rule in ("geometric", "optimal")
-        }
-        chosen.append(reports["optimal"]["rule"])
-        assert reports["optimal"]["rules"]["geometric"]["mean_gmacs"] == reports["geometric"]["mean_gmacs"]
-        saved.append(1 - reports["optimal"]["mean_gmacs"] / reports["geometric"]["mean_gmacs"])
-        drops.append(reports["optimal"]["drop"])
+        report = calibrate(scores, COSTS, Request(max_drop=0.05, rule="optimal")).report
+        chosen.append(report["rule"])
+        geometric = report["rules"]["geometric"]["mean_gmacs"]
+        if not seed:
+            alone = calibrate(scores, COSTS, Request(max_drop=0.05, rule="geometric")).report
+            assert geometric == alone["mean_gmacs"]
+        saved.append(1 - report["mean_gmacs"] / geometric)
+        drops.append(report["drop"])
     assert chosen.count("optimal") >= 4
     assert np.mean(saved) > 0.02
     assert np.mean(drops) < 0.05 + 2 * np.std(drops) / len(drops) ** 0.5

@@ -103,7 +103,10 @@ def test_a_budget_that_cannot_be_kept_is_refused():
     assert spend(answers, 1000.0, COSTS["gmacs"], "gmacs").counts == (0, 0, 0, 0, 0, 4000)
 
 
-@pytest.mark.parametrize(("size", "trials"), [(2000, 60), pytest.param(10_000, 200, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    ("size", "trials"),
+    [(500, 60), *(pytest.param(*most, marks=pytest.mark.full) for most in ((2000, 60), (10_000, 200)))],
+)
 def test_the_interval_of_the_held_out_mean_covers_the_budget(size, trials):
     """CA4: in at least 93 % of calibrations."""
     population, rng, covered = synthetic_scores(5 * size, seed=1), np.random.default_rng(2), 0

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.utils import Extractor
-from samples import TINY, TWO_BLOCKS, every_monotone_route
+from samples import IN_TEMPORAL_ORDER, TINY, TWO_BLOCKS, UNSHIFTED, every_monotone_route
 
 from dynvid.exporter.engines import segment_graphs as engine_graphs
 from dynvid.exporter.engines.segment_graphs import EngineGraphs
@@ -66,11 +66,11 @@ def routes_of(bundle, sets, blocks):
     return [r for r in every_monotone_route(grid) if r.cells[-1] <= (sets - 1, blocks) and max(r.head_blocks) < blocks]
 
 
-@pytest.mark.parametrize("linked", [True, False])
-def test_on_every_route_of_a_small_grid_fused_equals_cells_to_the_last_bit(tiny_bundle, linked):
-    """3 input sets x 2 blocks; where the groups part, the border lies after set 2."""
-    routes = routes_of(tiny_bundle, 3, 2)
-    assert len(routes) == 31 and tiny_bundle.manifest.grid.input_sets == 4
+@pytest.mark.parametrize(("linked", "sets", "count"), [(True, 2, 11), (False, 3, 31)])
+def test_on_every_route_of_a_small_grid_fused_equals_cells_to_the_last_bit(tiny_bundle, linked, sets, count):
+    """2 blocks; where the groups part, the border lies after set 2."""
+    routes = routes_of(tiny_bundle, sets, 2)
+    assert len(routes) == count and tiny_bundle.manifest.grid.input_sets == 4
     for route in routes:
         assert largest(prove(on_route(tiny_bundle, route.cells, linked), count=1)) == 0.0
 
@@ -84,20 +84,25 @@ def test_on_every_route_of_the_whole_grid_fused_equals_cells_to_the_last_bit(tin
         assert largest(prove(on_route(tiny_bundle, route.cells, linked), count=1)) == 0.0
 
 
+TOGETHER = {
+    "no shift, a linear layer a checkpoint": UNSHIFTED,
+    "in temporal order, linear heads": IN_TEMPORAL_ORDER,
+    "stride 3": {**TWO_BLOCKS, "groups_linked": True, "shift": {"stride": 3}},
+}
+ALONE = {
+    "a linear layer a checkpoint": {**TINY, "head": {"width": 8, "share_classifier": False}},
+    "linear heads": {**TINY, "head": {"style": "linear"}},
+    "no shift": {**TINY, "shift": {"enabled": False}},
+    "in temporal order": {**TINY, "permutation": "none", "frames_per_set": 1},
+}
+
+
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"head": {"width": 8, "share_classifier": False}},
-        {"head": {"style": "linear"}},
-        {"shift": {"enabled": False}},
-        {**TWO_BLOCKS, "groups_linked": True, "shift": {"stride": 3}},
-        {"permutation": "none", "frames_per_set": 1},
-    ],
-    ids=["a linear layer a checkpoint", "linear heads", "no shift", "stride 3", "in temporal order"],
-)
-def test_other_configurations_fuse_to_the_last_bit(exports, change):
-    bundle = exports.bundle({**TINY, **change})
-    assert largest(prove(bundle)) == 0.0
+    "config", [*TOGETHER.values(), *(pytest.param(c, marks=pytest.mark.full) for c in ALONE.values())],
+    ids=[*TOGETHER, *ALONE],
+)  # fmt: skip
+def test_other_configurations_fuse_to_the_last_bit(exports, config):
+    assert largest(prove(exports.bundle(config))) == 0.0
 
 
 def test_half_precision_stays_within_its_bound(tiny_bundle):
