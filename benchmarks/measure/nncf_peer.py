@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...grid.errors import BackendError, MissingPackageError
+from ...runtime.backends.openvino import reason
 
 
 def quantised(content: bytes, frames: NDArray[np.float32]) -> tuple[Any, str]:
@@ -50,7 +51,7 @@ def quantised(content: bytes, frames: NDArray[np.float32]) -> tuple[Any, str]:
             nncf.UnsupportedModelError,
             nncf.ValidationError,
         ) as error:
-            (reason, *_) = str(error).splitlines() or [type(error).__name__]
             raise BackendError(
-                f"peer 'nncf': NNCF {nncf.__version__} cannot quantise the static network: {reason}. Leave the peer out."
+                f"peer 'nncf': NNCF {nncf.__version__} cannot quantise the static network: {reason(error)}. "
+                "Leave the peer out."
             ) from None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...grid.bundle import Bundle
 from ...grid.errors import BackendError, MissingPackageError, UsageError
 from ...grid.segments import fused_full
+from ...runtime.backends.openvino import reason
 from .clips import Clips
 from .contestants import Loads
 from .nncf_peer import quantised
@@ -126,7 +127,7 @@ def _read(graph: bytes, shape: tuple[int, ...]) -> Any:
         model = openvino.Core().read_model(graph)
         model.reshape({"frames": list(shape)})
     except RuntimeError as error:
-        raise BackendError(f"openvino cannot read the static network: {str(error).splitlines()[0]}") from None
+        raise BackendError(f"openvino cannot read the static network: {reason(error)}") from None
     return model
 
 
@@ -140,7 +141,7 @@ def _openvino(model: Any, threads: int, precision: str) -> tuple[str, Network]:
     try:
         request = core.compile_model(model, "CPU", settings).create_infer_request()
     except RuntimeError as error:
-        raise BackendError(f"openvino cannot compile the static network: {str(error).splitlines()[0]}") from None
+        raise BackendError(f"openvino cannot compile the static network: {reason(error)}") from None
 
     def run(clip: NDArray[np.float32]) -> NDArray[np.float32]:
         request.set_tensor("frames", openvino.Tensor(clip, shared_memory=True))
