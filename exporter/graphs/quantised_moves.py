@@ -1,85 +1,24 @@
 """Rewrite INT8 graphs so that values which are only moved stay quantised.
 
-A variant is quantised cell by cell, just before its convolutions and additions. So a tensor may be sliced and joined
-before it is quantised, although each value is rounded alone; it may be quantised again to the same scale, which changes
-nothing; and it may be pooled before it is quantised, although the largest of some values is the same before and after.
+A variant is quantised cell by cell, just before its convolutions and additions. So a tensor may be quantised, sliced,
+joined, and quantised again to the same scale, which changes nothing; and it may be pooled before it is quantised,
+although the largest of some values is the same value before and after.
 """
 
 from __future__ import annotations
 
-import re
-
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from .graph import Graph
-
-_STATE = re.compile(r"out\.block\d+\.state\.")
-"""The names of outputs that hand on a state."""
 
 MOVES = ("Concat", "Identity", "MaxPool", "Pad", "Reshape", "Slice")
 """Operators whose results are values that they read, and zeros."""
 
 
 def quantised_moves(graph: Graph) -> None:
-    """Quantise before moves instead of after, and drop quantising that changes no value."""
-    _quantise_sources(graph)
+    """Drop quantising that changes no value, and quantise before max pooling instead of after."""
     _drop_repeated(graph)
     _quantise_before_pooling(graph)
-
-
-def _quantise_sources(graph: Graph) -> None:
-    """Let moves read rounded values where all that comes of them is quantised alike, or a state handed on.
-
-    The next segment reads a state as this one does, and so rounds it to the same values. Handed on in fp32, it would
-    keep its tensor in fp32, and the sum that this comes from apart from the convolution before it.
-    """
-    writers, readers, ends = graph.writers(), graph.readers(), _ends(graph)
-    same, others = dict[str, str](), dict[str, list[NodeProto]]()
-    first: list[NodeProto] = []
-    for source in [*graph.inputs, *writers]:
-        writer = writers.get(source)
-        if writer is not None and writer.op_type in (*MOVES, "DequantizeLinear"):
-            continue
-        read = readers.get(source, [])
-        moves = [node for node in read if node.op_type in MOVES and None not in ends[node.output[0]]]
-        quantisers = [node for node in read if node.op_type == "QuantizeLinear"]
-        scales = {_scale(graph, node): node for node in quantisers}
-        for node in moves:
-            scales |= ends[node.output[0]]  # type: ignore[arg-type]
-        if not moves or len(scales) != 1:
-            continue
-        rounded, (scale,) = f"{source}.rounded", scales.values()
-        pair = [
-            helper.make_node("QuantizeLinear", [source, *scale.input[1:]], [f"{source}.bytes"], f"{source}.bytes"),
-            helper.make_node("DequantizeLinear", [f"{source}.bytes", *scale.input[1:]], [rounded], rounded),
-        ]
-        for node in moves:
-            node.input[:] = [rounded if tensor == source else tensor for tensor in node.input]
-        same |= {node.output[0]: rounded for other in quantisers for node in readers[other.output[0]]}
-        if writer is None:
-            first += pair
-        else:
-            others[source] = [writer, *pair]
-    for node in graph.nodes:
-        node.input[:] = [same.get(tensor, tensor) for tensor in node.input]
-    graph.nodes[:0] = first
-    graph.replace(others)
-
-
-def _ends(graph: Graph) -> dict[str, dict[tuple[float, ...] | None, NodeProto]]:
-    """Return a node for each scale that a tensor is quantised to, moved or not, and for None if it is read otherwise."""
-    ends: dict[str, dict[tuple[float, ...] | None, NodeProto]] = {
-        name: {} if _STATE.match(name) else {None: NodeProto()} for name in graph.outputs
-    }
-    for node in reversed(graph.nodes):
-        found: dict[tuple[float, ...] | None, NodeProto] = {None: node}
-        if node.op_type == "QuantizeLinear":
-            found = {_scale(graph, node): node}
-        elif node.op_type in MOVES:
-            found = ends.get(node.output[0], {})
-        for tensor in node.input:
-            ends.setdefault(tensor, {}).update(found)
-    return ends
 
 
 def _drop_repeated(graph: Graph) -> None:

@@ -41,25 +41,6 @@ def test_a_segment_computes_the_same_bits_and_quantises_nothing_twice(exports):
         assert np.array_equal(one, two)
 
 
-def test_a_state_is_quantised_before_it_is_joined(exports):
-    plain = exports.bundle(RESNET)
-    bundle = QuantizedVariants(plain, ranges_of(plain)).bundle({})
-    noise, joined_states = np.random.default_rng(0), 0
-    for segment in fused_segments(bundle.manifest, "int8")[1:]:
-        graph = fuse(bundle, segment, "int8")
-        before, after = (rewrite(graph, (one_video, *more)) for more in ((), (quantised_moves,)))
-        states = {spec.name for spec in segment.inputs if ".state." in spec.name}
-        for content, quantises in ((before, False), (after, True)):
-            readers = [node for node in nodes(content) if states.intersection(node.input)]
-            joined_states += len(readers)
-            assert {node.op_type == "QuantizeLinear" for node in readers} == ({quantises} if states else set())
-        shapes = {port.name: port.type.tensor_type.shape.dim for port in onnx.load_model_from_string(after).graph.input}
-        feeds = {name: noise.random([d.dim_value for d in shape], np.float32) for name, shape in shapes.items()}
-        for one, two in zip(run(before, feeds), run(after, feeds), strict=True):
-            assert np.array_equal(one, two)
-    assert joined_states
-
-
 def quantised(made, scales):
     """Return a model of these nodes, from x to y [2, 4, 4, 4], with int8 zero points "zero" and scales by name."""
     ports = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 4, 4, 4])]
