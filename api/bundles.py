@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..grid.errors import UsageError
 from ..grid.packages import packages
+from ..grid.storage.files import StrPath, sha256_of
 
 if TYPE_CHECKING:
     from ..calibration.calibrate import Calibration
     from ..grid.bundle import Bundle
 
 LOG = logging.getLogger("dynvid")
-
-StrPath = str | os.PathLike[str]
 
 
 def plan(
@@ -119,7 +118,7 @@ def export(
     require_target(Path(bundle))  # before the work of minutes
     with packages("export,cpu"):
         from ..exporter.export import export as run_export
-        from ..exporter.export import read_clips, sha256_of
+        from ..exporter.export import read_clips
         from ..models.labels import read_labels
         from ..models.layouts import load_training_checkpoint
 

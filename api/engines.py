@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..grid.packages import packages
+from ..grid.storage.files import StrPath
 
 if TYPE_CHECKING:
     from ..exporter.engines.build import Row
     from ..grid.manifest import Precision
-
-StrPath = str | os.PathLike[str]
 
 
 def build_engines(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..grid.errors import ThresholdsError, UsageError
 from ..grid.packages import packages
+from ..grid.storage.files import StrPath
 from ..runtime.open_model import open_model
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from ..pages.run.figures import RunFigures
     from ..runtime.results.run import Run
     from ..runtime.video.listing import ListedVideo
-
-StrPath = str | os.PathLike[str]
 
 
 def explain(

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..grid.packages import packages
+from ..grid.storage.files import StrPath
 
 if TYPE_CHECKING:
     from ..grid.manifest import Precision
 
 LOG = logging.getLogger("dynvid")
-
-StrPath = str | os.PathLike[str]
 
 
 def serve(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..grid.errors import UsageError
 from ..grid.packages import packages
+from ..grid.storage.files import StrPath
 
 if TYPE_CHECKING:
     from ..benchmarks.measure.contestants import Loads
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ..grid.manifest import Precision
 
 LOG = logging.getLogger("dynvid")
-
-StrPath = str | os.PathLike[str]
 
 
 def time(

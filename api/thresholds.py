@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..grid.errors import CostTableError, UsageError
+from ..grid.storage.files import StrPath
 from .speed import time
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from ..grid.thresholds import Rule
 
 LOG = logging.getLogger("dynvid")
-
-StrPath = str | os.PathLike[str]
 
 
 def calibrate(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..grid.packages import packages
+from ..grid.storage.files import StrPath
 
 LOG = logging.getLogger("dynvid")
-
-StrPath = str | os.PathLike[str]
 
 
 def data(

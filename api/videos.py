@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..grid.errors import UsageError
+from ..grid.storage.files import StrPath
 
 if TYPE_CHECKING:
     from ..runtime.results.merge import Merged
     from ..runtime.results.summary import Summary
     from ..runtime.video.listing import ListedVideo
-
-StrPath = str | os.PathLike[str]
 
 
 def classify_on_ray(

@@ -106,6 +106,19 @@ def rare(*names: str, **attributes: Any) -> Callable[[F], F]:
     return click.option(*names, cls=RareOption, **attributes)
 
 
+backend_option = click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="Backend; auto: that of the engines, else onnxruntime or openvino on the cells.",
+)
+engines_option = rare("--engines", help="Folder of the engines, or none: run the cells.  [default: BUNDLE.engines]")
+batch_option = click.option(
+    "--batch",
+    type=click.IntRange(1, 4096),
+    help="Most videos in one call.  [default: the engines' best, or 1 for cells]",
+)
+
 READING = (
     rare("--network", help="Expected network of a training checkpoint, such as resnet50; any other is refused."),
     rare("--layout", default="auto", show_default=True, help="Expected layout, or auto."),

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..commands import PATH, Command, FiniteRange, precision_option, rare, require_videos
+from ..commands import (
+    PATH,
+    Command,
+    FiniteRange,
+    backend_option,
+    batch_option,
+    engines_option,
+    precision_option,
+    rare,
+    require_videos,
+)
 from ..grid.errors import UsageError
 from ..grid.manifest import Precision
 from ..grid.packages import packages
@@ -36,14 +46,9 @@ if TYPE_CHECKING:
               help="Stop once more than 20 and a larger share of all videos failed; 1: never.")  # fmt: skip
 @rare("--retry-failed", is_flag=True, help="With -o: retry videos that failed before.")
 @click.option("--thresholds", type=PATH, help="T.json; without it, every video runs to the end.")
-@click.option("--backend", default="auto", show_default=True,
-              help="Backend; auto: that of the engines, else onnxruntime or openvino on the cells.")  # fmt: skip
-@rare("--engines", help="Folder of the engines, or none: run the cells.  [default: BUNDLE.engines]")
-@click.option(
-    "--batch",
-    type=click.IntRange(1, 4096),
-    help="Most videos in one call.  [default: the engines' best, or 1 for cells]",
-)
+@backend_option
+@engines_option
+@batch_option
 @rare("--max-in-flight", metavar="MB", type=click.FloatRange(min=0, min_open=True),
               help="Memory for videos in flight.  [default: as much as keeps batches full]")  # fmt: skip
 @rare(

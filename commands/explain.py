@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ..commands import PATH, Command, precision_option, rare, require_videos
+from ..commands import PATH, Command, engines_option, precision_option, rare, require_videos
 from ..grid.errors import InputRefusedError, UsageError
 from ..grid.manifest import Precision
 from .output import require_own, steps
@@ -21,7 +21,7 @@ from .output import require_own, steps
 @click.option("-o", "--output", type=PATH, help="Page (.html) or figure (.svg, .png) to write.")
 @click.option("--thresholds", type=PATH, help="T.json; without it, every video runs to the end.")
 @click.option("--backend", default="auto", show_default=True, help="Backend; auto as in classify.")
-@rare("--engines", help="Folder of the engines, or none: run the cells.  [default: BUNDLE.engines]")
+@engines_option
 @precision_option
 @rare("--threads", type=int, help="CPU threads to compute with.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..commands import PATH, Command, FiniteRange, precision_option, rare
+from ..commands import PATH, Command, FiniteRange, backend_option, batch_option, engines_option, precision_option, rare
 from ..grid.errors import ResourceError
 from ..grid.manifest import Precision
 
@@ -21,14 +21,9 @@ _SECONDS = FiniteRange(min=0, min_open=True, max=86_400)
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of HTTP.")
 @click.option("--grpc-port", type=click.IntRange(1, 65535), default=8081, show_default=True, help="Port of gRPC.")
 @click.option("--name", default="dynvid", show_default=True, help="Name of the model in the protocol.")
-@click.option("--backend", default="auto", show_default=True,
-              help="Backend; auto: that of the engines, else onnxruntime or openvino on the cells.")  # fmt: skip
-@rare("--engines", help="Folder of the engines, or none: run the cells.  [default: BUNDLE.engines]")
-@click.option(
-    "--batch",
-    type=click.IntRange(1, 4096),
-    help="Most videos in one call.  [default: the engines' best, or 1 for cells]",
-)
+@backend_option
+@engines_option
+@batch_option
 @click.option(
     "--mode",
     type=click.Choice(["deadline", "latency", "throughput"]),

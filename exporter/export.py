@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from ..grid.bundle import Bundle, require_target, write_bundle
 from ..grid.errors import HashError, LintError
 from ..grid.manifest import Stored
+from ..grid.storage.files import sha256_of
 from ..models.bundled_network import network_of
 from ..models.network import NetworkConfig, VideoNetwork
 from ..runtime.backends.registry import open_backend
@@ -124,12 +124,6 @@ def verify_structure(bundle: Bundle) -> None:
                 raise LintError(
                     f"{subgraph.name} {precision}: opset {found}, expected {bundle.manifest.opset} as the manifest says"
                 )
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_clips(path: Path, config: NetworkConfig) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from .errors import HashError, InputRefusedError, ManifestError, ResourceError, StaticBundleError, UsageError
 from .manifest import FILE_NAME, Manifest, Precision, Variant, graphs_of
 from .manifest_reader import read_manifest
-from .storage.files import read_file, remedy_for, sync_folder, write_file
+from .storage.files import read_file, remedy_for, sha256_of, sync_folder, write_file
 
 LOG = logging.getLogger("dynvid")
 
@@ -106,8 +106,7 @@ class Bundle:
             InputRefusedError: If not, or if it cannot be read.
         """
         try:
-            with training_checkpoint.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(training_checkpoint)
         except OSError as error:
             raise InputRefusedError(f"{str(training_checkpoint)!r} cannot be read ({error.strerror})") from None
         if found != self.manifest.source_sha256:

@@ -62,7 +62,8 @@ class Exports:
         return path
 
     def bundle(self, config: dict, precisions: tuple[str, ...] = ("fp32",), seed: int = 0) -> Bundle:
-        from dynvid.exporter.export import export, sha256_of
+        from dynvid.exporter.export import export
+        from dynvid.grid.storage.files import sha256_of
         from dynvid.models.layouts import load_training_checkpoint
 
         checkpoint = self.training_checkpoint(config, seed)
@@ -74,7 +75,8 @@ class Exports:
         return Bundle.open(root)
 
     def demonstration(self) -> Bundle:
-        from dynvid.exporter.export import export, sha256_of
+        from dynvid.exporter.export import export
+        from dynvid.grid.storage.files import sha256_of
         from dynvid.models.layouts import load_training_checkpoint
 
         checkpoint = DEMONSTRATION / "network.pth"

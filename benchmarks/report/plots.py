@@ -14,7 +14,7 @@ from ...pages.drawing import draw
 from ...pages.numbers import number, share
 from ...pages.palette import BLUE, GREEN, INK, RED, SOFT
 from .report import Breakdown, Estimate, OperatingPoint, Report, StreamRun
-from .svg import legible, name_points, page_svg, say, sequence, spread
+from .svg import name_points, page_svg, say, sequence, spread, text_colour
 from .tables import origin, static_point
 
 _LINE_INCHES = 0.16
@@ -206,7 +206,7 @@ def _exits(figure: Figure, report: Report) -> None:
             if part >= 0.06:
                 text = f"{k + 1}: {part:.0%}"
                 axes.annotate(
-                    text, (100 * (start + part / 2), row), ha="center", va="center", color=legible(colours[k])
+                    text, (100 * (start + part / 2), row), ha="center", va="center", color=text_colour(colours[k])
                 )
             start += part
     axes.set_yticks(range(len(shown)), [_cut(point.name, 24) for point in shown], color=INK)

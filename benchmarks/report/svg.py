@@ -35,7 +35,7 @@ def sequence(count: int) -> list[str]:
     return [to_hex(colormaps["viridis"](0.28 + 0.55 * k / max(count - 1, 1))) for k in range(count)]
 
 
-def legible(colour: str) -> str:
+def text_colour(colour: str) -> str:
     """Return white or black for text on a colour; not the white of the page, which turns dark."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return "#fefefe" if 0.3 * red + 0.59 * green + 0.11 * blue < 140 else "#000000"

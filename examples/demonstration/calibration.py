@@ -20,8 +20,9 @@ from dynvid.calibration.choosing.sweep import Costs, costs_of
 from dynvid.calibration.drift import compare
 from dynvid.calibration.scores.scores import Scores
 from dynvid.calibration.scores.scoring import score_videos
-from dynvid.exporter.export import export, sha256_of
+from dynvid.exporter.export import export
 from dynvid.grid.bundle import Bundle
+from dynvid.grid.storage.files import sha256_of
 from dynvid.models.layouts import load_training_checkpoint
 from dynvid.pages.calibration_curve import write_curve
 from dynvid.runtime.backends.registry import open_backend

@@ -17,9 +17,10 @@ import torch
 from evaluate import choose, load_frames, trace
 
 from dynvid.calibration.choosing.thresholds import ThresholdVector, exits
-from dynvid.exporter.export import export, sha256_of
+from dynvid.exporter.export import export
 from dynvid.exporter.split.subgraphs import SubgraphModule, split
 from dynvid.grid.bundle import Bundle
+from dynvid.grid.storage.files import sha256_of
 from dynvid.models.layouts import load_training_checkpoint
 from dynvid.models.network import VideoNetwork
 from dynvid.runtime.backends.registry import open_backend

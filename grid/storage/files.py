@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import tempfile
@@ -12,6 +13,18 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from ..errors import ResourceError
+
+StrPath = str | os.PathLike[str]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_regular(path: Path) -> BinaryIO:

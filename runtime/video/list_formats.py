@@ -213,10 +213,10 @@ def _text_of(value: Any) -> str | None:
 def shown_names(names: Iterable[str]) -> str:
     """Return the first names of columns, for an error."""
     every = list(names)
-    return ", ".join(map(legible, every[:_NAMES_SHOWN])) + (", …" if len(every) > _NAMES_SHOWN else "")
+    return ", ".join(map(shown_name, every[:_NAMES_SHOWN])) + (", …" if len(every) > _NAMES_SHOWN else "")
 
 
-def legible(text: str) -> str:
+def shown_name(text: str) -> str:
     """Return the start of a name, with escapes for what cannot be printed."""
     text = text if len(text) <= 100 else text[:100] + "…"
     return text if text.isprintable() else repr(text)

@@ -15,7 +15,7 @@ from typing import overload
 
 from ...grid.errors import ListError
 from .foreign_list import advice
-from .list_formats import Table, csv_rows, is_pattern, legible, open_table, shown_names, table_behind
+from .list_formats import Table, csv_rows, is_pattern, open_table, shown_name, shown_names, table_behind
 from .remote import fetch, is_uri
 
 LOG = logging.getLogger("dynvid")
@@ -320,7 +320,7 @@ def _entries(name: str, table: Table, columns: Columns) -> Iterator[_Entry]:
         if not video:
             raise ListError(f"list '{name}', line {line}: no video. Name one, or remove the row.")
         if "\0" in video or (len(video) > _LONGEST_PATH and not is_uri(video)):
-            raise ListError(f"list '{name}', line {line}: {legible(video)} cannot be a path. {table.expected}")
+            raise ListError(f"list '{name}', line {line}: {shown_name(video)} cannot be a path. {table.expected}")
         id = None if id_place is None else (row[id_place] or "").strip()
         if id == "":
             raise ListError(f"list '{name}', line {line}: '{video}' has no {columns.id!r}. Give it one.")

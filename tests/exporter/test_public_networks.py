@@ -15,7 +15,7 @@ from planted_faults import lose_state, rewired, scale_weight, stale_state, with_
 from public_layouts import EVERY, INITIALISATIONS, NAMES, SMALL_MSDNET, SMALL_RESNET, make_sure, network, resnet, weigh
 
 from dynvid.exporter.engines.build import build_engines
-from dynvid.exporter.export import export, prove_again, sha256_of
+from dynvid.exporter.export import export, prove_again
 from dynvid.exporter.proof.clips import proof_clips
 from dynvid.exporter.proof.equivalence import PROOF_CLIPS, agreement_of, prove
 from dynvid.exporter.proof.reference import Reference
@@ -23,6 +23,7 @@ from dynvid.exporter.proof.segment_equivalence import prove_segments
 from dynvid.exporter.proof.tolerances import PROBABILITY, Rounding, require_softmax
 from dynvid.exporter.split.subgraphs import split
 from dynvid.grid.errors import BlindProofError, IllConditionedError, ProofError
+from dynvid.grid.storage.files import sha256_of
 from dynvid.models.layouts import load_training_checkpoint
 from dynvid.models.training_checkpoint import save
 from dynvid.runtime.backends.registry import open_backend

@@ -13,13 +13,14 @@ from samples import RESNET
 from static_samples import STATIC
 
 from dynvid.exporter.engines.build import build_engines
-from dynvid.exporter.export import export, prove_again, sha256_of, verify_structure
+from dynvid.exporter.export import export, prove_again, verify_structure
 from dynvid.exporter.proof.clips import proof_clips
 from dynvid.exporter.proof.equivalence import PROOF_CLIPS, prove
 from dynvid.exporter.proof.reference import Reference
 from dynvid.exporter.proof.segment_equivalence import prove_segments
 from dynvid.exporter.split.subgraphs import split
 from dynvid.grid.errors import BlindProofError, ProofError
+from dynvid.grid.storage.files import sha256_of
 from dynvid.models.layouts import load_training_checkpoint
 from dynvid.runtime.backends.registry import open_backend
 

@@ -12,9 +12,10 @@ import pytest
 from contract import BATCH, Case, Graphs, Plans
 from samples import DEMONSTRATION, TINY
 
-from dynvid.exporter.export import export, sha256_of
+from dynvid.exporter.export import export
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.errors import BackendError, EnvironmentFaultError, StaleEngineError
+from dynvid.grid.storage.files import sha256_of
 from dynvid.models.layouts import load_training_checkpoint
 from dynvid.runtime.backends.registry import open_backend
 from dynvid.runtime.backends.tensorrt import TensorRTBackend

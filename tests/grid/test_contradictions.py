@@ -19,7 +19,7 @@ from samples import TINY
 from static_samples import STATIC
 
 from dynvid.cli import cli
-from dynvid.exporter.export import prove_again, sha256_of, verify_structure
+from dynvid.exporter.export import prove_again, verify_structure
 from dynvid.exporter.proof import configuration
 from dynvid.exporter.proof.configuration import require_configuration
 from dynvid.exporter.split.bundle_builder import facts_of
@@ -27,6 +27,7 @@ from dynvid.exporter.split.subgraphs import split
 from dynvid.grid.bundle import Bundle
 from dynvid.grid.errors import ConfigurationError, DynvidError, LintError, ManifestError
 from dynvid.grid.manifest_reader import manifest_of, read_manifest
+from dynvid.grid.storage.files import sha256_of
 from dynvid.grid.storage.sealed import seal
 from dynvid.grid.storage.strict_json import StrictJsonError
 from dynvid.models.bundled_network import network_of
